@@ -1,0 +1,287 @@
+"""The command line: `python -m zvl_ext extract | blend | statistics | options`."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from . import __version__
+from .errors import ZvlError
+from .options import BY_NAME, OPTIONS, PROMPT, Settings
+
+if TYPE_CHECKING:
+    import torch
+
+    from .statistics import ReferenceStatistics
+
+TENSOR = "hidden_states"
+BLEND_OPTIONS = ("alpha", "normalization", "outlier_repair", "outlier_threshold", "length_match", "blend_mode")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ZvlError(f"{message} (see python -m zvl_ext --help)")
+
+
+def _value(name: str) -> Any:
+    """An argparse type that applies the option's own check."""
+    option = BY_NAME[name]
+
+    def convert(text: str) -> Any:
+        try:
+            return option.check(json.loads(text) if option.kind in ("number", "integer") else text)
+        except (ValueError, ZvlError) as error:
+            message = str(error) if isinstance(error, ZvlError) else str(option.refuse(text, f"a {option.kind}"))
+            raise argparse.ArgumentTypeError(message.removeprefix("Z-Image VL: ")) from None
+
+    return convert
+
+
+def _add(parser: argparse.ArgumentParser, name: str, *aliases: str) -> None:
+    option = BY_NAME[name]
+    parser.add_argument(
+        "--" + name.replace("_", "-"),
+        *aliases,
+        dest=name,
+        type=_value(name),
+        default=option.default,
+        metavar="|".join(option.choices) or option.kind.upper(),
+        help=f"{option.help} Default: {option.default}.".replace("%", "%%"),
+    )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m zvl_ext", description="Z-Image VL on the command line.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+
+    extract = commands.add_parser("extract", help="hidden states of Qwen3-VL after it has seen an image and a prompt")
+    extract.add_argument("image", help="the reference image, a file")
+    extract.add_argument("--model", required=True, help="a Hugging Face folder or one .safetensors file of Qwen3-VL")
+    extract.add_argument("--prompt", default="", help="the prompt; default: empty")
+    _add(extract, "hidden_layer", "--layer")
+    _add(extract, "token_mode", "--tokens")
+    _add(extract, "reference_tokens")
+    _add(extract, "system_prompt")
+    extract.add_argument("--tokenizer", help="a folder with tokenizer.json; default: the model's folder")
+    extract.add_argument("--device", default="auto", help="auto, cpu, or a torch device such as cuda:1")
+    extract.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    extract.add_argument("--out", required=True, help="the .safetensors file to write")
+    extract.set_defaults(run=_extract)
+
+    mix = commands.add_parser("blend", help="blend hidden states into text embeddings")
+    mix.add_argument("--text", required=True, help="text embeddings, .safetensors")
+    mix.add_argument("--vl", required=True, help="hidden states from extract, .safetensors")
+    for name in BLEND_OPTIONS:
+        _add(mix, name)
+    mix.add_argument("--scale-to-text", action=argparse.BooleanOptionalAction, default=True, help=BY_NAME["scale_to_text"].help)
+    mix.add_argument("--reference-stats", help="the text encoder's statistics, .safetensors; default: measured on --text")
+    mix.add_argument("--out", required=True, help="the .safetensors file to write")
+    mix.set_defaults(run=_blend)
+
+    compare = commands.add_parser("statistics", help="how far hidden states are from text embeddings")
+    compare.add_argument("--text", required=True, nargs="+", help="text embeddings of one or more prompts, .safetensors")
+    compare.add_argument("--vl", required=True, help="hidden states from extract, .safetensors")
+    compare.add_argument("--reference-out", help="also write the text embeddings' statistics here, for blend --reference-stats")
+    compare.add_argument("--json", action="store_true")
+    compare.set_defaults(run=_statistics)
+
+    options = commands.add_parser("options", help="every control with its range, default and names")
+    options.add_argument("--json", action="store_true")
+    options.set_defaults(run=_options)
+    return parser
+
+
+def _extract(args: argparse.Namespace) -> None:
+    _check_out(args.out)
+    from .checkpoint import open_checkpoint
+    from .reference import open_file
+
+    reference = open_file(args.image)
+    checkpoint = open_checkpoint(args.model)
+    checkpoint.check_layer(args.hidden_layer)
+
+    from . import conditioner
+    from .hosts.standalone import StandaloneExtractor, tokenizer
+    from .sequence import TEMPLATE
+    from .store import Store
+
+    encode = tokenizer(args.tokenizer or checkpoint.tokenizer_folder)
+    settings = Settings(
+        hidden_layer=args.hidden_layer, token_mode=args.token_mode, reference_tokens=args.reference_tokens, system_prompt=args.system_prompt, vl_prompt=PROMPT
+    )
+    text = conditioner.Text(args.prompt, tuple(encode(TEMPLATE.format(args.prompt))), None)
+    extractor = StandaloneExtractor(checkpoint, _device(args.device), args.dtype)
+    states = conditioner.extract(settings, reference, text, extractor, encode, Store())
+    rows, columns = checkpoint.grid(reference, args.reference_tokens)
+    with open(args.image, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read()).hexdigest()
+    metadata = {
+        "layer": str(args.hidden_layer),
+        "tokens": args.token_mode,
+        "prompt": args.prompt,
+        "image_tokens": str(rows * columns),
+        "image_grid": f"{rows}x{columns}",
+        "reference": digest,
+        "reference_pixels": reference.digest,
+        "model": checkpoint.name,
+        "system_prompt": args.system_prompt,
+        "precision": extractor.precision,
+        "zvl_ext": __version__,
+    }
+    _save({TENSOR: states.contiguous()}, args.out, metadata)
+    print(f"{args.out}: {states.shape[0]} tokens × {states.shape[1]}, layer {args.hidden_layer}, {rows * columns} image tokens ({rows} × {columns})")
+
+
+def _blend(args: argparse.Namespace) -> None:
+    _check_out(args.out)
+    from . import conditioner
+    from .statistics import measure
+
+    (text, _), (vl, _) = _load(args.text), _load(args.vl)
+    if text.shape[1] != vl.shape[1]:
+        raise ZvlError(f"{args.text} is {text.shape[1]} wide, {args.vl} {vl.shape[1]}. Both have to come from models of the same width.")
+    settings = Settings(**{name: getattr(args, name) for name in BLEND_OPTIONS}, scale_to_text=args.scale_to_text)
+    statistics = None
+    if conditioner.needs_statistics(settings):
+        statistics = _load_statistics(args.reference_stats, text.shape[1]) if args.reference_stats else measure(text)
+    result = conditioner.mix(settings, text, vl, statistics)
+    _save({TENSOR: result.contiguous()}, args.out, {name: str(getattr(settings, name)) for name in (*BLEND_OPTIONS, "scale_to_text")})
+    print(f"{args.out}: {result.shape[0]} tokens × {result.shape[1]}, alpha {settings.alpha:g}")
+
+
+def _statistics(args: argparse.Namespace) -> None:
+    import torch
+
+    from .statistics import compare, measure
+
+    texts = [_load(path)[0] for path in args.text]
+    vl, metadata = _load(args.vl)
+    for path, text in zip(args.text, texts):
+        if text.shape[1] != vl.shape[1]:
+            raise ZvlError(f"{path} is {text.shape[1]} wide, {args.vl} {vl.shape[1]}. Both have to come from models of the same width.")
+    # Image positions never hold position 0, the attention sink of a text sequence.
+    holds_first = metadata.get("tokens", "text") in ("text", "all")
+    result = {
+        "with_position_0": compare(torch.cat(texts), vl),
+        "without_position_0": compare(torch.cat([text[1:] for text in texts]), vl[1:] if holds_first else vl),
+        "vl_holds_position_0": holds_first,
+    }
+    if args.reference_out:
+        _check_out(args.reference_out)
+        reference = measure(torch.cat(texts))
+        tensors = {"per_dim_mean": reference.per_dim_mean, "per_dim_std": reference.per_dim_std, "global_std": torch.tensor(reference.global_std)}
+        _save(tensors, args.reference_out, {"zvl_ext": __version__})
+    if args.json:
+        print(json.dumps(result, indent=2))
+        return
+    for title, part in (("with position 0", result["with_position_0"]), ("without position 0", result["without_position_0"])):
+        worst = ", ".join(f"{dimension}: {ratio:.3g}x" for dimension, ratio in part["worst_dimensions"])
+        print(f"{title} ({part['text_tokens']} text tokens, {part['vl_tokens']} vl tokens)")
+        print(f"  global std            text {part['text_std']:.4g}, vl {part['vl_std']:.4g}")
+        print(f"  per-dim correlation   {part['correlation']:.4f}")
+        print(f"  std ratio vl/text     median {part['median_ratio']:.3g}x, worst {part['worst_ratio']:.4g}x ({worst})")
+        print(f"  over 10x              {part['outliers']} dimensions")
+
+
+def _options(args: argparse.Namespace) -> None:
+    if args.json:
+        print(json.dumps([option.describe() for option in OPTIONS], indent=2, ensure_ascii=False))
+        return
+    for option in OPTIONS:
+        limits = "|".join(option.choices) or (f"{option.minimum:g} to {option.maximum:g}" if option.minimum is not None else option.kind)
+        print(f"{option.name:18} {limits:36} default {option.default!r}")
+        print(f"{'':18} {option.help}")
+
+
+def _device(name: str) -> str:
+    import torch
+
+    try:
+        if name != "auto":
+            torch.device(name)
+    except RuntimeError as error:
+        raise ZvlError(f"--device {name}: torch knows no such device.") from error
+    return name
+
+
+def _check_out(path: str) -> None:
+    """Refuse before the work, not after it."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder) or os.path.isdir(path):
+        raise ZvlError(f"--out {path}: {'this is a folder' if os.path.isdir(path) else 'there is no folder ' + folder}.")
+
+
+def _load(path: str) -> tuple[torch.Tensor, dict[str, str]]:
+    """The tensor `hidden_states` of a file as float32 [tokens, hidden], and the file's metadata."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            if TENSOR not in file.keys():
+                raise ZvlError(f"{path} has no tensor {TENSOR!r}. It has to be written by extract or blend, or in the same way.")
+            tensor, metadata = file.get_tensor(TENSOR), file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise ZvlError(f"{path} can't be read as safetensors ({error}).") from error
+    if tensor.ndim == 3 and tensor.shape[0] == 1:
+        tensor = tensor[0]
+    if tensor.ndim != 2 or tensor.shape[0] == 0 or not tensor.is_floating_point():
+        raise ZvlError(f"{path}: {TENSOR} is {tensor.dtype} {list(tensor.shape)}; float [tokens, hidden] is needed.")
+    return tensor.float(), metadata
+
+
+def _load_statistics(path: str, hidden: int) -> ReferenceStatistics:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from .statistics import ReferenceStatistics
+
+    try:
+        tensors = load_file(path)
+        mean, std, overall = (tensors[key].float() for key in ("per_dim_mean", "per_dim_std", "global_std"))
+    except (OSError, SafetensorError) as error:
+        raise ZvlError(f"{path} can't be read as safetensors ({error}).") from error
+    except KeyError as error:
+        raise ZvlError(f"{path} has no tensor {error}. Reference statistics hold per_dim_mean, per_dim_std and global_std.") from error
+    if mean.shape != (hidden,) or std.shape != (hidden,) or overall.numel() != 1:
+        raise ZvlError(f"{path}: the statistics are for width {list(mean.shape)}, the embeddings are {hidden} wide.")
+    return ReferenceStatistics(mean, std, float(overall))
+
+
+def _save(tensors: dict[str, torch.Tensor], path: str, metadata: dict[str, str]) -> None:
+    """Write beside the target and rename, so that no half-written file is left under its name."""
+    from safetensors.torch import save_file
+
+    try:
+        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(os.path.abspath(path)), suffix=".tmp")
+        os.close(handle)
+        try:
+            save_file(tensors, temporary, metadata)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise ZvlError(f"{path} can't be written ({error.strerror or error}).") from error
+
+
+def main(arguments: list[str] | None = None) -> int:
+    try:
+        args = build_parser().parse_args(arguments)
+        args.run(args)
+    except ZvlError as error:
+        print(f"zvl_ext: {error}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        print(f"zvl_ext: {error}. Install it with: python -m pip install torch transformers safetensors pillow numpy", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Where the pipeline runs: inside a web UI, or on its own."""

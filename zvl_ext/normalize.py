@@ -1,0 +1,62 @@
+"""Bringing Qwen3-VL's hidden states to the statistics of the text encoder. Pure functions on [tokens, hidden].
+
+`global`, `per_dim` and `hybrid`, and the outlier repair before them, are the research's own definitions, over all rows.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from .statistics import FLOOR, ReferenceStatistics, std
+
+CLIP = 3.0  # standard deviations at which per_dim clips
+
+
+def normalize(vl: torch.Tensor, mode: str, reference: ReferenceStatistics | None) -> torch.Tensor:
+    """Normalize hidden states.
+
+    Args:
+        vl: float [m, hidden].
+        mode: `none`; `global`, V · (s / std(V)); `per_dim`, the z-score of each dimension clipped to ±3, times the reference
+            std, plus the reference mean; `hybrid`, half of each.
+        reference: The text encoder's statistics; not needed for `none`.
+
+    Returns:
+        A tensor of the same shape.
+    """
+    if mode == "none":
+        return vl
+    if mode == "global":
+        return vl * (reference.global_std / std(vl).clamp_min(FLOOR))
+    if mode == "per_dim":
+        z = (vl - vl.mean(dim=0)) / std(vl, 0).clamp_min(FLOOR)
+        return z.clamp(-CLIP, CLIP) * reference.per_dim_std.to(vl) + reference.per_dim_mean.to(vl)
+    if mode == "hybrid":
+        return 0.5 * normalize(vl, "global", reference) + 0.5 * normalize(vl, "per_dim", reference)
+    raise ValueError(f"unknown normalization {mode!r}")
+
+
+def repair_outliers(vl: torch.Tensor, mode: str, threshold: float, reference: ReferenceStatistics | None) -> tuple[torch.Tensor, int]:
+    """Repair dimensions whose std is more than `threshold` times larger or smaller than the text encoder's.
+
+    Args:
+        vl: float [m, hidden].
+        mode: `none`; `zero` sets the dimension to 0; `clamp` scales it so that its std ratio is the threshold (or one over
+            it); `scale` scales it so that the ratio is 1.
+
+    Returns:
+        The tensor, and the number of dimensions that were repaired.
+    """
+    if mode == "none":
+        return vl, 0
+    ratio = std(vl, 0).clamp_min(FLOOR) / reference.per_dim_std.to(vl).clamp_min(FLOOR)
+    outlier = torch.maximum(ratio, 1 / ratio) > threshold
+    if mode == "zero":
+        factor = torch.zeros_like(ratio)
+    elif mode == "clamp":
+        factor = ratio.clamp(1 / threshold, threshold) / ratio
+    elif mode == "scale":
+        factor = 1 / ratio
+    else:
+        raise ValueError(f"unknown outlier repair {mode!r}")
+    return vl * torch.where(outlier, factor, torch.ones_like(factor)), int(outlier.sum())

@@ -1,0 +1,117 @@
+"""The token sequence that Qwen3-VL reads: the host's own tokens with the vision block put in.
+
+Built from ids, not from strings: whatever the tokenizer merges, the text positions are exactly the host's tokens in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .errors import ZvlError
+
+if TYPE_CHECKING:
+    import torch
+
+# Z-Image's prompt template, the same as Qwen3-VL's for one user turn without a system text.
+HEAD = "<|im_start|>user\n"
+TEMPLATE = HEAD + "{}<|im_end|>\n<|im_start|>assistant\n"
+SYSTEM = "<|im_start|>system\n{}<|im_end|>\n"
+
+Encode = Callable[[str], "list[int]"]
+
+
+@dataclass(frozen=True)
+class VisionTokens:
+    """Ids of the vision block's three tokens; the defaults are Qwen3-VL's."""
+
+    start: int = 151652
+    image: int = 151655
+    end: int = 151653
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Ids with their roles.
+
+    Attributes:
+        ids: All token ids; image positions hold the image token's id.
+        image_start: First image position. Which positions are image is decided by place, never by id: a prompt may hold the
+            literal text of the image token.
+        grid: Image tokens as (rows, columns).
+        system: Number of system ids in front of the host's first token.
+        head: Number of host tokens before the vision block.
+    """
+
+    ids: tuple[int, ...]
+    image_start: int
+    grid: tuple[int, int]
+    system: int
+    head: int
+
+    @property
+    def image_tokens(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def image_end(self) -> int:
+        return self.image_start + self.image_tokens
+
+    def rows(self, token_mode: str) -> list[int]:
+        """Positions that a token mode selects, in order; m of them.
+
+        `text` the host's n tokens, `image` the vision block with its markers, `image_no_markers` without, `all` everything
+        but the system text (n + N + 2).
+        """
+        block = range(self.image_start - 1, self.image_end + 1)
+        every = range(self.system, len(self.ids))
+        return {
+            "text": [i for i in every if i not in block],
+            "image": list(block),
+            "image_no_markers": list(block[1:-1]),
+            "all": list(every),
+        }[token_mode]
+
+    def position_ids(self) -> torch.Tensor:
+        """MRoPE positions, int64 [3, tokens] (time, height, width), as Qwen3-VL counts them.
+
+        Text counts up by one in all three. An image at position s has time s, height s + row, width s + column, and the
+        text after it goes on at s + max(rows, columns).
+        """
+        import torch
+
+        rows, columns = self.grid
+        before, after = self.image_start, len(self.ids) - self.image_end
+        image = torch.stack([
+            torch.zeros(rows * columns, dtype=torch.long),
+            torch.arange(rows).repeat_interleave(columns),
+            torch.arange(columns).repeat(rows),
+        ])  # fmt: skip
+        tail = torch.arange(after).expand(3, -1) + before + max(rows, columns)
+        return torch.cat([torch.arange(before).expand(3, -1), image + before, tail], dim=1)
+
+
+def build_sequence(
+    text_ids: list[int] | tuple[int, ...], grid: tuple[int, int], encode: Encode, system_prompt: str = "", vision: VisionTokens = VisionTokens()
+) -> Sequence:
+    """Put the vision block behind the template's head.
+
+    Args:
+        text_ids: The host's n ids of the whole template.
+        grid: Image tokens as (rows, columns).
+        encode: The tokenizer as a function from text (with special tokens' text) to ids.
+        system_prompt: A system turn that goes in front, or "".
+
+    Raises:
+        ZvlError: The ids do not begin with Z-Image's template.
+    """
+    head = encode(HEAD)
+    # The head's last token is a line break, which the tokenizer merges with line breaks that begin the prompt: it is still
+    # the head's last token, so only those before it have to be the same.
+    if len(text_ids) <= len(head) or list(text_ids[: len(head) - 1]) != head[:-1]:
+        raise ZvlError("The prompt's tokens do not begin with Z-Image's template. This web UI builds its prompt in another way than Z-Image VL knows.")
+    system = encode(SYSTEM.format(system_prompt)) if system_prompt else []
+    block = [vision.start, *[vision.image] * (grid[0] * grid[1]), vision.end]
+    ids = (*system, *text_ids[: len(head)], *block, *text_ids[len(head) :])
+    return Sequence(ids, len(system) + len(head) + 1, tuple(grid), len(system), len(head))

@@ -1,0 +1,47 @@
+"""What is kept between pictures: hidden states in memory, least recently used first out."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable
+
+import torch
+
+
+class Store:
+    """A bounded memory of tensors.
+
+    Tensors are shared, never copied: nobody writes into what comes out of here.
+
+    Args:
+        limit: Bytes to keep at most. One larger tensor is not kept at all.
+    """
+
+    def __init__(self, limit: int = 256 * 2**20):
+        self.limit = limit
+        self._kept: OrderedDict[Hashable, torch.Tensor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def size(self) -> int:
+        return sum(tensor.nbytes for tensor in self._kept.values())
+
+    def get(self, key: Hashable) -> torch.Tensor | None:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+    def put(self, key: Hashable, tensor: torch.Tensor) -> None:
+        with self._lock:
+            self._kept.pop(key, None)
+            if tensor.nbytes > self.limit:
+                return
+            while self._kept and self.size + tensor.nbytes > self.limit:
+                self._kept.popitem(last=False)
+            self._kept[key] = tensor
+
+    def clear(self) -> None:
+        with self._lock:
+            self._kept.clear()
