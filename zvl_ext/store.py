@@ -1,10 +1,11 @@
-"""What is kept between pictures: hidden states in memory, least recently used first out."""
+"""What is kept between pictures, in memory, least recently used first out."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable
+from typing import Any
 
 import torch
 
@@ -45,3 +46,24 @@ class Store:
     def clear(self) -> None:
         with self._lock:
             self._kept.clear()
+
+
+class Recent:
+    """The last few things, by name.
+
+    Args:
+        count: How many to keep.
+    """
+
+    def __init__(self, count: int):
+        self.count = count
+        self._kept: OrderedDict[str, Any] = OrderedDict()
+
+    def get(self, name: str) -> Any:
+        return self._kept.get(name)
+
+    def put(self, name: str, value: Any) -> None:
+        self._kept[name] = value
+        self._kept.move_to_end(name)
+        while len(self._kept) > self.count:
+            self._kept.popitem(last=False)

@@ -1,0 +1,12 @@
+"""Command line flags of Z-Image VL, read by the web UI before anything else."""
+
+
+def preload(parser):
+    parser.add_argument(
+        "--qwen3-vl-dir",
+        dest="qwen3_vl_dirs",
+        action="append",
+        metavar="FOLDER",
+        help="another folder with Qwen3-VL weights, besides models/qwen3_vl; may be given more than once",
+    )
+    parser.add_argument("--zvl-reference-dir", metavar="FOLDER", help="folder of reference images for the X/Y/Z plot; default: models/qwen3_vl/references")

@@ -1,0 +1,86 @@
+"""XYZ-plot axes, derived from the options that name one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import ZvlError
+from ..hosts import forge
+from ..options import OPTIONS, Option
+
+PREFIX = "[Z-Image VL] "
+_TYPES = {"number": float, "integer": int}
+_SWITCH = {"true": True, "false": False}
+VALUES = "zvl_axes"  # on p: the values of one cell
+
+
+def register() -> None:
+    """Add the axes to the X/Y/Z plot; the web UI calls this before it builds its panels, again after a reload of them."""
+    module = forge.xyz_module()
+    if module is None or not forge.has_zimage():
+        return
+    present = {axis.label for axis in module.axis_options}
+    for option in OPTIONS:
+        if option.axis and PREFIX + option.axis not in present and len(option.choices) != 1:
+            module.axis_options.append(
+                module.AxisOption(
+                    PREFIX + option.axis,
+                    _TYPES.get(option.kind, str),
+                    _apply(option),
+                    confirm=_confirm(option),
+                    cost=option.cost,
+                    choices=_choices(option),
+                )
+            )
+
+
+def value_of(option: Option, x: Any) -> Any:
+    """An axis value in the option's own type.
+
+    Raises:
+        ZvlError: it is not a value of this option.
+    """
+    if option.kind == "switch":
+        if str(x).strip().lower() not in _SWITCH:
+            raise option.refuse(x, "True or False")
+        return _SWITCH[str(x).strip().lower()]
+    if option.kind == "image":
+        return open_named(str(x).strip())
+    return option.check(x.strip() if isinstance(x, str) else x)
+
+
+def open_named(name: str) -> Any:
+    """A reference image by file name in the reference folder. The name is looked up in a listing, never used as a path."""
+    files = forge.reference_files()
+    if name not in files:
+        there = ", ".join(files[:8]) if files else "nothing yet"
+        raise ZvlError(f"There is no reference image {name!r} in {forge.reference_folder()} (there is {there}).")
+    from ..reference import open_file
+
+    return open_file(os.path.join(forge.reference_folder(), name))
+
+
+def _apply(option: Option) -> Callable:
+    def apply(p: Any, x: Any, xs: list) -> None:
+        # A new dict for every cell: cells are shallow copies of one p, and the script's argument list is shared by all.
+        setattr(p, VALUES, {**getattr(p, VALUES, {}), option.name: value_of(option, x)})
+
+    return apply
+
+
+def _confirm(option: Option) -> Callable:
+    def confirm(p: Any, xs: list) -> None:
+        for x in xs:
+            value_of(option, x)
+
+    return confirm
+
+
+def _choices(option: Option) -> Callable[[], list[str]] | None:
+    if option.kind == "switch":
+        return lambda: ["True", "False"]
+    if option.kind == "image":
+        return forge.reference_files
+    return (lambda: list(option.choices)) if option.choices else None

@@ -1,0 +1,143 @@
+"""The accordion, built from the options. gradio is imported here and nowhere else."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from ..checkpoint import WANTED
+from ..hosts import forge
+from ..options import BY_NAME, OPTIONS, PRESETS, Option, Settings, preset_of
+from . import infotext
+
+# The controls that a preset sets.
+PRESET_OPTIONS = tuple(dict.fromkeys(name for values in PRESETS.values() for name in values))
+
+
+def build_unsupported(title: str, elem_id: Callable[[str], str]) -> list:
+    """The panel on a web UI that has no Z-Image: it says so, and has no controls."""
+    with gr.Accordion(title, open=False, elem_id=elem_id("enabled")):
+        gr.HTML("<p>This web UI can't load Z-Image, so there is nothing to condition here. Z-Image VL works in Forge Neo; it changes nothing.</p>")
+    return []
+
+
+def build(title: str, elem_id: Callable[[str], str]) -> tuple[list, list]:
+    """The accordion with all controls.
+
+    Returns:
+        The components in the order of the options (which is the order of the positional API), and the infotext fields.
+    """
+    made: dict[str, Any] = {}
+
+    def control(name: str, **more: Any) -> Any:
+        made[name] = _control(BY_NAME[name], elem_id(name), **more)
+        return made[name]
+
+    made["enabled"] = forge.input_accordion(label=title, elem_id=elem_id("enabled"))
+    with made["enabled"]:
+        missing = gr.HTML(_missing(), elem_classes=["zvl-missing"])
+        with gr.Row(elem_classes=["zvl-row"]):
+            with gr.Column(scale=2, min_width=220):
+                control("reference")
+                gr.HTML(f"<p class='zvl-help'>{html.escape(BY_NAME['reference'].help)}</p>")
+            with gr.Column(scale=3, min_width=280):
+                with gr.Row(elem_classes=["zvl-model"]):
+                    control("model")
+                    refresh = forge.tool_button(value="\U0001f504", elem_id=elem_id("refresh"), tooltip="Look for Qwen3-VL weights again")
+                control("preset")
+                control("alpha")
+                control("hidden_layer")
+        with gr.Row():
+            control("token_mode")
+        with gr.Row():
+            control("normalization", scale=3)
+            control("scale_to_text", scale=2)
+        with gr.Accordion("Advanced", open=False, elem_id=elem_id("advanced"), elem_classes=["zvl-advanced"]):
+            for pair in _pairs([o for o in OPTIONS if o.advanced]):
+                with gr.Row():
+                    for option in pair:
+                        control(option.name, visible=len(option.choices) != 1)
+
+    refresh.click(_refresh, inputs=[made["model"]], outputs=[made["model"], missing], show_progress=False)
+    set_by_preset = [made[name] for name in PRESET_OPTIONS]
+    # `input` is the user's own choice; `change` would also fire when the controls below set the preset's name.
+    made["preset"].input(_choose_preset, inputs=[made["preset"]], outputs=set_by_preset, show_progress=False, queue=False)
+    for component in set_by_preset:
+        component.change(_name_preset, inputs=set_by_preset, outputs=[made["preset"]], show_progress=False, queue=False)
+    return [made[option.name] for option in OPTIONS], _infotext_fields(made)
+
+
+def _control(option: Option, elem_id: str, **more: Any) -> Any:
+    common = {"label": option.label, "elem_id": elem_id, **more}
+    if option.kind == "switch":
+        return gr.Checkbox(value=option.default, info=option.help, **common)
+    if option.kind in ("number", "integer"):
+        return gr.Slider(option.minimum, option.maximum, value=option.default, step=option.step, info=option.help, **common)
+    if option.kind == "choice":
+        kind = gr.Dropdown if option.advanced or option.name == "preset" else gr.Radio
+        return kind(list(option.choices), value=option.default, info=option.help, **common)
+    if option.kind == "model":
+        names = list(forge.models())
+        return gr.Dropdown(names, value=names[0] if names else None, info=option.help, **common)
+    if option.kind == "image":
+        # The mode stays as it is in the file: RGB would drop transparency and clip 16 bits. PNG keeps every pixel on a paste.
+        return gr.Image(type="pil", image_mode=None, format="png", sources=["upload", "clipboard"], height=300, **common)
+    return gr.Textbox(value=option.default, lines=1, max_lines=6, info=option.help, **common)
+
+
+def _pairs(options: list[Option]) -> list[list[Option]]:
+    """Two to a row; hidden ones (with a single choice) stand alone."""
+    shown = [o for o in options if len(o.choices) != 1]
+    return [[o for o in options if len(o.choices) == 1], *(shown[i : i + 2] for i in range(0, len(shown), 2))]
+
+
+def _missing() -> str:
+    """What to get and where to put it, while there are no weights; empty when there are."""
+    if forge.models():
+        return ""
+    folder = html.escape(forge.model_folders()[0])
+    return f"<div class='zvl-note'>No Qwen3-VL weights found. {html.escape(WANTED)}.<br>Put it into <code>{folder}</code> and press \U0001f504.</div>"
+
+
+def _refresh(chosen: str | None) -> tuple[Any, str]:
+    names = list(forge.models())
+    return gr.update(choices=names, value=chosen if chosen in names else (names[0] if names else None)), _missing()
+
+
+def _choose_preset(name: str) -> list:
+    values = PRESETS.get(name, {})
+    return [gr.update(value=values[key]) if key in values else gr.update() for key in PRESET_OPTIONS]
+
+
+def _name_preset(*values: Any) -> str:
+    # Controls may hold anything while they are being typed into; unchecked values simply match no preset.
+    return preset_of(Settings(**dict(zip(PRESET_OPTIONS, values))))
+
+
+def _infotext_fields(made: dict[str, Any]) -> list:
+    def reader(option: Option) -> Callable[[dict], Any]:
+        def read(parameters: dict) -> Any:
+            if option.kind == "image":
+                return _recent(parameters)
+            value = infotext.read(option, parameters)
+            if option.kind == "model":
+                value = value if value in forge.models() else None
+            return None if value is None else gr.update(value=value)
+
+        return read
+
+    fields = [forge.paste_field(made["enabled"], lambda parameters: infotext.MARK in parameters)]
+    fields += [forge.paste_field(made[o.name], reader(o)) for o in OPTIONS if o.infotext]
+    fields.append(forge.paste_field(made["preset"], infotext.preset))
+    return fields
+
+
+def _recent(parameters: dict) -> Any:
+    """The reference of pasted parameters, if this process has used it; a digest alone can't bring a picture back."""
+    from .run import RECENT
+
+    image = RECENT.get(parameters.get(BY_NAME["reference"].infotext, ""))
+    return None if image is None else gr.update(value=image)

@@ -1,0 +1,213 @@
+"""Z-Image VL in one generation: the hook on the host's `p`.
+
+Nothing here outlives `p`, and nothing of the host is replaced: the instance gets its own `cached_params` and
+`get_conds_with_caching`, which call what was there before. Both names are the same in every version of the host seen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .. import conditioner, statistics
+from ..errors import ZvlError
+from ..hosts import forge
+from ..options import BY_NAME, PRESETS, Settings, preset_of
+from ..reference import Reference, open_reference
+from ..store import Recent, Store
+from . import axes, infotext
+
+HIDDEN_STATES = Store()
+RECENT = Recent(16)
+_STATISTICS = forge.per_engine()
+_HOOKS = ("cached_params", "get_conds_with_caching")
+
+
+def parse(args: tuple | list, cell: dict[str, Any]) -> Settings:
+    """Settings from a script's arguments: one dict in the first place (the API's named form), or all values in order."""
+    named = args[0] if args and isinstance(args[0], dict) else None
+    settings = Settings.from_mapping(named) if named is not None else Settings.from_positions(args)
+    changes = dict(PRESETS.get(cell.get("preset"), {}))
+    changes |= {name: BY_NAME[name].check(value) for name, value in cell.items()}
+    settings = dataclasses.replace(settings, **changes)
+    return dataclasses.replace(settings, preset=preset_of(settings))
+
+
+def attach(p: Any, args: tuple | list) -> None:
+    """Prepare one generation. Called for every `process`, so copies of `p` (grids, loops) get hooks of their own.
+
+    Never raises: the host would swallow it and make the picture without the reference. What is wrong is raised later, in
+    the conditioning step, where it stops the run.
+    """
+    detach(p)
+    infotext.clear(p.extra_generation_params)
+    run = Run(p)
+    try:
+        settings = parse(args, getattr(p, axes.VALUES, {}))
+        if not settings.enabled:
+            if getattr(p, axes.VALUES, None):
+                p.comment("Z-Image VL is switched off, so its X/Y/Z axes change nothing.")
+            return
+        if settings.alpha == 0.0:
+            return
+        if settings.reference is None:
+            if forge.is_api(p):
+                raise ZvlError("Z-Image VL is enabled without a reference. Send one as base64 text, or send enabled: false.")
+            p.comment("Z-Image VL: no reference image, so the picture was made from the prompt alone.")
+            return
+        run.settings, run.reference = settings, open_reference(settings.reference)
+        RECENT.put(run.reference.digest[: infotext.DIGEST], run.reference.image)
+    except Exception as error:  # noqa: BLE001  whatever it is, it has to stop the run
+        run.error = error
+    run.install()
+
+
+def detach(p: Any) -> None:
+    """Take the hooks off `p`; a copy of another `p` brings that one's along."""
+    for name in _HOOKS:
+        if isinstance(getattr(p.__dict__.get(name), "__self__", None), Run):
+            run = p.__dict__[name].__self__
+            if name in run.before:
+                p.__dict__[name] = run.before[name]
+            else:
+                del p.__dict__[name]
+
+
+class Run:
+    """One generation's settings and hooks."""
+
+    settings: Settings
+    reference: Reference
+
+    def __init__(self, p: Any):
+        self.p = p
+        self.error: Exception | None = None
+        self.before: dict[str, Callable] = {}
+        self._extractor: forge.ForgeExtractor | None = None
+
+    def install(self) -> None:
+        for name in _HOOKS:
+            if name in self.p.__dict__:  # another extension's own hook on this p
+                self.before[name] = self.p.__dict__[name]
+            setattr(self.p, name, getattr(self, name))
+
+    def _original(self, name: str) -> Callable:
+        return self.before.get(name) or getattr(type(self.p), name).__get__(self.p)
+
+    @property
+    def extractor(self) -> forge.ForgeExtractor:
+        """Made on first use: until then not even the headers of the weights are read."""
+        if self._extractor is None:
+            self._extractor = forge.ForgeExtractor(forge.checkpoint(self.settings.model), self.settings.device)
+            if self._extractor.note:
+                self.p.comment(self._extractor.note)
+        return self._extractor
+
+    # The two hooks. Their names are the host's.
+
+    def cached_params(self, required_prompts: Any, *args: Any, **kwargs: Any) -> tuple:
+        """The host's key for its conditioning cache, with everything added that decides what the reference does.
+
+        A longer tuple never equals the host's own, so on, off and on again all find what belongs to them.
+        """
+        key = self._original("cached_params")(required_prompts, *args, **kwargs)
+        if self.error is not None or not self._applies(required_prompts):
+            return key
+        s = self.settings
+        values = tuple(getattr(s, o) for o in BY_NAME if o not in ("enabled", "reference", "model", "preset"))
+        identity = (self.extractor.checkpoint.identity, self.extractor.precision, str(getattr(forge.current_engine(), "filename", "")))
+        return (*key, ("zvl", self.reference.digest, values, identity))
+
+    def get_conds_with_caching(self, function: Callable, required_prompts: Any, *args: Any, **kwargs: Any) -> Any:
+        """The host's conditioning step. What is raised here ends the run."""
+        original = self._original("get_conds_with_caching")
+        try:
+            if self.error is not None:
+                raise self.error
+            if not self._applies(required_prompts):
+                if not forge.is_zimage(forge.current_engine()):
+                    self.p.comment(f"Z-Image VL did nothing: {type(forge.current_engine()).__name__} is not Z-Image.")
+                return original(function, required_prompts, *args, **kwargs)
+
+            def conditioned(engine: Any, prompts: Any, *rest: Any, **more: Any) -> Any:
+                return self._conditioned(function, engine, prompts, *rest, **more)
+
+            result = original(conditioned, required_prompts, *args, **kwargs)
+            self.p.extra_generation_params.update(infotext.write(self.settings, self.reference, self.extractor.checkpoint.name))
+            return result
+        except ZvlError as error:
+            raise forge.refusal(str(error), forge.is_api(self.p)) from None
+
+    def _applies(self, prompts: Any) -> bool:
+        """Negative prompts stay plain text; another architecture stays as it is."""
+        return not getattr(prompts, "is_negative_prompt", False) and forge.is_zimage(forge.current_engine())
+
+    def _conditioned(self, function: Callable, engine: Any, prompts: Any, *rest: Any, **more: Any) -> Any:
+        """Call the host's function twice: once to learn what texts it encodes, once to give it the conditioning.
+
+        Between both calls Qwen3-VL reads all texts in one go, so that the text encoder and Qwen3-VL are each placed on the
+        device once, however many prompts a batch has.
+        """
+        recorder = _Recorder(engine)
+        function(recorder, prompts, *rest, **more)
+        encode = forge.encoder(engine)
+        known = self._statistics(engine, prompts) if conditioner.needs_statistics(self.settings) else None
+        made = {
+            prompt: conditioner.condition(self.settings, self.reference, text, self.extractor, encode, lambda: known, HIDDEN_STATES)
+            for prompt, text in recorder.texts.items()
+        }
+        return function(_Player(engine, made, recorder.stacked), prompts, *rest, **more)
+
+    def _statistics(self, engine: Any, prompts: Any) -> statistics.ReferenceStatistics:
+        if engine not in _STATISTICS:
+            forge.show_progress("Z-Image VL: measuring the text encoder")
+            recorder = _Recorder(engine)
+            recorder.get_learned_conditioning(type(prompts)(statistics.REFERENCE_PROMPTS, copy_from=prompts))
+            _STATISTICS[engine] = statistics.measure(torch.cat([text.embeddings for text in recorder.texts.values()]))
+        return _STATISTICS[engine]
+
+
+class _Engine:
+    """Stands before the host's engine while a conditioning function runs; everything but the conditioning passes through."""
+
+    def __init__(self, engine: Any):
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+
+class _Recorder(_Engine):
+    """Encodes as the engine does and remembers what it was asked: `texts`, prompt -> Text."""
+
+    def __init__(self, engine: Any):
+        super().__init__(engine)
+        self.texts: dict[str, conditioner.Text] = {}
+        self.stacked = False
+
+    def get_learned_conditioning(self, prompts: Any) -> Any:
+        with forge.observed_ids(self._engine) as seen:
+            result = self._engine.get_learned_conditioning(prompts)
+        unique = list(dict.fromkeys(prompts))  # the host encodes a repeated line once
+        rows = dict(zip(prompts, result)) if isinstance(result, (list, torch.Tensor)) else {}
+        ids = dict(zip(unique, seen))
+        if len(seen) != len(unique) or any(p not in rows or rows[p].ndim != 2 or len(ids[p]) != rows[p].shape[0] for p in unique):
+            raise ZvlError("This version of the web UI encodes prompts in a way Z-Image VL does not know. Look for an update of Z-Image VL.")
+        self.stacked = isinstance(result, torch.Tensor)
+        self.texts |= {p: conditioner.Text(p, tuple(ids[p]), rows[p]) for p in unique}
+        return result
+
+
+class _Player(_Engine):
+    """Gives the conditioning that was made for each prompt, in the form the engine gives it."""
+
+    def __init__(self, engine: Any, made: dict[str, torch.Tensor], stacked: bool):
+        super().__init__(engine)
+        self._made, self._stacked = made, stacked
+
+    def get_learned_conditioning(self, prompts: Any) -> Any:
+        rows = [self._made[prompt] for prompt in prompts]
+        return torch.stack(rows) if self._stacked else rows

@@ -1,0 +1,38 @@
+"""The script the web UI loads. What it does is in `run` (one generation), `panel` (the accordion) and `axes` (the XYZ plot)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..hosts import forge
+from . import axes, panel
+
+TITLE = "Z-Image VL"
+
+
+class ZImageVL(forge.script_base()):
+    """An AlwaysOn script. It keeps no state: that lives on the generation."""
+
+    sorting_priority = 520
+
+    def title(self) -> str:
+        return TITLE
+
+    def show(self, is_img2img: bool) -> Any:
+        return forge.always_visible()
+
+    def ui(self, is_img2img: bool) -> list:
+        if not forge.has_zimage():
+            return panel.build_unsupported(TITLE, self.elem_id)
+        components, self.infotext_fields = panel.build(TITLE, self.elem_id)
+        return components
+
+    def process(self, p: Any, *args: Any) -> None:
+        if not forge.has_zimage():
+            return
+        from . import run  # torch-side code; on a host without Z-Image it is never needed
+
+        run.attach(p, args)
+
+
+forge.on_before_ui(axes.register)
