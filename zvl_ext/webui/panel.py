@@ -38,28 +38,28 @@ def build(title: str, elem_id: Callable[[str], str]) -> tuple[list, list]:
 
     made["enabled"] = forge.input_accordion(label=title, elem_id=elem_id("enabled"))
     with made["enabled"]:
-        missing = gr.HTML(_missing(), elem_classes=["zvl-missing"])
-        with gr.Row(elem_classes=["zvl-row"]):
-            with gr.Column(scale=2, min_width=220):
-                control("reference")
-                gr.HTML(f"<p class='zvl-help'>{html.escape(BY_NAME['reference'].help)}</p>")
-            with gr.Column(scale=3, min_width=280):
-                with gr.Row(elem_classes=["zvl-model"]):
-                    control("model")
-                    refresh = forge.tool_button(value="\U0001f504", elem_id=elem_id("refresh"), tooltip="Look for Qwen3-VL weights again")
-                control("preset")
-                control("alpha")
-                control("hidden_layer")
-        with gr.Row():
+        with gr.Column(elem_classes=["zvl-panel"]):
+            missing = gr.HTML(_missing(), elem_classes=["zvl-missing"])
+            with gr.Row():
+                with gr.Column(scale=2, min_width=220):
+                    control("reference")
+                    gr.HTML(f"<p class='zvl-help'>{html.escape(BY_NAME['reference'].help)}</p>")
+                with gr.Column(scale=3, min_width=280):
+                    with gr.Row(elem_classes=["zvl-model"]):
+                        control("model")
+                        refresh = forge.tool_button(value="\U0001f504", elem_id=elem_id("refresh"), tooltip="Look for Qwen3-VL weights again")
+                    control("preset")
+                    control("alpha")
+                    control("hidden_layer")
             control("token_mode")
-        with gr.Row():
-            control("normalization", scale=3)
-            control("scale_to_text", scale=2)
-        with gr.Accordion("Advanced", open=False, elem_id=elem_id("advanced"), elem_classes=["zvl-advanced"]):
-            for pair in _pairs([o for o in OPTIONS if o.advanced]):
-                with gr.Row():
-                    for option in pair:
-                        control(option.name, visible=len(option.choices) != 1)
+            with gr.Row():
+                control("normalization", scale=3)
+                control("scale_to_text", scale=2)
+            with gr.Accordion("Advanced", open=False, elem_id=elem_id("advanced")):
+                for pair in _pairs([o for o in OPTIONS if o.advanced]):
+                    with gr.Row(elem_classes=["zvl-pair"]):
+                        for option in pair:
+                            control(option.name, visible=len(option.choices) != 1)
 
     refresh.click(_refresh, inputs=[made["model"]], outputs=[made["model"], missing], show_progress=False)
     set_by_preset = [made[name] for name in PRESET_OPTIONS]

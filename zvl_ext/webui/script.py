@@ -22,9 +22,13 @@ class ZImageVL(forge.script_base()):
         return forge.always_visible()
 
     def ui(self, is_img2img: bool) -> list:
+        def elem_id(name: str) -> str:
+            # Of our own making: the style sheet and the script in the page look for them, and web UIs differ in theirs.
+            return f"zvl_{'img2img' if is_img2img else 'txt2img'}_{name}"
+
         if not forge.has_zimage():
-            return panel.build_unsupported(TITLE, self.elem_id)
-        components, self.infotext_fields = panel.build(TITLE, self.elem_id)
+            return panel.build_unsupported(TITLE, elem_id)
+        components, self.infotext_fields = panel.build(TITLE, elem_id)
         return components
 
     def process(self, p: Any, *args: Any) -> None:
