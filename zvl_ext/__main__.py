@@ -17,6 +17,7 @@ from .options import BY_NAME, OPTIONS, PROMPT, Settings
 if TYPE_CHECKING:
     import torch
 
+    from .select import Rows
     from .statistics import ReferenceStatistics
 
 TENSOR = "hidden_states"
@@ -102,13 +103,17 @@ def _extract(args: argparse.Namespace) -> None:
     from .checkpoint import open_checkpoint
     from .reference import open_file
 
+    try:
+        args.prompt.encode(), args.system_prompt.encode()
+    except UnicodeEncodeError as error:
+        raise ZvlError("--prompt is not UTF-8 text.") from error
     reference = open_file(args.image)
     checkpoint = open_checkpoint(args.model)
     checkpoint.check_layer(args.hidden_layer)
 
     from . import conditioner
     from .hosts.standalone import StandaloneExtractor, tokenizer
-    from .sequence import TEMPLATE
+    from .sequence import HEAD, TEMPLATE
     from .store import Store
 
     encode = tokenizer(args.tokenizer or checkpoint.tokenizer_folder)
@@ -117,7 +122,8 @@ def _extract(args: argparse.Namespace) -> None:
     )
     text = conditioner.Text(args.prompt, tuple(encode(TEMPLATE.format(args.prompt))), None)
     extractor = StandaloneExtractor(checkpoint, _device(args.device), args.dtype)
-    states = conditioner.extract(settings, reference, text, extractor, encode, Store())
+    sources = conditioner.Sources(extractor, encode, statistics=None, text_encoder=None, store=Store())
+    states = conditioner.extract(settings, reference, text, sources).states
     rows, columns = checkpoint.grid(reference, args.reference_tokens)
     with open(args.image, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read()).hexdigest()
@@ -127,6 +133,7 @@ def _extract(args: argparse.Namespace) -> None:
         "prompt": args.prompt,
         "image_tokens": str(rows * columns),
         "image_grid": f"{rows}x{columns}",
+        "head": str(len(encode(HEAD))),
         "reference": digest,
         "reference_pixels": reference.digest,
         "model": checkpoint.name,
@@ -143,16 +150,35 @@ def _blend(args: argparse.Namespace) -> None:
     from . import conditioner
     from .statistics import measure
 
-    (text, _), (vl, _) = _load(args.text), _load(args.vl)
+    (text, _), (vl, metadata) = _load(args.text), _load(args.vl)
     if text.shape[1] != vl.shape[1]:
         raise ZvlError(f"{args.text} is {text.shape[1]} wide, {args.vl} {vl.shape[1]}. Both have to come from models of the same width.")
     settings = Settings(**{name: getattr(args, name) for name in BLEND_OPTIONS}, scale_to_text=args.scale_to_text)
     statistics = None
     if conditioner.needs_statistics(settings):
         statistics = _load_statistics(args.reference_stats, text.shape[1]) if args.reference_stats else measure(text)
-    result = conditioner.mix(settings, text, vl, statistics)
+    result = conditioner.mix(settings, text, _rows(vl, metadata, args.vl), statistics)
     _save({TENSOR: result.contiguous()}, args.out, {name: str(getattr(settings, name)) for name in (*BLEND_OPTIONS, "scale_to_text")})
     print(f"{args.out}: {result.shape[0]} tokens × {result.shape[1]}, alpha {settings.alpha:g}")
+
+
+def _rows(vl: torch.Tensor, metadata: dict[str, str], path: str) -> Rows:
+    """The roles of the rows that extract wrote, from the file's metadata; without any, all are taken for text rows."""
+    import torch
+
+    from .select import Rows
+
+    mode, rows = metadata.get("tokens", "text"), vl.shape[0]
+    try:
+        images, head = int(metadata.get("image_tokens", "0")), int(metadata.get("head", "3"))
+        start = {"text": None, "image": 0, "image_no_markers": -1, "all": head}[mode]
+    except (KeyError, ValueError) as error:
+        raise ZvlError(f"{path}: the metadata is not what extract writes ({error}).") from error
+    position = torch.arange(rows)
+    if start is None:
+        return Rows(vl, torch.ones(rows, dtype=torch.bool), torch.zeros(rows, dtype=torch.bool), head)
+    block = (position >= start) & (position < start + images + 2)
+    return Rows(vl, ~block, (position > start) & (position <= start + images), head)
 
 
 def _statistics(args: argparse.Namespace) -> None:
@@ -204,8 +230,8 @@ def _device(name: str) -> str:
 
     try:
         if name != "auto":
-            torch.device(name)
-    except RuntimeError as error:
+            torch.zeros(1, device=name).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ZvlError(f"--device {name}: torch knows no such device.") from error
     return name
 
@@ -255,6 +281,7 @@ def _load_statistics(path: str, hidden: int) -> ReferenceStatistics:
 
 def _save(tensors: dict[str, torch.Tensor], path: str, metadata: dict[str, str]) -> None:
     """Write beside the target and rename, so that no half-written file is left under its name."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     try:
@@ -262,12 +289,15 @@ def _save(tensors: dict[str, torch.Tensor], path: str, metadata: dict[str, str])
         os.close(handle)
         try:
             save_file(tensors, temporary, metadata)
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(temporary, 0o666 & ~umask)
             os.replace(temporary, path)
         except BaseException:
             os.unlink(temporary)
             raise
-    except OSError as error:
-        raise ZvlError(f"{path} can't be written ({error.strerror or error}).") from error
+    except (OSError, SafetensorError) as error:
+        raise ZvlError(f"{path} can't be written ({getattr(error, 'strerror', None) or error}).") from error
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -275,7 +305,7 @@ def main(arguments: list[str] | None = None) -> int:
         args = build_parser().parse_args(arguments)
         args.run(args)
     except ZvlError as error:
-        print(f"zvl_ext: {error}", file=sys.stderr)
+        print("zvl_ext: " + " ".join(str(error).split()), file=sys.stderr)
         return 2
     except ImportError as error:
         print(f"zvl_ext: {error}. Install it with: python -m pip install torch transformers safetensors pillow numpy", file=sys.stderr)

@@ -100,7 +100,7 @@ class Checkpoint:
 
     @property
     def files(self) -> list[str]:
-        return sorted({stored.file for stored in self.tensors.values()})
+        return sorted({stored.file for stored in (*self.tensors.values(), *self.scales.values())})
 
     @property
     def identity(self) -> tuple:
@@ -109,7 +109,11 @@ class Checkpoint:
 
     @property
     def parameters(self) -> int:
-        return sum(_count(stored.shape) for stored in self.tensors.values())
+        return self.count("")
+
+    def count(self, prefix: str) -> int:
+        """Parameters of the tensors below a prefix, such as `visual.`."""
+        return sum(_count(stored.shape) for name, stored in self.tensors.items() if name.startswith(prefix))
 
     @property
     def tokenizer_folder(self) -> str:
@@ -154,7 +158,10 @@ class Checkpoint:
                     value = opened[file].get_tensor(stored.key)
                     if stored.dtype in _FP8:
                         scale = self.scales.get(name)
-                        value = dequantize(value, opened[scale.file].get_tensor(scale.key) if scale else None, dtype)
+                        try:
+                            value = dequantize(value, opened[scale.file].get_tensor(scale.key) if scale else None, dtype)
+                        except RuntimeError as error:
+                            raise ZvlError(f"{self.name}: the scale of {name} does not fit it. Download the weights again.") from error
                     yield name, value.to(dtype)
 
 
@@ -165,11 +172,11 @@ def dequantize(value: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dty
     if scale is None:
         return value.to(dtype)
     value, scale = value.float(), scale.float()
-    if scale.ndim == 2 and scale.numel() > 1 and scale.shape[1] > 1:
-        block = [-(-side // count) for side, count in zip(value.shape, scale.shape)]
-        block = [128 if b <= 128 else b for b in block]
-        scale = scale.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)[: value.shape[0], : value.shape[1]]
+    if scale.ndim == 2 and value.ndim == 2 and scale.numel() > 1 and scale.shape == tuple(-(-side // 128) for side in value.shape):
+        scale = scale.repeat_interleave(128, 0).repeat_interleave(128, 1)[: value.shape[0], : value.shape[1]]
     elif scale.numel() > 1:
+        if scale.numel() != value.shape[0]:
+            raise RuntimeError("scale")
         scale = scale.reshape(-1, *[1] * (value.ndim - 1))
     else:
         scale = scale.reshape(())
@@ -217,7 +224,14 @@ def open_checkpoint(path: str, name: str = "") -> Checkpoint:
         tensors, scales, _ = _headers(_shards(path, name), name)
     elif path.endswith(".safetensors"):
         tensors, scales, metadata = _headers([path], name)
-        config = _config_from_metadata(metadata, name) or config_from_shapes({n: s.shape for n, s in tensors.items()}, name)
+        config = _config_from_metadata(metadata, name)
+        if config is None:
+            try:
+                config = config_from_shapes({n: s.shape for n, s in tensors.items()}, name)
+            except ZvlError:
+                raise
+            except (ValueError, IndexError, ZeroDivisionError) as error:
+                raise ZvlError(f"{name}: its tensors do not have the shapes of a Qwen3-VL. {WANTED}.") from error
     elif os.path.exists(path):
         raise ZvlError(f"{name}: only folders and .safetensors files are opened. {WANTED}.")
     else:
@@ -230,10 +244,10 @@ def _shards(folder: str, name: str) -> list[str]:
     if os.path.isfile(index):
         try:
             with open(index, encoding="utf-8") as file:
-                shards = sorted(set(json.load(file)["weight_map"].values()))
+                shards = sorted(set(json.load(file)["weight_map"].values()), key=str)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ZvlError(f"{name}: model.safetensors.index.json can't be read ({error}). Download the folder again.") from error
-        if any(os.path.basename(shard) != shard for shard in shards):
+        if any(not isinstance(shard, str) or os.path.basename(shard) != shard for shard in shards):
             raise ZvlError(f"{name}: model.safetensors.index.json names files outside the folder. Download the folder again.")
     else:
         shards = sorted(f for f in os.listdir(folder) if f.endswith(".safetensors"))
@@ -287,7 +301,7 @@ def _inner_name(key: str) -> str | None:
 
 def _check_comfy_quant(value: torch.Tensor, key: str, name: str) -> None:
     try:
-        kind = json.loads(bytes(value.tolist())).get("format", "")
+        kind = str(json.loads(bytes(value.tolist())).get("format", ""))
     except (ValueError, TypeError, AttributeError):
         kind = "unknown"
     if not kind.startswith("float8_"):

@@ -13,6 +13,7 @@ import torch
 
 from . import vision
 from .errors import ZvlError
+from .loading import build, config_object, smallest, transformers_classes
 from .reference import Reference, sized
 from .sequence import Sequence
 
@@ -73,7 +74,7 @@ class Qwen3VL:
         # Four rows: with three, transformers 4 would take the image's repeated time for a break between packed sequences.
         order = torch.arange(positions.shape[1], device=device)[None]
         deepest = max(count + layer + 1 for layer in layers)
-        with _first_layers(text_model, deepest), _recorded(text_model, {count + k: k for k in layers if k != -1}) as states:
+        with first_layers(text_model, deepest), recorded(text_model, {count + k: k for k in layers if k != -1}) as states:
             output = text_model(
                 inputs_embeds=embeds,
                 position_ids=torch.cat([order, positions])[:, None],
@@ -91,7 +92,7 @@ class Qwen3VL:
 
 
 @contextlib.contextmanager
-def _first_layers(text_model: torch.nn.Module, count: int) -> Iterator[None]:
+def first_layers(text_model: torch.nn.Module, count: int) -> Iterator[None]:
     """Let the language model run only its first layers, for the time of one pass."""
     every = text_model.layers
     text_model.layers = every[:count]
@@ -102,10 +103,10 @@ def _first_layers(text_model: torch.nn.Module, count: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _recorded(text_model: torch.nn.Module, wanted: dict[int, int]) -> Iterator[dict[int, torch.Tensor]]:
-    """Keep the outputs of decoder layers: {layer after which the state is wanted: the name to keep it under}.
+def recorded(text_model: torch.nn.Module, wanted: dict[int, int]) -> Iterator[dict[int, torch.Tensor]]:
+    """Keep the outputs of decoder layers: {index of the layer: the name to keep it under}.
 
-    The state after k layers is the output of layer k - 1, which is what transformers records as `hidden_states`.
+    The output of layer k - 1 is the state after k layers, which is what transformers records as `hidden_states`.
     """
     states: dict[int, torch.Tensor] = {}
 
@@ -115,7 +116,7 @@ def _recorded(text_model: torch.nn.Module, wanted: dict[int, int]) -> Iterator[d
 
         return hook
 
-    handles = [text_model.layers[after].register_forward_hook(keep(name)) for after, name in wanted.items()]
+    handles = [text_model.layers[index].register_forward_hook(keep(name)) for index, name in wanted.items()]
     try:
         yield states
     finally:
@@ -124,62 +125,11 @@ def _recorded(text_model: torch.nn.Module, wanted: dict[int, int]) -> Iterator[d
 
 
 def load(checkpoint: Checkpoint, dtype: torch.dtype) -> Qwen3VL:
-    """Load weights on the CPU: the model is built without memory and filled tensor by tensor, so nothing is held twice.
+    """Load the whole of Qwen3-VL on the CPU.
 
     Raises:
         ZvlError: transformers is missing or too old, or a tensor is missing, unknown or misshapen; it is named.
     """
-    model_class, config_class = _classes()
-    config = config_class(**{k: v for k, v in checkpoint.config.items() if k not in ("architectures", "model_type", "quantization_config")})
-    config._attn_implementation = "sdpa"
-    with torch.device("meta"):
-        module = model_class(config)
-    slots = dict(module.named_parameters())
-    _check_names(checkpoint, {name: tuple(slot.shape) for name, slot in slots.items()})
-    for name, value in checkpoint.read(list(slots), dtype):
-        owner, _, leaf = name.rpartition(".")
-        setattr(module.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=False))
-    _fill_buffers(module, model_class, config_class, checkpoint.config)
-    return Qwen3VL(module.eval().requires_grad_(False), checkpoint)
-
-
-def _classes() -> tuple[type, type]:
-    try:
-        from transformers import Qwen3VLConfig
-        from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLModel
-    except ImportError as error:
-        raise ZvlError(
-            f"Qwen3-VL needs transformers 4.57 or newer ({error}). Update the web UI, or run: python -m pip install 'transformers>=4.57' in its environment."
-        ) from error
-    return Qwen3VLModel, Qwen3VLConfig
-
-
-def _check_names(checkpoint: Checkpoint, shapes: dict[str, tuple[int, ...]]) -> None:
-    for what, names in (
-        ("is missing", sorted(shapes.keys() - checkpoint.tensors.keys())),
-        ("is not part of a Qwen3-VL", sorted(checkpoint.tensors.keys() - shapes.keys())),
-    ):
-        if names:
-            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            raise ZvlError(f"{checkpoint.name}: the tensor {names[0]}{more} {what}. Download the weights again.")
-    for name, shape in shapes.items():
-        if (stored := checkpoint.tensors[name].shape) != shape:
-            raise ZvlError(f"{checkpoint.name}: the tensor {name} is {list(stored)}, it should be {list(shape)}. Download the weights again.")
-
-
-def _fill_buffers(module: torch.nn.Module, model_class: type, config_class: type, config: dict) -> None:
-    """Give modules with computed buffers (the rotary frequencies) real ones.
-
-    They are not in the file. They come from a second model of the same head sizes with no layers and hardly any weights,
-    which does not depend on how a version of transformers calls or builds these modules.
-    """
-    empty = [name for name, part in module.named_modules() if any(b.is_meta for b in part.buffers(recurse=False))]
-    small = {
-        **{k: v for k, v in config.items() if k not in ("architectures", "model_type", "quantization_config")},
-        "text_config": {**config["text_config"], "num_hidden_layers": 0, "vocab_size": 1, "pad_token_id": None, "layer_types": None},
-        "vision_config": {**config["vision_config"], "depth": 0, "deepstack_visual_indexes": [], "num_position_embeddings": 1},
-    }
-    source = model_class(config_class(**small))
-    for name in empty:
-        owner, _, leaf = name.rpartition(".")
-        setattr(module.get_submodule(owner), leaf, source.get_submodule(name))
+    model_class, _, _ = transformers_classes()
+    config, small = config_object(checkpoint.config), config_object(smallest(checkpoint.config))
+    return Qwen3VL(build(model_class, config, small, checkpoint, "", dtype), checkpoint)

@@ -9,11 +9,13 @@ import io
 import math
 import os
 import re
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from .errors import ZvlError
 
@@ -52,7 +54,7 @@ def open_reference(source: Any, name: str = "") -> Reference:
     if isinstance(source, Reference):
         return source
     if isinstance(source, Image.Image):
-        return _from_pil(source, name)
+        return _guarded(lambda: _from_pil(source, name))
     if isinstance(source, str):
         return _from_bytes(_decode_base64(source), name)
     if isinstance(source, (bytes, bytearray)):
@@ -88,17 +90,28 @@ def _from_bytes(data: bytes, name: str) -> Reference:
         raise ZvlError(f"Reference image: {len(data) >> 20} MiB are more than {MAX_BYTES >> 20}. Make the picture smaller first.")
     Image.init()
     formats = [known for known in FORMATS if known in Image.OPEN]
+
+    def opened() -> Reference:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow's own, lower limits
+            with Image.open(io.BytesIO(data), formats=formats) as image:
+                _check_size(image.size)
+                return _from_pil(image, name)
+
+    return _guarded(opened)
+
+
+def _guarded(work: Callable[[], Reference]) -> Reference:
+    """Whatever a decoder raises on a damaged file becomes one line."""
     try:
-        with Image.open(io.BytesIO(data), formats=formats) as image:
-            _check_size(image.size)
-            return _from_pil(image, name)
+        return work()
+    except ZvlError:
+        raise
     except Image.DecompressionBombError as error:
         raise ZvlError(f"Reference image: more than {MAX_PIXELS // 10**6} million pixels. Make it smaller first.") from error
     except Image.UnidentifiedImageError as error:
         raise ZvlError("Reference image: this is not a picture I can read. Use PNG, JPEG, WebP, GIF, BMP or TIFF.") from error
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three on damaged files
-        if isinstance(error, ZvlError):
-            raise
+    except Exception as error:
         raise ZvlError(f"Reference image: the file is damaged ({error}). Save it again from an image editor.") from error
 
 
@@ -106,7 +119,7 @@ def _check_size(size: tuple[int, int]) -> None:
     width, height = size
     if width * height > MAX_PIXELS:
         raise ZvlError(f"Reference image: {width} × {height} is more than {MAX_PIXELS // 10**6} million pixels. Make it smaller first.")
-    if max(width, height) > MAX_ASPECT * min(width, height):
+    if min(width, height) < 1 or max(width, height) > MAX_ASPECT * min(width, height):
         raise ZvlError(f"Reference image: {width} × {height} is too narrow; one side may be {MAX_ASPECT} times the other. Crop it first.")
 
 
@@ -114,16 +127,27 @@ def _from_pil(image: Image.Image, name: str) -> Reference:
     _check_size(image.size)
     if getattr(image, "n_frames", 1) > 1:
         image.seek(0)
-    rgb = to_rgb(ImageOps.exif_transpose(image))
+    rgb = to_rgb(_upright(image))
     digest = hashlib.sha256(f"{rgb.width}x{rgb.height}:".encode() + rgb.tobytes()).hexdigest()
     return Reference(rgb, digest, name)
+
+
+_T = Image.Transpose
+# EXIF orientation -> what makes the picture upright. Pillow's exif_transpose writes all of EXIF anew and fails on odd tags.
+_UPRIGHT = {2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _T.TRANSPOSE, 6: _T.ROTATE_270, 7: _T.TRANSVERSE, 8: _T.ROTATE_90}
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()
+    turn = _UPRIGHT.get(image.getexif().get(0x0112))
+    return image if turn is None else image.transpose(turn)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """RGB of any mode: 16 bits per channel scaled to 8 (Pillow would clip), transparency laid on white."""
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         values = np.asarray(image).astype(np.float64)
-        top = 65535.0 if image.mode != "F" and values.max(initial=0) > 255 else (1.0 if values.max(initial=0) <= 1 and image.mode == "F" else 255.0)
+        top = 65535.0 if image.mode != "F" else (1.0 if values.max(initial=0) <= 1 else 255.0)
         image = Image.fromarray((values / top * 255.0).round().clip(0, 255).astype(np.uint8), "L")
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")

@@ -42,7 +42,7 @@ def std(values: torch.Tensor, dim: int | None = None) -> torch.Tensor:
     """Unbiased standard deviation; zero, not NaN, where there is only one value."""
     count = values.numel() if dim is None else values.shape[dim]
     if count < 2:
-        return values.new_zeros(()) if dim is None else torch.zeros_like(values.select(dim, 0))
+        return values.new_zeros(()) if dim is None else values.new_zeros([s for i, s in enumerate(values.shape) if i != dim])
     return values.std() if dim is None else values.std(dim=dim)
 
 
@@ -73,7 +73,7 @@ def compare(text: torch.Tensor, vl: torch.Tensor, threshold: float = 10.0) -> di
         "vl_tokens": vl.shape[0],
         "text_std": float(std(text)),
         "vl_std": float(std(vl)),
-        "correlation": float(torch.corrcoef(torch.stack([text_std, vl_std]))[0, 1]),
+        "correlation": float(torch.corrcoef(torch.stack([text_std, vl_std]))[0, 1].nan_to_num()),
         "median_ratio": float(ratio.median()),
         "worst_ratio": float(distance.max()),
         "worst_dimensions": [[i, float(ratio[i])] for i in worst],

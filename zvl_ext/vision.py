@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from .loading import build, config_object, smallest, transformers_classes
+
 if TYPE_CHECKING:
     from PIL import Image
+
+    from .checkpoint import Checkpoint
 
 MEAN = STD = 0.5  # Qwen3-VL's image mean and standard deviation, the same for all channels
 
@@ -49,3 +53,21 @@ def image_tokens(tower: torch.nn.Module, image: Image.Image) -> tuple[torch.Tens
     tokens, deepstack = output if isinstance(output, tuple) else (output.pooler_output, output.deepstack_features)
     merge = config.spatial_merge_size
     return tokens, list(deepstack), (rows // merge, columns // merge)
+
+
+@torch.inference_mode()
+def stacked_tokens(tower: torch.nn.Module, image: Image.Image) -> torch.Tensor:
+    """Image tokens and DeepStack additions as one tensor, float32 [1 + additions, N, hidden] on the CPU."""
+    tokens, deepstack, _ = image_tokens(tower, image)
+    return torch.stack([tokens, *deepstack]).float().cpu()
+
+
+def load(checkpoint: Checkpoint, dtype: torch.dtype) -> torch.nn.Module:
+    """Load the vision tower and its mergers alone: 0.415 of Qwen3-VL-4B's 4.44 billion parameters are read.
+
+    Raises:
+        ZvlError: as `language.load`.
+    """
+    _, tower_class, _ = transformers_classes()
+    config, small = config_object(checkpoint.config).vision_config, config_object(smallest(checkpoint.config)).vision_config
+    return build(tower_class, config, small, checkpoint, "visual.", dtype)

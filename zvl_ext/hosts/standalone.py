@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 
 import torch
 
-from .. import language
+from .. import language, vision
 from ..checkpoint import Checkpoint
 from ..errors import ZvlError
-from ..reference import Reference
+from ..reference import Reference, sized
 from ..sequence import Encode, Sequence
+from ..splice import ImageTokens, added_after, mrope_tables, replaced_argument
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _STORED = {"F32": torch.float32, "F16": torch.float16}
@@ -37,12 +39,57 @@ class StandaloneExtractor:
             self.dtype = _STORED.get(checkpoint.stored_dtype, torch.bfloat16)
         self.precision = f"{self.device} {self.dtype}"
         self._model: language.Qwen3VL | None = None
+        self._tower: torch.nn.Module | None = None
 
     def hidden_states(self, sequence: Sequence, reference: Reference, tokens: int, layers: Iterable[int]) -> dict[int, torch.Tensor]:
         if self._model is None:
             self._model = language.load(self.checkpoint, self.dtype)
             self._model.module.to(self.device)
         return self._model.hidden_states(sequence, reference, tokens, layers)
+
+    def image_tokens(self, reference: Reference, tokens: int) -> torch.Tensor:
+        if self._tower is None:
+            self._tower = vision.load(self.checkpoint, self.dtype).to(self.device)
+        return vision.stacked_tokens(self._tower, sized(reference, tokens, self.checkpoint.unit))
+
+
+class StandaloneTextEncoder:
+    """A text encoder of transformers (Qwen3Model or alike) as splice's language model.
+
+    Args:
+        model: The model, on its device.
+        name: Identifies its weights.
+    """
+
+    def __init__(self, model: torch.nn.Module, name: str):
+        self.model = model
+        self.layers = len(model.layers)
+        self.identity = name
+
+    @torch.inference_mode()
+    def embed(self, ids: list[int]) -> torch.Tensor:
+        embedding = self.model.embed_tokens
+        return embedding(torch.tensor(ids, device=embedding.weight.device)).float()
+
+    @torch.inference_mode()
+    def hidden_states(self, embeds: torch.Tensor, layer: int, image: ImageTokens | None, sequence: Sequence) -> torch.Tensor:
+        model, config = self.model, self.model.config
+        count = self.layers + layer + 1
+        with contextlib.ExitStack() as stack:
+            if image is not None:
+                cosine, sine = mrope_tables(sequence.position_ids(), config.head_dim, _rope_theta(config), image.mrope_section)
+                tables = lambda old: (cosine[None].to(old[0]), sine[None].to(old[1]))  # noqa: E731
+                stack.enter_context(replaced_argument(model.layers, "position_embeddings", tables))
+                stack.enter_context(added_after(model.layers, image.deepstack, sequence.image_start))
+            stack.enter_context(language.first_layers(model, count))
+            states = stack.enter_context(language.recorded(model, {count - 1: layer}))
+            output = model(inputs_embeds=embeds[None].to(model.embed_tokens.weight), use_cache=False)
+        return (output.last_hidden_state if layer == -1 else states[layer])[0].float().cpu()
+
+
+def _rope_theta(config: object) -> float:
+    """transformers 4 has rope_theta, transformers 5 rope_parameters."""
+    return getattr(config, "rope_theta", None) or config.rope_parameters["rope_theta"]
 
 
 def tokenizer(folder: str) -> Encode:

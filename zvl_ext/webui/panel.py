@@ -8,13 +8,17 @@ from typing import Any
 
 import gradio as gr
 
+from ..budget import inserted_tokens, step_cost
 from ..checkpoint import WANTED
+from ..errors import ZvlError
 from ..hosts import forge
 from ..options import BY_NAME, OPTIONS, PRESETS, Option, Settings, preset_of
 from . import infotext
 
 # The controls that a preset sets.
 PRESET_OPTIONS = tuple(dict.fromkeys(name for values in PRESETS.values() for name in values))
+# Those that decide how many tokens the conditioning gets.
+COST_OPTIONS = ("token_mode", "length_match", "image_dropout", "reference_tokens")
 
 
 def build_unsupported(title: str, elem_id: Callable[[str], str]) -> list:
@@ -37,29 +41,32 @@ def build(title: str, elem_id: Callable[[str], str]) -> tuple[list, list]:
         return made[name]
 
     made["enabled"] = forge.input_accordion(label=title, elem_id=elem_id("enabled"))
-    with made["enabled"]:
-        with gr.Column(elem_classes=["zvl-panel"]):
-            missing = gr.HTML(_missing(), elem_classes=["zvl-missing"])
-            with gr.Row():
-                with gr.Column(scale=2, min_width=220):
-                    control("reference")
-                    gr.HTML(f"<p class='zvl-help'>{html.escape(BY_NAME['reference'].help)}</p>")
-                with gr.Column(scale=3, min_width=280):
-                    with gr.Row(elem_classes=["zvl-model"]):
-                        control("model")
-                        refresh = forge.tool_button(value="\U0001f504", elem_id=elem_id("refresh"), tooltip="Look for Qwen3-VL weights again")
-                    control("preset")
-                    control("alpha")
-                    control("hidden_layer")
-            control("token_mode")
-            with gr.Row():
-                control("normalization", scale=3)
-                control("scale_to_text", scale=2)
-            with gr.Accordion("Advanced", open=False, elem_id=elem_id("advanced")):
-                for pair in _pairs([o for o in OPTIONS if o.advanced]):
-                    with gr.Row(elem_classes=["zvl-pair"]):
-                        for option in pair:
-                            control(option.name, visible=len(option.choices) != 1)
+    with made["enabled"], gr.Column(elem_classes=["zvl-panel"]):
+        missing = gr.HTML(_missing(), elem_classes=["zvl-missing"])
+        with gr.Row():
+            with gr.Column(scale=2, min_width=220):
+                control("reference")
+                gr.HTML(f"<p class='zvl-help'>{html.escape(BY_NAME['reference'].help)}</p>")
+                cost = gr.HTML(_cost(*(BY_NAME[name].default for name in COST_OPTIONS)))
+            with gr.Column(scale=3, min_width=280):
+                with gr.Row(elem_classes=["zvl-model"]):
+                    control("model")
+                    refresh = forge.tool_button(value="\U0001f504", elem_id=elem_id("refresh"), tooltip="Look for Qwen3-VL weights again")
+                control("preset")
+                control("engine")
+                control("alpha")
+        with gr.Row():
+            control("hidden_layer")
+            control("image_dropout")
+        control("token_mode")
+        with gr.Row():
+            control("normalization", scale=3)
+            control("scale_to_text", scale=2)
+        with gr.Accordion("Advanced", open=False, elem_id=elem_id("advanced")):
+            for pair in _pairs([o for o in OPTIONS if o.advanced]):
+                with gr.Row(elem_classes=["zvl-pair"]):
+                    for option in pair:
+                        control(option.name, visible=len(option.choices) != 1)
 
     refresh.click(_refresh, inputs=[made["model"]], outputs=[made["model"], missing], show_progress=False)
     set_by_preset = [made[name] for name in PRESET_OPTIONS]
@@ -67,6 +74,9 @@ def build(title: str, elem_id: Callable[[str], str]) -> tuple[list, list]:
     made["preset"].input(_choose_preset, inputs=[made["preset"]], outputs=set_by_preset, show_progress=False, queue=False)
     for component in set_by_preset:
         component.change(_name_preset, inputs=set_by_preset, outputs=[made["preset"]], show_progress=False, queue=False)
+    decides_cost = [made[name] for name in COST_OPTIONS]
+    for component in decides_cost:
+        component.change(_cost, inputs=decides_cost, outputs=[cost], show_progress=False, queue=False)
     return [made[option.name] for option in OPTIONS], _infotext_fields(made)
 
 
@@ -117,6 +127,18 @@ def _name_preset(*values: Any) -> str:
     return preset_of(Settings(**dict(zip(PRESET_OPTIONS, values))))
 
 
+def _cost(*values: Any) -> str:
+    """What the added tokens cost in sampling, as a line of HTML."""
+    try:
+        settings = Settings.from_mapping(dict(zip(COST_OPTIONS, values)))
+    except ZvlError:  # a number is being typed
+        return ""
+    added = inserted_tokens(settings, settings.reference_tokens)
+    if not added:
+        return "<p class='zvl-help'>Adds no tokens: sampling takes as long as without a reference.</p>"
+    return f"<p class='zvl-help'>Adds up to {added} tokens: a sampling step at 1024 × 1024 takes about {step_cost(added):.0f} % longer.</p>"
+
+
 def _infotext_fields(made: dict[str, Any]) -> list:
     def reader(option: Option) -> Callable[[dict], Any]:
         def read(parameters: dict) -> Any:
@@ -140,4 +162,7 @@ def _recent(parameters: dict) -> Any:
     from .run import RECENT
 
     image = RECENT.get(parameters.get(BY_NAME["reference"].infotext, ""))
-    return None if image is None else gr.update(value=image)
+    if image is None:
+        return None
+    forge.ensure_temp_folder()
+    return gr.update(value=image)

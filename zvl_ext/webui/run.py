@@ -6,15 +6,16 @@ Nothing here outlives `p`, and nothing of the host is replaced: the instance get
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
 from .. import conditioner, statistics
 from ..errors import ZvlError
-from ..hosts import forge
+from ..hosts import forge, forge_models
 from ..options import BY_NAME, PRESETS, Settings, preset_of
 from ..reference import Reference, open_reference
 from ..store import Recent, Store
@@ -22,7 +23,7 @@ from . import axes, infotext
 
 HIDDEN_STATES = Store()
 RECENT = Recent(16)
-_STATISTICS = forge.per_engine()
+_STATISTICS = forge_models.per_engine()
 _HOOKS = ("cached_params", "get_conds_with_caching")
 
 
@@ -86,7 +87,7 @@ class Run:
         self.p = p
         self.error: Exception | None = None
         self.before: dict[str, Callable] = {}
-        self._extractor: forge.ForgeExtractor | None = None
+        self._extractor: forge_models.ForgeExtractor | None = None
 
     def install(self) -> None:
         for name in _HOOKS:
@@ -98,10 +99,10 @@ class Run:
         return self.before.get(name) or getattr(type(self.p), name).__get__(self.p)
 
     @property
-    def extractor(self) -> forge.ForgeExtractor:
+    def extractor(self) -> forge_models.ForgeExtractor:
         """Made on first use: until then not even the headers of the weights are read."""
         if self._extractor is None:
-            self._extractor = forge.ForgeExtractor(forge.checkpoint(self.settings.model), self.settings.device)
+            self._extractor = forge_models.ForgeExtractor(forge.checkpoint(self.settings.model), self.settings.device, self.settings.engine == "splice")
             if self._extractor.note:
                 self.p.comment(self._extractor.note)
         return self._extractor
@@ -119,7 +120,8 @@ class Run:
         s = self.settings
         values = tuple(getattr(s, o) for o in BY_NAME if o not in ("enabled", "reference", "model", "preset"))
         identity = (self.extractor.checkpoint.identity, self.extractor.precision, str(getattr(forge.current_engine(), "filename", "")))
-        return (*key, ("zvl", self.reference.digest, values, identity))
+        seeds = tuple(self._seeds(required_prompts)) if self._per_picture else ()
+        return (*key, ("zvl", self.reference.digest, values, identity, seeds))
 
     def get_conds_with_caching(self, function: Callable, required_prompts: Any, *args: Any, **kwargs: Any) -> Any:
         """The host's conditioning step. What is raised here ends the run."""
@@ -148,26 +150,62 @@ class Run:
     def _conditioned(self, function: Callable, engine: Any, prompts: Any, *rest: Any, **more: Any) -> Any:
         """Call the host's function twice: once to learn what texts it encodes, once to give it the conditioning.
 
-        Between both calls Qwen3-VL reads all texts in one go, so that the text encoder and Qwen3-VL are each placed on the
-        device once, however many prompts a batch has.
+        Between both, Qwen3-VL reads all texts in one go, so that the text encoder and Qwen3-VL are each placed on the device
+        once, however many prompts a batch has.
         """
         recorder = _Recorder(engine)
         function(recorder, prompts, *rest, **more)
-        encode = forge.encoder(engine)
-        known = self._statistics(engine, prompts) if conditioner.needs_statistics(self.settings) else None
-        made = {
-            prompt: conditioner.condition(self.settings, self.reference, text, self.extractor, encode, lambda: known, HIDDEN_STATES)
-            for prompt, text in recorder.texts.items()
-        }
-        return function(_Player(engine, made, recorder.stacked), prompts, *rest, **more)
+        s = self.settings
+        known = self._statistics(engine, prompts) if conditioner.needs_statistics(s) else None
+        text_encoder = forge_models.ForgeTextEncoder(engine) if s.engine == "splice" else None
+        sources = conditioner.Sources(self.extractor, forge_models.encoder(engine), lambda: known, text_encoder, HIDDEN_STATES, self.p.comment)
+
+        def player(seed: int) -> _Player:
+            made = {prompt: conditioner.condition(s, self.reference, text, sources, seed) for prompt, text in recorder.texts.items()}
+            return _Player(engine, made, recorder.stacked)
+
+        if not self._per_picture:
+            return function(player(0), prompts, *rest, **more)
+        # The host encodes a prompt once per batch, whatever the pictures' seeds: so every picture gets a call of its own.
+        return _joined([function(player(seed), _only(prompts, i), *rest, **more) for i, seed in enumerate(self._seeds(prompts))])
+
+    @property
+    def _per_picture(self) -> bool:
+        """Whether the pictures of a batch differ in their conditioning by their seeds."""
+        return self.settings.image_dropout > 0 and self.settings.token_mode != "text"
+
+    def _seeds(self, prompts: Any) -> list[int]:
+        seeds = [int(seed) for seed in getattr(self.p, "seeds", None) or []]
+        return seeds if len(seeds) == len(prompts) else list(range(len(prompts)))
 
     def _statistics(self, engine: Any, prompts: Any) -> statistics.ReferenceStatistics:
         if engine not in _STATISTICS:
             forge.show_progress("Z-Image VL: measuring the text encoder")
             recorder = _Recorder(engine)
-            recorder.get_learned_conditioning(type(prompts)(statistics.REFERENCE_PROMPTS, copy_from=prompts))
+            recorder.get_learned_conditioning(_with_prompts(prompts, statistics.REFERENCE_PROMPTS))
             _STATISTICS[engine] = statistics.measure(torch.cat([text.embeddings for text in recorder.texts.values()]))
         return _STATISTICS[engine]
+
+
+def _with_prompts(prompts: Any, others: Iterable[str]) -> Any:
+    """The host's list of prompts (which carries size, shift and more as attributes) with other prompts in it."""
+    same = copy.copy(prompts)
+    same[:] = others
+    return same
+
+
+def _only(prompts: Any, index: int) -> Any:
+    return _with_prompts(prompts, [prompts[index]])
+
+
+def _joined(results: list[Any]) -> Any:
+    """One batch out of batches of one, in the host's form: a list, or an object with `batch` and `shape`."""
+    if isinstance(results[0], list):
+        return [entry for result in results for entry in result]
+    joined = copy.copy(results[0])
+    joined.batch = [entry for result in results for entry in result.batch]
+    joined.shape = (len(joined.batch),)
+    return joined
 
 
 class _Engine:
@@ -189,15 +227,15 @@ class _Recorder(_Engine):
         self.stacked = False
 
     def get_learned_conditioning(self, prompts: Any) -> Any:
-        with forge.observed_ids(self._engine) as seen:
+        with forge_models.observed(self._engine) as seen:
             result = self._engine.get_learned_conditioning(prompts)
         unique = list(dict.fromkeys(prompts))  # the host encodes a repeated line once
         rows = dict(zip(prompts, result)) if isinstance(result, (list, torch.Tensor)) else {}
-        ids = dict(zip(unique, seen))
-        if len(seen) != len(unique) or any(p not in rows or rows[p].ndim != 2 or len(ids[p]) != rows[p].shape[0] for p in unique):
-            raise ZvlError("This version of the web UI encodes prompts in a way Z-Image VL does not know. Look for an update of Z-Image VL.")
+        read = dict(zip(unique, seen))
+        if len(seen) != len(unique) or any(p not in rows or rows[p].ndim != 2 or len(read[p][0]) != rows[p].shape[0] for p in unique):
+            raise ZvlError(forge_models.UNKNOWN)
         self.stacked = isinstance(result, torch.Tensor)
-        self.texts |= {p: conditioner.Text(p, tuple(ids[p]), rows[p]) for p in unique}
+        self.texts |= {p: conditioner.Text(p, tuple(read[p][0]), rows[p], read[p][1]) for p in unique}
         return result
 
 

@@ -1,0 +1,188 @@
+"""Every control is declared once, checks its own value, and guesses nothing."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from zvl_ext.options import BY_NAME, CUSTOM, OPTIONS, PRESETS, Settings, preset_of
+
+# The order of the positional API, as the design lists the names. New options go behind these.
+FIRST_NAMES = [
+    "enabled", "engine", "reference", "model", "preset", "alpha", "hidden_layer", "token_mode",
+    "scale_to_text", "normalization", "outlier_repair", "outlier_threshold", "length_match", "blend_mode", "image_dropout", "reference_tokens", "vl_prompt",
+    "system_prompt", "device",
+]  # fmt: skip
+
+
+def test_the_positional_order_never_changes():
+    assert [option.name for option in OPTIONS][: len(FIRST_NAMES)] == FIRST_NAMES
+
+
+def test_the_fields_of_settings_are_the_options():
+    assert [field.name for field in dataclasses.fields(Settings)] == [option.name for option in OPTIONS] == list(BY_NAME)
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_a_default_passes_its_own_check_and_keeps_its_type(option):
+    checked = option.check(option.default)
+    assert checked == option.default
+    assert type(checked) is type(option.default)
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_a_declaration_is_complete(option):
+    assert option.label
+    assert option.help.endswith(".")
+    if option.kind in ("number", "integer"):
+        assert option.minimum <= option.default <= option.maximum
+        assert option.step > 0
+        assert option.check(option.minimum) == option.minimum
+        assert option.check(option.maximum) == option.maximum
+    if option.kind == "choice":
+        assert option.default in option.choices
+        assert len(set(option.choices)) == len(option.choices)
+        assert all(option.check(choice) == choice for choice in option.choices)
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_a_description_is_plain_data(option):
+    described = json.loads(json.dumps(option.describe(), allow_nan=False))
+    assert described["name"] == option.name
+    assert {"kind", "default", "range", "label", "infotext", "axis", "choices"} <= described.keys()
+
+
+WRONG = {
+    "enabled": [1, 0, "true", "True", None, [], 1.0],
+    "alpha": ["0.3", -0.01, 1.01, math.nan, math.inf, -math.inf, None, True, [0.3], {"a": 1}, 10**30, 1 + 0j],
+    "hidden_layer": [0, 1, -37, -1.5, "-8", None, False, math.nan, math.inf, 1e300, -(10**400), b"-8"],
+    "token_mode": ["Text", "text ", "", None, 0, ["text"], "everything"],
+    "outlier_threshold": [0.5, 1000.5, "10", math.nan],
+    "reference_tokens": [3, 1025, 0, -4, 7.5, "256"],
+    "vl_prompt": [1, [], {}, b"text", False],
+    "model": [1, ["a"], b"name"],
+    "device": ["cuda", "", None, 0],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_a_wrong_value_is_refused_in_one_line_that_names_the_option(name, value, refused):
+    with refused(name):
+        BY_NAME[name].check(value)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_number_too_large_for_a_float_is_refused_like_any_other(sign, refused):
+    """JSON has integers of any length; `math.isfinite` raises OverflowError on them."""
+    with refused("alpha"):
+        BY_NAME["alpha"].check(sign * 10**400)
+
+
+def test_a_long_wrong_value_is_shown_shortened(refused):
+    with refused(r"^.{,200}$"):
+        BY_NAME["token_mode"].check("x" * 10_000)
+
+
+@pytest.mark.parametrize(("name", "value", "meant"), [("hidden_layer", -8.0, -8), ("alpha", 1, 1.0), ("reference_tokens", 64.0, 64)])
+def test_json_and_sliders_may_write_whole_numbers_either_way(name, value, meant):
+    checked = BY_NAME[name].check(value)
+    assert (checked, type(checked)) == (meant, type(meant))
+
+
+def test_an_empty_text_box_is_empty_text():
+    assert BY_NAME["vl_prompt"].check(None) == ""
+    assert BY_NAME["model"].check(None) == ""
+
+
+def test_an_empty_picture_is_no_picture():
+    assert BY_NAME["reference"].check("") is None
+    assert BY_NAME["reference"].check(None) is None
+
+
+# --- named values
+
+
+def test_no_values_give_the_defaults():
+    assert Settings.from_mapping({}) == Settings() == Settings.from_positions([])
+
+
+def test_defaults_are_the_research_default():
+    settings = Settings()
+    assert preset_of(settings) == settings.preset == "Research default"
+    assert (settings.engine, settings.alpha, settings.hidden_layer, settings.token_mode) == ("blend", 0.3, -8, "text")
+    assert (settings.scale_to_text, settings.normalization) == (True, "global")
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_known_one(refused):
+    with refused("there is no option 'alfa'; did you mean alpha"):
+        Settings.from_mapping({"alfa": 0.5})
+
+
+@pytest.mark.parametrize("name", ["", "zzzzzz", 5, "alpha\nx"])
+def test_an_unknown_name_without_a_neighbour_is_refused(name, refused):
+    with refused("there is no option"):
+        Settings.from_mapping({name: 0.5})
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_sets_its_controls_and_is_recognized(name):
+    settings = Settings.from_mapping({"preset": name})
+    assert {key: getattr(settings, key) for key in PRESETS[name]} == PRESETS[name]
+    assert settings.preset == name
+
+
+def test_the_preset_for_image_tokens_is_the_one_of_the_findings():
+    settings = Settings.from_mapping({"preset": "Research image tokens"})
+    assert (settings.alpha, settings.hidden_layer, settings.token_mode, settings.normalization) == (0.3, -8, "image", "per_dim")
+
+
+def test_a_value_named_beside_a_preset_wins_and_makes_it_custom():
+    settings = Settings.from_mapping({"preset": "Research image tokens", "alpha": 0.7})
+    assert (settings.alpha, settings.token_mode, settings.preset) == (0.7, "image", CUSTOM)
+
+
+def test_a_preset_with_its_own_value_repeated_stays_that_preset():
+    assert Settings.from_mapping({"preset": "Research image tokens", "token_mode": "image"}).preset == "Research image tokens"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_name_the_same_controls_so_that_none_leaves_a_trace(name):
+    assert PRESETS[name].keys() == next(iter(PRESETS.values())).keys()
+    assert all(BY_NAME[key].check(value) == value for key, value in PRESETS[name].items())
+
+
+# --- positional values
+
+
+def test_positions_follow_the_fields_and_missing_ones_keep_their_default():
+    settings = Settings.from_positions([True, "blend", None, "model", "Research default", 0.5])
+    assert (settings.enabled, settings.model, settings.alpha) == (True, "model", 0.5)
+    assert settings.hidden_layer == Settings().hidden_layer
+
+
+def test_a_preset_among_positions_is_only_a_label():
+    settings = Settings.from_positions([True, "blend", None, "", "Research image tokens", 0.3, -8, "text"])
+    assert (settings.token_mode, settings.preset) == ("text", "Research default")
+
+
+def test_too_many_positions_are_refused(refused):
+    with refused(f"there are {len(OPTIONS)} options"):
+        Settings.from_positions([None] * (len(OPTIONS) + 1))
+
+
+def test_a_wrong_value_among_positions_is_refused(refused):
+    with refused("alpha"):
+        Settings.from_positions([True, "blend", None, "", "Custom", "much"])
+
+
+def test_settings_survive_a_round_trip_through_names_and_positions():
+    changed = Settings.from_mapping({"enabled": True, "alpha": 0.55, "token_mode": "all", "system_prompt": "Zwei\nZeilen", "device": "cpu"})
+    values = dataclasses.asdict(changed)
+    assert Settings.from_mapping(values) == changed
+    assert Settings.from_positions(list(values.values())) == changed
+
+
+def test_settings_can_not_be_changed_in_place():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().alpha = 1.0

@@ -1,0 +1,96 @@
+"""Statistics against NumPy in float64."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from zvl_ext.statistics import REFERENCE_PROMPTS, compare, measure, std
+
+
+def rows(count: int, hidden: int = 15, seed: int = 0) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    values = random.normal(size=(count, hidden)) * random.uniform(0.1, 20, hidden) + random.normal(size=hidden)
+    return values.astype(np.float32).astype(np.float64)
+
+
+def as_tensor(v: np.ndarray) -> torch.Tensor:
+    return torch.tensor(v, dtype=torch.float32)
+
+
+def test_std_is_unbiased():
+    v = rows(20)
+    assert float(std(as_tensor(v))) == pytest.approx(v.std(ddof=1), rel=1e-5)
+    assert np.allclose(std(as_tensor(v), 0), v.std(axis=0, ddof=1), rtol=1e-5)
+
+
+def test_std_of_one_value_is_zero_not_nan():
+    assert torch.equal(std(torch.ones(1, 4), 0), torch.zeros(4))
+    assert float(std(torch.ones(1))) == 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_reference_statistics_are_measured_in_float32(dtype):
+    stored = as_tensor(rows(50)).to(dtype)
+    v = stored.double().numpy()
+    measured = measure(stored)
+    assert measured.per_dim_mean.dtype == measured.per_dim_std.dtype == torch.float32
+    assert np.allclose(measured.per_dim_mean, v.mean(axis=0), atol=1e-4)
+    assert np.allclose(measured.per_dim_std, v.std(axis=0, ddof=1), rtol=1e-4)
+    assert measured.global_std == pytest.approx(v.std(ddof=1), rel=1e-4)
+
+
+def test_the_comparison_is_that_of_the_findings():
+    text, vl = rows(40), rows(60, seed=1)
+    vl[:, 3] *= 617
+    vl[:, 7] /= 300
+    got = compare(as_tensor(text), as_tensor(vl))
+    text_std, vl_std = text.std(axis=0, ddof=1), vl.std(axis=0, ddof=1)
+    ratio = vl_std / text_std
+    distance = np.maximum(ratio, 1 / ratio)
+    worst = np.argsort(-distance)[:5]
+    assert (got["text_tokens"], got["vl_tokens"]) == (40, 60)
+    assert got["text_std"] == pytest.approx(text.std(ddof=1), rel=1e-4)
+    assert got["vl_std"] == pytest.approx(vl.std(ddof=1), rel=1e-4)
+    assert got["correlation"] == pytest.approx(np.corrcoef(text_std, vl_std)[0, 1], abs=1e-4)
+    assert got["median_ratio"] == pytest.approx(np.median(ratio), rel=1e-4)
+    assert got["worst_ratio"] == pytest.approx(distance.max(), rel=1e-4)
+    assert [dimension for dimension, _ in got["worst_dimensions"]] == worst.tolist()
+    assert [r for _, r in got["worst_dimensions"]] == pytest.approx(ratio[worst].tolist(), rel=1e-4)
+    assert got["outliers"] == (distance > 10).sum()
+
+
+def test_the_median_of_an_even_number_of_dimensions_lies_between_the_two_in_the_middle():
+    text, vl = rows(40, hidden=16), rows(40, hidden=16, seed=1)
+    ratio = np.sort(vl.std(axis=0, ddof=1) / text.std(axis=0, ddof=1))
+    assert ratio[7] * (1 - 1e-5) <= compare(as_tensor(text), as_tensor(vl))["median_ratio"] <= ratio[8] * (1 + 1e-5)
+
+
+def test_the_same_embeddings_compare_as_the_same():
+    text = as_tensor(rows(30))
+    got = compare(text, text)
+    assert got["correlation"] == pytest.approx(1.0, abs=1e-6)
+    assert (got["median_ratio"], got["worst_ratio"], got["outliers"]) == (1.0, 1.0, 0)
+
+
+def test_the_worst_of_fewer_than_five_dimensions_are_all_of_them():
+    assert len(compare(as_tensor(rows(9, hidden=2)), as_tensor(rows(9, hidden=2, seed=1)))["worst_dimensions"]) == 2
+
+
+@pytest.mark.parametrize(("text", "vl"), [(1, 5), (5, 1), (1, 1)])
+def test_one_row_has_ratios_that_are_numbers(text, vl):
+    got = compare(as_tensor(rows(text)), as_tensor(rows(vl, seed=1)))
+    assert all(math.isfinite(got[key]) for key in ("text_std", "vl_std", "median_ratio", "worst_ratio"))
+
+
+@pytest.mark.parametrize(("text", "vl"), [(0, 5), (5, 0)])
+def test_no_rows_do_not_end_in_an_index_error(text, vl):
+    """What is left of one token without position 0."""
+    got = compare(as_tensor(rows(text)), as_tensor(rows(vl, seed=1)))
+    assert (got["text_tokens"], got["vl_tokens"]) == (text, vl)
+
+
+def test_the_reference_prompts_are_many_and_different():
+    assert len(set(REFERENCE_PROMPTS)) == len(REFERENCE_PROMPTS) >= 8
+    assert all(prompt == prompt.strip() and "\n" not in prompt for prompt in REFERENCE_PROMPTS)

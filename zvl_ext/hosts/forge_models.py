@@ -1,0 +1,243 @@
+"""The web UI's text encoder and memory management: where Qwen3-VL and splice meet the host's models.
+
+Loaded with the first generation that uses a reference; the host has imported torch long before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from backend import memory_management as mm
+from backend.patcher.base import ModelPatcher
+
+from .. import language, vision
+from ..checkpoint import Checkpoint
+from ..errors import ZvlError
+from ..reference import Reference, sized
+from ..sequence import TEMPLATE, Encode, Sequence
+from ..splice import ImageTokens, added_after, mrope_tables, replaced_argument
+from .forge import show_progress, takes
+
+GIB = 2**30
+UNKNOWN = "This version of the web UI encodes Z-Image's prompt in a way Z-Image VL does not know. Look for an update of Z-Image VL."
+
+
+def encoder(engine: Any) -> Encode:
+    """The host's tokenizer as a function from text to ids.
+
+    Raises:
+        ZvlError: the engine's prompt template is not Z-Image's, or it can't be found.
+    """
+    text_engine = next((part for part in vars(engine).values() if hasattr(part, "llama_template") and hasattr(part, "tokenizer")), None)
+    if text_engine is None or text_engine.llama_template != TEMPLATE:
+        raise ZvlError(UNKNOWN)
+    tokenizer = getattr(text_engine.tokenizer, "tokenizer", text_engine.tokenizer)  # newer engines wrap it
+    return lambda text: tokenizer([text])["input_ids"][0]
+
+
+def _language_model(engine: Any) -> Any:
+    """The text encoder's module that has the embedding and the layers, whatever class the engine wraps it in."""
+    root = engine.forge_objects.clip.cond_stage_model
+    found = [module for name, module in root.named_modules() if hasattr(module, "embed_tokens") and hasattr(module, "layers")]
+    if len(found) != 1:
+        raise ZvlError(UNKNOWN)
+    return found[0]
+
+
+@contextlib.contextmanager
+def observed(engine: Any) -> Iterator[list[tuple[list[int], Any]]]:
+    """What the text encoder reads while the context is open: (ids, input embeddings [n, hidden]) of each sequence, in order.
+
+    Watching the module gives what was really read: templates, emphasis and BREAK included, whatever the engine's class.
+    """
+    model = _language_model(engine)
+    ids: list[list[int]] = []
+    seen: list[tuple[list[int], Any]] = []
+
+    def watch_ids(module: Any, inputs: tuple) -> None:
+        ids.extend(inputs[0].tolist())
+
+    def watch_embeds(module: Any, args: tuple, kwargs: dict) -> None:
+        embeds = kwargs.get("embeds")
+        rows = [None] * len(ids) if embeds is None else list(embeds.detach())
+        seen.extend(zip(ids, rows))
+        ids.clear()
+
+    handles = [model.embed_tokens.register_forward_pre_hook(watch_ids), model.register_forward_pre_hook(watch_embeds, with_kwargs=True)]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class ForgeTextEncoder:
+    """The host's text encoder as splice's language model: Qwen3-4B, placed by the host, LoRA included."""
+
+    def __init__(self, engine: Any):
+        self._patcher = engine.forge_objects.clip.patcher
+        self._model = _language_model(engine)
+        self.layers = len(self._model.layers)
+        self.identity = str(getattr(engine, "filename", ""))
+        if not takes(self._model.forward, "embeds"):
+            raise ZvlError(UNKNOWN)
+
+    def embed(self, ids: list[int]) -> Any:
+        self._place()
+        return self._model.embed_tokens(torch.tensor(ids, device=self._device())).float()
+
+    def hidden_states(self, embeds: Any, layer: int, image: ImageTokens | None, sequence: Sequence) -> Any:
+        self._place()
+        model, count = self._model, self.layers + layer + 1
+        embeds = embeds.to(self._device())
+        with torch.inference_mode(), contextlib.ExitStack() as stack:
+            if image is not None:
+                stack.enter_context(replaced_argument(model.layers, "freqs_cis", self._rotary_tables(image, sequence)))
+                stack.enter_context(added_after(model.layers, image.deepstack, sequence.image_start))
+            stack.enter_context(language.first_layers(model, count))
+            states = stack.enter_context(language.recorded(model, {count - 1: layer}))
+            mask = torch.ones(1, embeds.shape[0], dtype=torch.long, device=embeds.device)
+            last, *_ = model(None, attention_mask=mask, embeds=embeds[None], num_tokens=[embeds.shape[0]])
+            return (last if layer == -1 else states[layer])[0].float().cpu()
+
+    def _rotary_tables(self, image: ImageTokens, sequence: Sequence) -> Callable[[Any], Any]:
+        """The host hands its layers (cos [1, 1, tokens, head_dim], sin and -sin [1, 1, tokens, head_dim / 2])."""
+        config = self._model.config
+        cosine, sine = mrope_tables(sequence.position_ids(), config.head_dim, config.rope_theta, image.mrope_section)
+        half = config.head_dim // 2
+
+        def replace(old: Any) -> Any:
+            if not isinstance(old, tuple) or [t.shape[-1] for t in old] != [2 * half, half, half] or old[0].shape[-2] != len(sequence.ids):
+                raise ZvlError("This version of the web UI does not let positions be replaced. Choose positions sequential.")
+            return cosine.to(old[0])[None, None], sine[:, :half].to(old[1])[None, None], -sine[:, half:].to(old[2])[None, None]
+
+        return replace
+
+    def _place(self) -> None:
+        mm.load_model_gpu(self._patcher)
+
+    def _device(self) -> Any:
+        return mm.text_encoder_device()
+
+
+def per_engine() -> weakref.WeakKeyDictionary:
+    """A memory of things measured on an engine, which goes with the engine."""
+    return weakref.WeakKeyDictionary()
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+
+class _Loaded:
+    """The one part of Qwen3-VL that is held between pictures, as the host holds its text encoder."""
+
+    key: tuple | None = None
+    model: Any = None
+    patcher: Any = None
+
+    def drop(self) -> None:
+        if self.patcher is not None:
+            with contextlib.suppress(Exception):  # best effort: this runs after failures, too
+                self.patcher.detach()
+                mm.unload_model(self.patcher)
+        self.key = self.model = self.patcher = None
+        gc.collect()
+        mm.soft_empty_cache()
+
+
+_LOADED = _Loaded()
+
+
+class ForgeExtractor:
+    """Qwen3-VL, or its vision tower alone, on the host's device, placed by the host's memory management.
+
+    A model is always loaded whole: the host's partial offloading leaves parts of a transformers model on the wrong device.
+
+    Args:
+        checkpoint: The weights.
+        device: `auto` (the text encoder's device, or the CPU where the model can't fit) or `cpu`.
+        tower: Whether only the vision tower is needed (engine splice).
+
+    Attributes:
+        note: Something the user should know about the placement, or "".
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: str, tower: bool = False):
+        self.checkpoint = checkpoint
+        self.note = ""
+        self.device = torch.device("cpu") if device == "cpu" else mm.text_encoder_device()
+        self.dtype = _compute_dtype(self.device)
+        if self.device.type != "cpu":
+            needed = checkpoint.count("visual." if tower else "") * self.dtype.itemsize + _activations(0)
+            total = mm.get_total_memory(self.device)
+            no_vram = getattr(mm.vram_state, "name", "") == "NO_VRAM"
+            if needed > total or no_vram:
+                self.note = f"Qwen3-VL needs {needed / GIB:.1f} GiB, the graphics card has {total / GIB:.1f}: it runs on the CPU, which is slower."
+                self.device = torch.device("cpu")
+                self.dtype = _compute_dtype(self.device)
+        self.precision = f"{self.device} {self.dtype}"
+
+    def hidden_states(self, sequence: Sequence, reference: Reference, tokens: int, layers: Iterable[int]) -> dict[int, Any]:
+        with self._placed(language.load, len(sequence.ids)) as model:
+            return model.hidden_states(sequence, reference, tokens, layers)
+
+    def image_tokens(self, reference: Reference, tokens: int) -> Any:
+        with self._placed(vision.load, tokens) as tower:
+            return vision.stacked_tokens(tower, sized(reference, tokens, self.checkpoint.unit))
+
+    @contextlib.contextmanager
+    def _placed(self, load: Callable, tokens: int) -> Iterator[Any]:
+        """The model on its device for the time of one pass; failures are told in one line and leave nothing behind."""
+        out_of_memory = getattr(mm, "OOM_EXCEPTION", torch.cuda.OutOfMemoryError)
+        try:
+            self._place(load, tokens)
+            show_progress("Z-Image VL: reading the reference")
+            yield _LOADED.model
+        except (out_of_memory, MemoryError) as error:
+            _LOADED.drop()
+            raise ZvlError(f"Not enough memory for Qwen3-VL on {self.device}. Choose the device cpu, or a smaller reference size.") from error
+        except RuntimeError as error:
+            _LOADED.drop()  # in an unknown state, on an unknown device: the next run starts afresh
+            if "not enough memory" in str(error):  # torch's words for the CPU
+                raise ZvlError("Not enough main memory for Qwen3-VL. Close other programs, or use a computer with more.") from error
+            raise
+
+    def _place(self, load: Callable, tokens: int) -> None:
+        key = (self.checkpoint.identity, self.precision, load)
+        if _LOADED.key != key:
+            _LOADED.drop()
+            show_progress(f"Z-Image VL: loading {self.checkpoint.name}")
+            # The host moves the weights later, outside inference mode, where tensors made inside could not be replaced.
+            with torch.inference_mode(False):
+                model = load(self.checkpoint, self.dtype)
+            cpu = torch.device("cpu")
+            offload = cpu if self.device == cpu else mm.text_encoder_offload_device()
+            module = getattr(model, "module", model)
+            _LOADED.patcher = ModelPatcher(module, load_device=self.device, offload_device=offload)
+            _LOADED.model, _LOADED.key = model, key
+        more = {"force_full_load": True} if takes(mm.load_models_gpu, "force_full_load") else {}
+        with torch.inference_mode(False):
+            mm.load_models_gpu([_LOADED.patcher], memory_required=_activations(tokens), **more)
+
+
+def _compute_dtype(device: Any) -> Any:
+    """The host's dtype for text encoders where Qwen3-VL can compute in it, else bfloat16 if possible.
+
+    fp8 is for storage only; fp16 is slow on a CPU and its range is narrow for the attention sink's activations.
+    """
+    dtype = mm.text_encoder_dtype()
+    if dtype in (torch.bfloat16, torch.float32):
+        return dtype
+    if device.type == "cpu" or mm.should_use_bf16(device):
+        return torch.bfloat16
+    return torch.float16
+
+
+def _activations(tokens: int) -> int:
+    """Bytes that a pass needs besides the weights: 0.25 GiB for the vision tower, 0.5 MiB for every token."""
+    return GIB // 4 + tokens * 2**19

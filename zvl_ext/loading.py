@@ -1,0 +1,91 @@
+"""Building a transformers module from an opened checkpoint, without holding anything twice."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .errors import ZvlError
+
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoint
+
+
+def transformers_classes() -> tuple[type, type, type]:
+    """transformers' Qwen3VLModel, Qwen3VLVisionModel and Qwen3VLConfig, imported on first use.
+
+    Raises:
+        ZvlError: transformers is missing or too old.
+    """
+    try:
+        from transformers import Qwen3VLConfig
+        from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLModel, Qwen3VLVisionModel
+    except ImportError as error:
+        raise ZvlError(
+            f"Qwen3-VL needs transformers 4.57 or newer ({error}). Update the web UI, or run: python -m pip install 'transformers>=4.57' in its environment."
+        ) from error
+    return Qwen3VLModel, Qwen3VLVisionModel, Qwen3VLConfig
+
+
+def config_object(config: dict[str, Any]) -> Any:
+    """transformers' configuration from a checkpoint's plain data."""
+    *_, config_class = transformers_classes()
+    made = config_class(**{k: v for k, v in config.items() if k not in ("architectures", "model_type", "quantization_config")})
+    made._attn_implementation = "sdpa"
+    made.vision_config._attn_implementation = "sdpa"
+    return made
+
+
+def build(model_class: type, config: Any, small_config: Any, checkpoint: Checkpoint, prefix: str, dtype: torch.dtype) -> torch.nn.Module:
+    """Build a module without memory and fill it tensor by tensor from the checkpoint, on the CPU.
+
+    Args:
+        config: The module's configuration.
+        small_config: One of the same head sizes with no layers, for the computed buffers.
+        prefix: The module's place in Qwen3VLModel, such as `visual.`; "" for the whole. Only tensors below it are read.
+
+    Raises:
+        ZvlError: a tensor is missing, unknown or misshapen; it is named.
+    """
+    try:
+        with torch.device("meta"):
+            module = model_class(config)
+    except (ArithmeticError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+        raise ZvlError(f"{checkpoint.name}: its configuration does not describe a Qwen3-VL ({error}). Download config.json again.") from error
+    slots = dict(module.named_parameters())
+    _check_names(checkpoint, {prefix + name: tuple(slot.shape) for name, slot in slots.items()}, prefix)
+    for name, value in checkpoint.read([prefix + name for name in slots], dtype):
+        owner, _, leaf = name.removeprefix(prefix).rpartition(".")
+        setattr(module.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=False))
+    # Computed buffers (the rotary frequencies) are not in the file. They come from a second module with hardly any weights,
+    # which does not depend on how a version of transformers calls or builds the parts that hold them.
+    empty = [name for name, part in module.named_modules() if any(b.is_meta for b in part.buffers(recurse=False))]
+    small = model_class(small_config) if empty else None
+    for name in empty:
+        owner, _, leaf = name.rpartition(".")
+        setattr(module.get_submodule(owner), leaf, small.get_submodule(name))
+    return module.eval().requires_grad_(False)
+
+
+def smallest(config: dict[str, Any]) -> dict[str, Any]:
+    """The same configuration with no layers and a vocabulary of one."""
+    return {
+        **config,
+        "text_config": {**config["text_config"], "num_hidden_layers": 0, "vocab_size": 1, "pad_token_id": None, "layer_types": None},
+        "vision_config": {**config["vision_config"], "depth": 0, "deepstack_visual_indexes": [], "num_position_embeddings": 1},
+    }
+
+
+def _check_names(checkpoint: Checkpoint, shapes: dict[str, tuple[int, ...]], prefix: str) -> None:
+    stored = {name for name in checkpoint.tensors if name.startswith(prefix)}
+    for what, names in (
+        ("is missing", sorted(shapes.keys() - stored)),
+        ("is not part of a Qwen3-VL", sorted(stored - shapes.keys())),
+    ):
+        if names:
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            raise ZvlError(f"{checkpoint.name}: the tensor {names[0]}{more} {what}. Download the weights again.")
+    for name, shape in shapes.items():
+        if (found := checkpoint.tensors[name].shape) != shape:
+            raise ZvlError(f"{checkpoint.name}: the tensor {name} is {list(found)}, it should be {list(shape)}. Download the weights again.")

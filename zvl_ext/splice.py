@@ -1,0 +1,123 @@
+"""The splice engine: Qwen3-VL's image tokens read by the image model's own text encoder.
+
+The vision tower's tokens are put between the text encoder's own input embeddings, behind the template's head. The text
+encoder then runs on embeddings, with one of two ways to count positions:
+
+- `sequential`: one position after another, as the text encoder counts words. Nothing of the text encoder is touched.
+- `mrope`: time, row and column as in Qwen3-VL, and DeepStack's additions after the first layers. The rotary tables are
+  replaced and the additions made by hooks on the layers, for the time of one pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from .sequence import Sequence
+
+
+@dataclass(frozen=True)
+class ImageTokens:
+    """What the vision tower makes of one reference.
+
+    Attributes:
+        tokens: float32 [N, hidden].
+        deepstack: Additions for the first layers, each float32 [N, hidden].
+        mrope_section: How many rotary frequencies count time, rows and columns.
+    """
+
+    tokens: torch.Tensor
+    deepstack: tuple[torch.Tensor, ...]
+    mrope_section: tuple[int, int, int]
+
+
+class TextEncoder(Protocol):
+    """The image model's text encoder as a language model on embeddings.
+
+    Attributes:
+        layers: How many layers it has.
+        identity: Names its weights; results of another one are not reused.
+    """
+
+    layers: int
+    identity: str
+
+    def embed(self, ids: list[int]) -> torch.Tensor:
+        """Input embeddings [len(ids), hidden], float32."""
+
+    def hidden_states(self, embeds: torch.Tensor, layer: int, image: ImageTokens | None, sequence: Sequence) -> torch.Tensor:
+        """Hidden states [tokens, hidden], float32 on the CPU, of a sequence of input embeddings.
+
+        `layer` counts as in transformers' `hidden_states`. With `image` given, positions are Qwen3-VL's and DeepStack's
+        additions are made; otherwise positions are sequential.
+        """
+
+
+def embeddings(text: torch.Tensor, system: torch.Tensor | None, ends: torch.Tensor, image: torch.Tensor, head: int) -> torch.Tensor:
+    """The input embeddings of the whole sequence: system, head, vision_start, image, vision_end, the rest of the text.
+
+    Args:
+        text: The host's own input embeddings [n, hidden], with whatever emphasis has done to them.
+        system: Those of a system text in front, or None.
+        ends: Those of vision_start and vision_end, [2, hidden].
+        image: Image tokens [N, hidden].
+        head: How many text rows stand before the vision block.
+    """
+    parts = [text[:head], ends[:1], image.to(text), ends[1:], text[head:]]
+    return torch.cat(parts if system is None else [system, *parts])
+
+
+def mrope_tables(positions: torch.Tensor, head_dim: int, theta: float, section: tuple[int, int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine and sine of interleaved MRoPE, float32 [tokens, head_dim], both halves alike (Qwen3-VL's rotary embedding).
+
+    Args:
+        positions: [3, tokens]: time, row, column.
+        section: How many of the head_dim / 2 frequencies belong to each of the three; rows and columns take every third
+            frequency from the second and the third on, time has the others.
+    """
+    inverse = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    angles = positions.float()[..., None].cpu() * inverse  # [3, tokens, head_dim / 2]
+    mixed = angles[0].clone()
+    for axis in (1, 2):
+        mixed[:, axis : section[axis] * 3 : 3] = angles[axis][:, axis : section[axis] * 3 : 3]
+    both = torch.cat([mixed, mixed], dim=-1)
+    return both.cos(), both.sin()
+
+
+@contextlib.contextmanager
+def replaced_argument(layers: Any, name: str, replace: Callable[[Any], Any]) -> Iterator[None]:
+    """Replace one keyword argument of every layer while the context is open."""
+
+    def hook(module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        return args, {**kwargs, name: replace(kwargs[name])}
+
+    handles = [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def added_after(layers: Any, additions: tuple[torch.Tensor, ...], start: int) -> Iterator[None]:
+    """Add DeepStack's rows to the output of the first layers, from position `start` on, while the context is open."""
+
+    def adding(rows: torch.Tensor) -> Callable:
+        def hook(module: torch.nn.Module, inputs: tuple, output: Any) -> Any:
+            hidden = (output[0] if isinstance(output, tuple) else output).clone()
+            hidden[:, start : start + rows.shape[0]] += rows.to(hidden)
+            return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+        return hook
+
+    handles = [layer.register_forward_hook(adding(rows)) for layer, rows in zip(layers, additions)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
