@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
 from .errors import ZvlError
-from .options import BY_NAME, OPTIONS, PROMPT, Settings
+from .options import BY_NAME, OPTIONS, PROMPT, Option, Settings
 
 if TYPE_CHECKING:
     import torch
@@ -94,6 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     options = commands.add_parser("options", help="every control with its range, default and names")
     options.add_argument("--json", action="store_true")
+    options.add_argument("--markdown", action="store_true", help="as the table in the README")
     options.set_defaults(run=_options)
     return parser
 
@@ -219,10 +220,28 @@ def _options(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps([option.describe() for option in OPTIONS], indent=2, ensure_ascii=False))
         return
+    if args.markdown:
+        print(options_table())
+        return
     for option in OPTIONS:
-        limits = "|".join(option.choices) or (f"{option.minimum:g} to {option.maximum:g}" if option.minimum is not None else option.kind)
-        print(f"{option.name:18} {limits:36} default {option.default!r}")
+        print(f"{option.name:18} {_values(option)}; default {json.dumps(option.default)}")
         print(f"{'':18} {option.help}")
+
+
+def options_table() -> str:
+    """The options in the order of the positional API, as a table in Markdown."""
+    rows = [f"| `{o.name}` | {_values(o)} | {'' if o.default in (None, '') else f'`{json.dumps(o.default)}`'} |" for o in OPTIONS]
+    return "\n".join(["| name | values | default |", "|---|---|---|", *rows])
+
+
+def _values(option: Option) -> str:
+    """What an option takes, in words."""
+    if option.choices:
+        return ", ".join(f"`{choice}`" for choice in option.choices)
+    if option.minimum is not None:
+        return f"{option.minimum:g} to {option.maximum:g}"
+    words = {"switch": "true, false", "image": "an image as base64 text", "model": "a name from the panel's list; empty: the first"}
+    return words.get(option.kind, option.kind)
 
 
 def _device(name: str) -> str:

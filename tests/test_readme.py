@@ -1,0 +1,22 @@
+"""The README says what the code does."""
+
+from pathlib import Path
+
+from zvl_ext import __main__ as command_line
+from zvl_ext.options import PRESETS
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_options_is_the_declared_one():
+    assert command_line.options_table() in README, "run: python -m zvl_ext options --markdown"
+
+
+def test_every_preset_is_explained():
+    for name in PRESETS:
+        assert f"| {name} |" in README
+
+
+def test_every_command_is_shown():
+    for name in ("extract", "blend", "statistics", "options"):
+        assert f"python -m zvl_ext {name}" in README
