@@ -4,7 +4,7 @@ import threading
 
 import torch
 
-from zvl_ext.store import Recent, Store
+from zvl_ext.store import Store
 
 ROW = torch.zeros(1000)  # 4000 bytes
 
@@ -85,8 +85,8 @@ def test_many_threads_never_exceed_the_limit():
     assert len(over) == 1200
 
 
-def test_the_last_few_things_are_kept_by_name():
-    recent = Recent(2)
+def test_other_things_than_tensors_are_kept_by_a_size_of_their_own():
+    pictures = Store(200, size=len)
     for name in ("a", "b", "a", "c"):
-        recent.put(name, name.upper())
-    assert [recent.get(name) for name in ("a", "b", "c", "d")] == ["A", None, "C", None]
+        pictures.put(name, name * 100)
+    assert [pictures.get(name) for name in ("a", "b", "c")] == ["a" * 100, None, "c" * 100]

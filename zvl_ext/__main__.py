@@ -183,6 +183,8 @@ def _rows(vl: torch.Tensor, metadata: dict[str, str], path: str) -> Rows:
 
 
 def _statistics(args: argparse.Namespace) -> None:
+    if args.reference_out:
+        _check_out(args.reference_out, "--reference-out")
     import torch
 
     from .statistics import compare, measure
@@ -200,7 +202,6 @@ def _statistics(args: argparse.Namespace) -> None:
         "vl_holds_position_0": holds_first,
     }
     if args.reference_out:
-        _check_out(args.reference_out)
         reference = measure(torch.cat(texts))
         tensors = {"per_dim_mean": reference.per_dim_mean, "per_dim_std": reference.per_dim_std, "global_std": torch.tensor(reference.global_std)}
         _save(tensors, args.reference_out, {"zvl_ext": __version__})
@@ -255,11 +256,11 @@ def _device(name: str) -> str:
     return name
 
 
-def _check_out(path: str) -> None:
+def _check_out(path: str, flag: str = "--out") -> None:
     """Refuse before the work, not after it."""
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder) or os.path.isdir(path):
-        raise ZvlError(f"--out {path}: {'this is a folder' if os.path.isdir(path) else 'there is no folder ' + folder}.")
+        raise ZvlError(f"{flag} {path}: {'this is a folder' if os.path.isdir(path) else 'there is no folder ' + folder}.")
 
 
 def _load(path: str) -> tuple[torch.Tensor, dict[str, str]]:
@@ -277,7 +278,10 @@ def _load(path: str) -> tuple[torch.Tensor, dict[str, str]]:
         tensor = tensor[0]
     if tensor.ndim != 2 or tensor.shape[0] == 0 or not tensor.is_floating_point():
         raise ZvlError(f"{path}: {TENSOR} is {tensor.dtype} {list(tensor.shape)}; float [tokens, hidden] is needed.")
-    return tensor.float(), metadata
+    tensor = tensor.float()
+    if not tensor.isfinite().all():
+        raise ZvlError(f"{path}: {TENSOR} has values that are not finite. Extract it again, in another dtype.")
+    return tensor, metadata
 
 
 def _load_statistics(path: str, hidden: int) -> ReferenceStatistics:

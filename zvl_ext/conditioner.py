@@ -50,7 +50,7 @@ class Text:
         prompt: The prompt as the host's text encoder got it.
         ids: The host's n token ids, template included.
         embeddings: float [n, hidden].
-        inputs: The text encoder's input embeddings [n, hidden], emphasis included; needed for splice.
+        inputs: The text encoder's input embeddings [n, hidden], emphasis included, for splice; None where the host keeps them.
     """
 
     prompt: str
@@ -146,7 +146,9 @@ def _spliced_states(settings: Settings, reference: Reference, budget: int, seque
     section = extractor.checkpoint.config["text_config"]["rope_scaling"]["mrope_section"]
     image = ImageTokens(stacked[0], tuple(stacked[1:]), tuple(section))
     vision = extractor.checkpoint.vision_tokens
-    own = text.inputs if settings.vl_prompt == PROMPT else encoder.embed(list(sequence.ids[sequence.system :][: sequence.head]) + _tail(sequence))
+    own = text.inputs if settings.vl_prompt == PROMPT else None
+    if own is None:
+        own = encoder.embed([*sequence.ids[sequence.system : sequence.system + sequence.head], *sequence.ids[sequence.image_end + 1 :]])
     system = encoder.embed(list(sequence.ids[: sequence.system])) if sequence.system else None
     embeds = embeddings(own, system, encoder.embed([vision.start, vision.end]).to(own), image.tokens, sequence.head)
     states = encoder.hidden_states(embeds, layer, image if settings.positions == "mrope" else None, sequence)
@@ -154,10 +156,6 @@ def _spliced_states(settings: Settings, reference: Reference, budget: int, seque
         raise ZvlError(f"Hidden layer {layer} of the text encoder has values that are not finite. Choose positions sequential, or another layer.")
     sources.store.put(key, states)
     return states
-
-
-def _tail(sequence: Sequence) -> list[int]:
-    return list(sequence.ids[sequence.image_end + 1 :])
 
 
 def mix(settings: Settings, text: torch.Tensor, rows: Rows, statistics: ReferenceStatistics | None) -> torch.Tensor:

@@ -63,6 +63,13 @@ def refusal(message: str, api: bool) -> Exception:
     return ZvlError(message)
 
 
+def queue_lock() -> Any:
+    """Held while a picture is being made."""
+    from modules.call_queue import queue_lock as lock
+
+    return lock
+
+
 def show_progress(text: str) -> None:
     """Say in the web UI's progress bar what is being done."""
     from modules import shared

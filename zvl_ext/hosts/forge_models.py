@@ -21,7 +21,7 @@ from ..errors import ZvlError
 from ..reference import Reference, sized
 from ..sequence import TEMPLATE, Encode, Sequence
 from ..splice import ImageTokens, added_after, mrope_tables, replaced_argument
-from .forge import show_progress, takes
+from .forge import queue_lock, show_progress, takes
 
 GIB = 2**30
 UNKNOWN = "This version of the web UI encodes Z-Image's prompt in a way Z-Image VL does not know. Look for an update of Z-Image VL."
@@ -151,6 +151,12 @@ class _Loaded:
 
 
 _LOADED = _Loaded()
+
+
+def unload() -> None:
+    """Give back the memory that Qwen3-VL takes, when no picture is being made."""
+    with queue_lock():
+        _LOADED.drop()
 
 
 class ForgeExtractor:

@@ -52,6 +52,7 @@ def build(title: str, elem_id: Callable[[str], str]) -> tuple[list, list]:
                 with gr.Row(elem_classes=["zvl-model"]):
                     control("model")
                     refresh = forge.tool_button(value="\U0001f504", elem_id=elem_id("refresh"), tooltip="Look for Qwen3-VL weights again")
+                    free = forge.tool_button(value="\U0001f9f9", elem_id=elem_id("free"), tooltip="Free the memory that Qwen3-VL takes")
                 control("preset")
                 control("engine")
                 control("alpha")
@@ -69,6 +70,7 @@ def build(title: str, elem_id: Callable[[str], str]) -> tuple[list, list]:
                         control(option.name, visible=len(option.choices) != 1)
 
     refresh.click(_refresh, inputs=[made["model"]], outputs=[made["model"], missing], show_progress=False)
+    free.click(_free, show_progress=False)
     set_by_preset = [made[name] for name in PRESET_OPTIONS]
     # `input` is the user's own choice; `change` would also fire when the controls below set the preset's name.
     made["preset"].input(_choose_preset, inputs=[made["preset"]], outputs=set_by_preset, show_progress=False, queue=False)
@@ -115,6 +117,13 @@ def _missing() -> str:
 def _refresh(chosen: str | None) -> tuple[Any, str]:
     names = list(forge.models())
     return gr.update(choices=names, value=chosen if chosen in names else (names[0] if names else None)), _missing()
+
+
+def _free() -> None:
+    from ..hosts import forge_models
+
+    forge_models.unload()
+    gr.Info("Z-Image VL: Qwen3-VL was unloaded.")
 
 
 def _choose_preset(name: str) -> list:

@@ -18,11 +18,11 @@ from ..errors import ZvlError
 from ..hosts import forge, forge_models
 from ..options import BY_NAME, PRESETS, Settings, preset_of
 from ..reference import Reference, open_reference
-from ..store import Recent, Store
+from ..store import Store
 from . import axes, infotext
 
 HIDDEN_STATES = Store()
-RECENT = Recent(16)
+RECENT = Store(128 * 2**20, size=lambda image: 3 * image.width * image.height)  # references, for pasting their parameters
 _STATISTICS = forge_models.per_engine()
 _HOOKS = ("cached_params", "get_conds_with_caching")
 
