@@ -8,6 +8,7 @@ import re
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -19,8 +20,13 @@ import transformers
 from tokenizers import Tokenizer
 
 from zvl_ext.checkpoint import Checkpoint, open_checkpoint
+from zvl_ext.conditioner import Sources, Text
 from zvl_ext.errors import ZvlError
+from zvl_ext.hosts.standalone import StandaloneExtractor, StandaloneTextEncoder
 from zvl_ext.language import Qwen3VL, load
+from zvl_ext.reference import Reference, open_reference
+from zvl_ext.sequence import TEMPLATE
+from zvl_ext.store import Store
 
 transformers.utils.logging.disable_progress_bar()
 torch.set_num_threads(1)  # tiny tensors: threads only get in each other's way
@@ -110,3 +116,70 @@ def checkpoint(folder: Path) -> Checkpoint:
 @pytest.fixture(scope="session")
 def loaded(checkpoint: Checkpoint) -> Qwen3VL:
     return load(checkpoint, torch.float32)
+
+
+# --- the pipeline over the tiny models
+
+
+class Counting:
+    """A part of the pipeline whose passes are noted, by the method's name. Attributes set here hide the part's own."""
+
+    def __init__(self, part: Any):
+        self.part = part
+        self.passes: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("hidden_states", "image_tokens"):
+            self.passes.append(name)
+        return getattr(self.part, name)
+
+
+@pytest.fixture(scope="session")
+def standalone(checkpoint: Checkpoint) -> StandaloneExtractor:
+    return StandaloneExtractor(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def text_encoder(tokenizer: Tokenizer) -> transformers.Qwen3Model:
+    """The image model's own: as wide as `model`, deeper."""
+    return tiny.make_text_encoder(tokenizer)
+
+
+@pytest.fixture
+def extractor(standalone: StandaloneExtractor) -> Counting:
+    return Counting(standalone)
+
+
+@pytest.fixture
+def encoder(text_encoder: transformers.Qwen3Model) -> Counting:
+    return Counting(StandaloneTextEncoder(text_encoder, "tiny"))
+
+
+@pytest.fixture
+def reference() -> Reference:
+    """A picture of 15 image tokens."""
+    return open_reference(tiny.picture(160, 96))
+
+
+@pytest.fixture
+def text_of(encode: Callable, text_encoder: transformers.Qwen3Model) -> Callable[..., Text]:
+    """What a host makes of a prompt. Where an emphasis is given, every input embedding is multiplied with its number."""
+
+    def make(prompt: str = "a photo of a cat", dtype: torch.dtype = torch.float32, emphasis: torch.Tensor | float = 1.0) -> Text:
+        ids = tuple(encode(TEMPLATE.format(prompt)))
+        inputs = text_encoder.get_input_embeddings()(torch.tensor(ids)) * emphasis
+        return Text(prompt, ids, tiny.plain_text_states(text_encoder, inputs)[-2].to(dtype), inputs)
+
+    return make
+
+
+@pytest.fixture
+def said() -> list[str]:
+    """What the user was told."""
+    return []
+
+
+@pytest.fixture
+def sources(extractor: Counting, encode: Callable, encoder: Counting, said: list[str]) -> Sources:
+    """Sources with an empty store. Statistics are not to be asked for, unless a test puts some in."""
+    return Sources(extractor, encode, lambda: pytest.fail("statistics were asked for"), encoder, Store(), said.append)

@@ -424,7 +424,7 @@ def test_extract_refuses_a_broken_tokenizer(content, cli, work, extract_argument
 def test_extract_refuses_a_tokenizer_of_another_model(cli, work, extract_arguments):
     from tokenizers import Tokenizer, models
 
-    Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?")).save(str(work / "tokenizer.json"))  # noqa: S106
+    Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?")).save(str(work / "tokenizer.json"))
     assert_refused(cli(*extract_arguments(tokenizer=work)))
 
 

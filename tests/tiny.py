@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers import Qwen3Config, Qwen3Model, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 try:  # transformers 5 without torchvision
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil as ImageProcessor
@@ -74,17 +74,22 @@ IRREGULAR = {
     "text": {"head_dim": 16, "mrope_section": [4, 2, 2], "rope_theta": 1e4},
     "vision": {"hidden_size": 32, "num_heads": 4},
 }
+# Z-Image's text encoder beside the first: the same widths, a theta of its own, and more layers, so that no count is mistaken for the other.
+TEXT_ENCODER = {
+    "text": {**REGULAR["text"], "rope_theta": 1e6, "layers": 7},
+    "vision": REGULAR["vision"],
+}
 
 
 def make_config(tokenizer: Tokenizer, shape: dict = REGULAR) -> Qwen3VLConfig:
-    """A configuration of 5 text layers and 4 vision layers, read alike by transformers 4 and 5."""
+    """A configuration of 5 text layers (or as the shape says) and 4 vision layers, read alike by transformers 4 and 5."""
     rope = {"rope_type": "default", "mrope_interleaved": True, "mrope_section": shape["text"]["mrope_section"]}
     theta = shape["text"]["rope_theta"]
     text = {
         "vocab_size": EMBEDDINGS,
         "hidden_size": 64,
         "intermediate_size": 96,
-        "num_hidden_layers": 5,
+        "num_hidden_layers": shape["text"].get("layers", 5),
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": shape["text"]["head_dim"],
@@ -110,9 +115,31 @@ def make_config(tokenizer: Tokenizer, shape: dict = REGULAR) -> Qwen3VLConfig:
 
 
 def make_model(config: Qwen3VLConfig, seed: int = 0) -> Qwen3VLForConditionalGeneration:
-    """A random model in which every layer matters: the usual initialization (0.02) would hide a wrong layer in rounding."""
     torch.manual_seed(seed)
-    model = Qwen3VLForConditionalGeneration(config).eval().requires_grad_(False)
+    return randomized(Qwen3VLForConditionalGeneration(config))
+
+
+def make_text_encoder(tokenizer: Tokenizer, seed: int = 2) -> Qwen3Model:
+    """A random Qwen3, as Z-Image reads prompts with: plain 1-D RoPE."""
+    of_vl = make_config(tokenizer, TEXT_ENCODER).text_config
+    same = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps")
+    theta = TEXT_ENCODER["text"]["rope_theta"]
+    rope = {"rope_theta": theta} if is_version_4() else {"rope_parameters": {"rope_type": "default", "rope_theta": theta}}
+    torch.manual_seed(seed)
+    return randomized(Qwen3Model(Qwen3Config(**{name: getattr(of_vl, name) for name in same}, **rope, max_position_embeddings=4096)))
+
+
+def with_text_encoder(model: Qwen3VLForConditionalGeneration, text_encoder: Qwen3Model, tokenizer: Tokenizer) -> Qwen3VLForConditionalGeneration:
+    """A whole Qwen3-VL that sees with the eyes of `model` and reads with the text encoder."""
+    whole = Qwen3VLForConditionalGeneration(make_config(tokenizer, TEXT_ENCODER)).eval().requires_grad_(False)
+    whole.model.visual.load_state_dict(model.model.visual.state_dict(), strict=True)
+    whole.model.language_model.load_state_dict(text_encoder.state_dict(), strict=True)
+    return whole
+
+
+def randomized(model: torch.nn.Module) -> torch.nn.Module:
+    """Random weights with which every layer matters: the usual initialization (0.02) would hide a wrong layer in rounding."""
+    model = model.eval().requires_grad_(False)
     for name, weight in model.named_parameters():
         noise = torch.randn_like(weight)
         if "norm" in name and name.endswith("weight"):
@@ -313,6 +340,21 @@ def plain_hidden_states(model: Qwen3VLForConditionalGeneration, ids: list[int], 
             output = model.model(**plain_inputs(model, ids, pixels), output_hidden_states=True)
     finally:
         weight[SPARE] = kept
+    return tuple(states[0] for states in output.hidden_states)
+
+
+def plain_image_tokens(model: Qwen3VLForConditionalGeneration, pixels: dict[str, torch.Tensor]) -> torch.Tensor:
+    """What the whole model's vision tower makes of a picture: image tokens and DeepStack's additions, [1 + additions, N, hidden]."""
+    with torch.no_grad():
+        output = model.model.visual(pixels["pixel_values"], grid_thw=pixels["image_grid_thw"])
+    tokens, deepstack = output if isinstance(output, tuple) else (output.pooler_output, output.deepstack_features)
+    return torch.stack([tokens, *deepstack])
+
+
+def plain_text_states(text_encoder: Qwen3Model, inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """`hidden_states` of the plain text encoder on input embeddings [tokens, hidden], the inputs themselves first."""
+    with torch.no_grad():
+        output = text_encoder(inputs_embeds=inputs[None], use_cache=False, output_hidden_states=True)
     return tuple(states[0] for states in output.hidden_states)
 
 

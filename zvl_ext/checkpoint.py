@@ -280,7 +280,9 @@ def _headers(files: list[str], name: str) -> tuple[dict[str, Stored], dict[str, 
                     elif companion is None:
                         tensors[inner] = stored
         except (OSError, SafetensorError) as error:
-            raise ZvlError(f"{name}: {os.path.basename(file)} is not a whole safetensors file ({error}). Download it again.") from error
+            base = os.path.basename(file)
+            whole = base if name.endswith(base) else f"{name}: {base}"
+            raise ZvlError(f"{whole} is not a whole safetensors file ({error}). Download it again.") from error
     for inner, stored in tensors.items():
         if stored.dtype not in _FP8 + _PLAIN:
             raise ZvlError(f"{name}: {inner} is stored as {stored.dtype}; bf16, fp16, fp32 and scaled fp8 can be read. {WANTED}.")

@@ -54,11 +54,16 @@ def sink_aware(vl: torch.Tensor, text: torch.Tensor, holds_first: bool) -> torch
     ordinary = vl[1:] if holds_first else vl
     if ordinary.shape[0] == 0 or text.shape[0] < 2:
         return vl
-    return vl * (_row_rms(text[1:]).median() / _row_rms(ordinary).median().clamp_min(FLOOR))
+    return vl * (_median(_row_rms(text[1:])) / _median(_row_rms(ordinary)).clamp_min(FLOOR))
 
 
 def _row_rms(rows: torch.Tensor) -> torch.Tensor:
     return rows.square().mean(dim=1).sqrt()
+
+
+def _median(values: torch.Tensor) -> torch.Tensor:
+    """The usual median; torch's own takes the lower of the two middle values."""
+    return values.quantile(0.5)
 
 
 def repair_outliers(vl: torch.Tensor, mode: str, threshold: float, reference: ReferenceStatistics | None) -> tuple[torch.Tensor, int]:

@@ -141,6 +141,8 @@ class _Loaded:
     patcher: Any = None
 
     def drop(self) -> None:
+        if self.model is None:
+            return
         if self.patcher is not None:
             with contextlib.suppress(Exception):  # best effort: this runs after failures, too
                 self.patcher.detach()

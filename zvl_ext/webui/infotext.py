@@ -6,6 +6,7 @@ the panel that made it. `ZVL` (the extension's version) stands for "enabled".
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from .. import __version__
@@ -14,8 +15,9 @@ from ..reference import Reference
 
 MARK = "ZVL"
 DIGEST = 12  # hexadecimal digits of the reference's digest
-# Before every text: the web UI loses empty values and takes "512x512" for a size.
+# Before every text: the web UI loses empty values and takes "512x512" for a size. Names of models rarely need it.
 TEXT = "="
+_MISREAD = re.compile(r'=|"|\d+x\d+$')
 
 KEYS = (MARK, *(option.infotext for option in OPTIONS if option.infotext))
 
@@ -28,9 +30,9 @@ def write(settings: Settings, reference: Reference, model: str) -> dict[str, str
         if option.kind == "image":
             entries[option.infotext] = reference.digest[:DIGEST]
         elif option.kind == "model":
-            entries[option.infotext] = model
+            entries[option.infotext] = TEXT + model if _MISREAD.match(model) else model
         elif option.infotext and value != option.default:
-            entries[option.infotext] = TEXT + value if option.kind == "text" else f"{value:g}" if option.kind == "number" else str(value)
+            entries[option.infotext] = TEXT + value if option.kind == "text" else repr(value).removesuffix(".0") if option.kind == "number" else str(value)
     return entries
 
 
@@ -52,7 +54,7 @@ def read(option: Option, parameters: dict[str, str]) -> Any:
     if text is None:
         return option.default
     try:
-        if option.kind == "text":
+        if option.kind in ("text", "model"):
             return text.removeprefix(TEXT)
         if option.kind == "switch":
             return {"True": True, "False": False}.get(text)

@@ -60,9 +60,8 @@ def build(title: str, elem_id: Callable[[str], str]) -> tuple[list, list]:
             control("hidden_layer")
             control("image_dropout")
         control("token_mode")
-        with gr.Row():
-            control("normalization", scale=3)
-            control("scale_to_text", scale=2)
+        control("normalization")
+        control("scale_to_text")
         with gr.Accordion("Advanced", open=False, elem_id=elem_id("advanced")):
             for pair in _pairs([o for o in OPTIONS if o.advanced]):
                 with gr.Row(elem_classes=["zvl-pair"]):

@@ -6,9 +6,11 @@ Nothing here outlives `p`, and nothing of the host is replaced: the instance get
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ HIDDEN_STATES = Store()
 RECENT = Store(128 * 2**20, size=lambda image: 3 * image.width * image.height)  # references, for pasting their parameters
 _STATISTICS = forge_models.per_engine()
 _HOOKS = ("cached_params", "get_conds_with_caching")
+_RUN = "zvl_run"  # on p: the run that is attached
 
 
 def parse(args: tuple | list, cell: dict[str, Any]) -> Settings:
@@ -43,57 +46,84 @@ def attach(p: Any, args: tuple | list) -> None:
     Never raises: the host would swallow it and make the picture without the reference. What is wrong is raised later, in
     the conditioning step, where it stops the run.
     """
-    detach(p)
+    wrapped = detach(p)
     infotext.clear(p.extra_generation_params)
     run = Run(p)
     try:
-        settings = parse(args, getattr(p, axes.VALUES, {}))
-        if not settings.enabled:
-            if getattr(p, axes.VALUES, None):
-                p.comment("Z-Image VL is switched off, so its X/Y/Z axes change nothing.")
-            return
-        if settings.alpha == 0.0:
-            return
-        if settings.reference is None:
-            if forge.is_api(p):
-                raise ZvlError("Z-Image VL is enabled without a reference. Send one as base64 text, or send enabled: false.")
-            p.comment("Z-Image VL: no reference image, so the picture was made from the prompt alone.")
-            return
-        run.settings, run.reference = settings, open_reference(settings.reference)
-        RECENT.put(run.reference.digest[: infotext.DIGEST], run.reference.image)
+        run.prepare(args)
     except Exception as error:  # noqa: BLE001  whatever it is, it has to stop the run
         run.error = error
-    run.install()
+    if run.acts or wrapped:  # where nothing is to be done, a run that does nothing silences the older one
+        run.install()
 
 
-def detach(p: Any) -> None:
-    """Take the hooks off `p`; a copy of another `p` brings that one's along."""
+def detach(p: Any) -> bool:
+    """Take the hooks off `p`; a copy of another `p` brings that one's along.
+
+    Returns:
+        Whether an earlier run is still there, wrapped by another extension's hooks.
+    """
+    earlier = p.__dict__.pop(_RUN, None)
+    wrapped = False
     for name in _HOOKS:
-        if isinstance(getattr(p.__dict__.get(name), "__self__", None), Run):
-            run = p.__dict__[name].__self__
-            if name in run.before:
-                p.__dict__[name] = run.before[name]
-            else:
-                del p.__dict__[name]
+        if getattr(p.__dict__.get(name), "__self__", None) is not earlier:
+            wrapped = True
+        elif earlier is not None:
+            del p.__dict__[name]
+            if name in earlier.before:
+                p.__dict__[name] = earlier.before[name]
+    return wrapped and earlier is not None
+
+
+# The run whose hook is being called. Only the newest acts: an older one of the same or a copied `p`, wrapped by another
+# extension's hook, is reached from inside it.
+_CURRENT: ContextVar[Run | None] = ContextVar("zvl_run", default=None)
 
 
 class Run:
-    """One generation's settings and hooks."""
+    """One generation's settings and hooks.
 
-    settings: Settings
-    reference: Reference
+    Attributes:
+        settings, reference: None where the extension takes no part.
+        error: What is wrong with the request; raised in the conditioning step.
+        before: Hooks that were on `p` already.
+    """
 
     def __init__(self, p: Any):
         self.p = p
+        self.settings: Settings | None = None
+        self.reference: Reference | None = None
         self.error: Exception | None = None
         self.before: dict[str, Callable] = {}
         self._extractor: forge_models.ForgeExtractor | None = None
+
+    @property
+    def acts(self) -> bool:
+        return self.settings is not None or self.error is not None
+
+    def prepare(self, args: tuple | list) -> None:
+        """Read the arguments; leaves `settings` None where there is nothing to do."""
+        cell = getattr(self.p, axes.VALUES, {})
+        settings = parse(args, cell)
+        if not settings.enabled:
+            if cell:
+                self.p.comment("Z-Image VL is switched off, so its X/Y/Z axes change nothing.")
+        elif settings.alpha == 0.0:
+            pass  # the text embeddings themselves, to the last bit
+        elif settings.reference is None:
+            if forge.is_api(self.p):
+                raise ZvlError("Z-Image VL is enabled without a reference. Send one as base64 text, or send enabled: false.")
+            self.p.comment("Z-Image VL: no reference image, so the picture was made from the prompt alone.")
+        else:
+            self.settings, self.reference = settings, open_reference(settings.reference)
+            RECENT.put(self.reference.digest[: infotext.DIGEST], self.reference.image)
 
     def install(self) -> None:
         for name in _HOOKS:
             if name in self.p.__dict__:  # another extension's own hook on this p
                 self.before[name] = self.p.__dict__[name]
             setattr(self.p, name, getattr(self, name))
+        setattr(self.p, _RUN, self)
 
     def _original(self, name: str) -> Callable:
         return self.before.get(name) or getattr(type(self.p), name).__get__(self.p)
@@ -114,34 +144,53 @@ class Run:
 
         A longer tuple never equals the host's own, so on, off and on again all find what belongs to them.
         """
-        key = self._original("cached_params")(required_prompts, *args, **kwargs)
-        if self.error is not None or not self._applies(required_prompts):
-            return key
-        s = self.settings
-        values = tuple(getattr(s, o) for o in BY_NAME if o not in ("enabled", "reference", "model", "preset"))
-        identity = (self.extractor.checkpoint.identity, self.extractor.precision, str(getattr(forge.current_engine(), "filename", "")))
-        seeds = tuple(self._seeds(required_prompts)) if self._per_picture else ()
-        return (*key, ("zvl", self.reference.digest, values, identity, seeds))
+        with self._current() as newest:
+            key = self._original("cached_params")(required_prompts, *args, **kwargs)
+            if not newest or self.settings is None or not self._applies(required_prompts):
+                return key
+            s = self.settings
+            values = tuple(getattr(s, name) for name in BY_NAME if name not in ("enabled", "reference", "model", "preset"))
+            identity = (self.extractor.checkpoint.identity, self.extractor.precision, str(getattr(forge.current_engine(), "filename", "")))
+            seeds = tuple(self._seeds(required_prompts)) if self._per_picture else ()
+            return (*key, ("zvl", self.reference.digest, values, identity, seeds))
 
     def get_conds_with_caching(self, function: Callable, required_prompts: Any, *args: Any, **kwargs: Any) -> Any:
         """The host's conditioning step. What is raised here ends the run."""
-        original = self._original("get_conds_with_caching")
-        try:
-            if self.error is not None:
-                raise self.error
-            if not self._applies(required_prompts):
-                if not forge.is_zimage(forge.current_engine()):
-                    self.p.comment(f"Z-Image VL did nothing: {type(forge.current_engine()).__name__} is not Z-Image.")
+        with self._current() as newest:
+            original = self._original("get_conds_with_caching")
+            if not newest or not self.acts:
                 return original(function, required_prompts, *args, **kwargs)
+            try:
+                return self._conds(original, function, required_prompts, *args, **kwargs)
+            except ZvlError as error:
+                raise forge.refusal(str(error), forge.is_api(self.p)) from None
 
-            def conditioned(engine: Any, prompts: Any, *rest: Any, **more: Any) -> Any:
-                return self._conditioned(function, engine, prompts, *rest, **more)
+    @contextlib.contextmanager
+    def _current(self) -> Iterator[bool]:
+        """Make this the run that acts, unless a newer one is already acting; says which."""
+        if _CURRENT.get() not in (None, self):
+            yield False
+            return
+        token = _CURRENT.set(self)
+        try:
+            yield True
+        finally:
+            _CURRENT.reset(token)
 
-            result = original(conditioned, required_prompts, *args, **kwargs)
-            self.p.extra_generation_params.update(infotext.write(self.settings, self.reference, self.extractor.checkpoint.name))
-            return result
-        except ZvlError as error:
-            raise forge.refusal(str(error), forge.is_api(self.p)) from None
+    def _conds(self, original: Callable, function: Callable, required_prompts: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.error is not None:
+            raise self.error
+        if not self._applies(required_prompts):
+            if not forge.is_zimage(forge.current_engine()):
+                self.p.comment(f"Z-Image VL did nothing: {type(forge.current_engine()).__name__} is not Z-Image.")
+            return original(function, required_prompts, *args, **kwargs)
+
+        def conditioned(engine: Any, prompts: Any, *rest: Any, **more: Any) -> Any:
+            return self._conditioned(function, engine, prompts, *rest, **more)
+
+        result = original(conditioned, required_prompts, *args, **kwargs)
+        self.p.extra_generation_params.update(infotext.write(self.settings, self.reference, self.extractor.checkpoint.name))
+        return result
 
     def _applies(self, prompts: Any) -> bool:
         """Negative prompts stay plain text; another architecture stays as it is."""

@@ -1,11 +1,14 @@
-"""The script the web UI loads. What it does is in `run` (one generation), `panel` (the accordion) and `axes` (the XYZ plot)."""
+"""The script the web UI loads.
+
+What it does is in `run` (one generation), `panel` (the accordion) and `axes` (the XYZ plot).
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ..hosts import forge
-from . import axes, panel
+from . import panel
 
 TITLE = "Z-Image VL"
 
@@ -37,6 +40,3 @@ class ZImageVL(forge.script_base()):
         from . import run  # torch-side code; on a host without Z-Image it is never needed
 
         run.attach(p, args)
-
-
-forge.on_before_ui(axes.register)

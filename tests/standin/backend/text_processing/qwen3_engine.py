@@ -1,0 +1,43 @@
+import re
+
+import torch
+
+_WEIGHTED = re.compile(r"\(([^():]+):([\d.]+)\)")
+
+
+def segments(line):
+    """A prompt's parts with their weights. A colon with a number inside round brackets is emphasis."""
+    found, end = [], 0
+    for match in _WEIGHTED.finditer(line):
+        found += [(line[end : match.start()], 1.0), (match[1], float(match[2]))]
+        end = match.end()
+    found.append((line[end:], 1.0))
+    return [part for part in found if part[0]] or [("", 1.0)]
+
+
+class Qwen3TextProcessingEngine:
+    """Texts to one [tokens, hidden] each. Every weighted part is wrapped in the whole template; a repeated text is encoded once."""
+
+    def __init__(self, text_encoder, tokenizer):
+        self.text_encoder, self.tokenizer = text_encoder, tokenizer
+        self.llama_template = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+        self.intermediate_output = -2
+
+    def tokenize(self, texts):
+        return self.tokenizer([self.llama_template.format(text) for text in texts])["input_ids"]
+
+    def __call__(self, texts):
+        known = {}
+        for line in texts:
+            if line not in known:
+                parts = segments(line)
+                ids = self.tokenize([text for text, _ in parts])
+                weights = torch.tensor([w for (_, w), part in zip(parts, ids) for _ in part])
+                embeds = self.text_encoder.get_input_embeddings()(torch.tensor([[i for part in ids for i in part]]))
+                embeds = embeds * weights[None, :, None]
+                mask = torch.ones(embeds.shape[:2], dtype=torch.long)
+                known[line] = self.text_encoder(
+                    None, attention_mask=mask, embeds=embeds, num_tokens=[embeds.shape[1]], intermediate_output=self.intermediate_output,
+                    final_layer_norm_intermediate=False,
+                )[1][0]  # fmt: skip
+        return [known[line] for line in texts]

@@ -1,0 +1,235 @@
+"""The X/Y/Z plot's axes, in the web UI's own plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import hosts
+import pytest
+import tiny
+from host_fixtures import WebUI, same
+from modules import processing
+from PIL import Image
+
+from zvl_ext.hosts import forge
+from zvl_ext.options import BY_NAME, OPTIONS
+from zvl_ext.webui import axes, infotext, run
+
+pytest_plugins = ["host_fixtures"]
+
+LABELED = {o.name: axes.PREFIX + o.axis for o in OPTIONS if o.axis and len(o.choices) != 1}
+
+
+@pytest.fixture
+def plot() -> Any:
+    """The web UI's plot with our axes."""
+    if forge.xyz_module() is None:
+        hosts.load_scripts()
+    axes.register()
+    return forge.xyz_module()
+
+
+@pytest.fixture
+def references(weights: Path, picture: Any, other_picture: Any) -> Path:
+    folder = weights / "references"
+    folder.mkdir()
+    picture.save(folder / "first.png")
+    other_picture.save(folder / "second, with a comma.png")
+    (folder / ".hidden.png").write_bytes(b"")
+    (folder / "folder.png").mkdir()
+    (weights / "outside.png").write_bytes(tiny.encoded(picture, "PNG"))
+    return folder
+
+
+def axis(plot: Any, name: str) -> Any:
+    (found,) = [a for a in plot.axis_options if a.label == LABELED[name]]
+    return found
+
+
+# --- the list
+
+
+def test_every_axis_is_there_once_and_named(plot: Any) -> None:
+    for _ in range(2):
+        axes.register()
+    labels = [a.label for a in plot.axis_options]
+    ours = [label for label in labels if label.startswith(axes.PREFIX)]
+    assert sorted(ours) == sorted(LABELED.values())
+
+
+def test_the_axes_are_there_after_the_ui_is_reloaded() -> None:
+    """The web UI loads all scripts anew and forgets what the old ones registered; packages are not imported again."""
+    pytest.importorskip("gradio")
+    for _ in range(2):
+        hosts.load_scripts()
+    assert any(a.label.startswith(axes.PREFIX) for a in forge.xyz_module().axis_options)
+
+
+def test_types_and_choices(plot: Any, references: Path) -> None:
+    for name in LABELED:
+        option, found = BY_NAME[name], axis(plot, name)
+        assert found.type is axis_type(option)
+        if option.kind == "choice":
+            assert found.choices() == list(option.choices)
+        elif option.kind == "switch":
+            assert found.choices() == ["True", "False"]
+        elif option.kind == "image":
+            assert found.choices() == ["first.png", "second, with a comma.png"]
+        else:
+            assert found.choices is None
+
+
+def test_what_costs_a_pass_of_qwen3_vl_is_the_outer_loop(plot: Any) -> None:
+    passes = ("engine", "preset", "reference", "hidden_layer", "reference_tokens", "positions")
+    dear = [axis(plot, name).cost for name in LABELED if name in passes]
+    cheap = [axis(plot, name).cost for name in LABELED if name not in passes]
+    assert max(cheap) < min(dear) <= max(dear) < 1.0  # below a checkpoint's
+
+
+_ODD = {
+    "reference": (
+        ["first.png", " second, with a comma.png "],
+        ["third.png", "../outside.png", "..\\outside.png", "/etc/passwd", "references/first.png", "./first.png", "first.png/../first.png",
+         ".hidden.png", "folder.png", ""],
+    ),
+    "scale_to_text": (["True", "false", " TRUE"], ["yes", "1", ""]),
+}  # fmt: skip
+
+
+def good_and_bad(name: str) -> tuple[list, list]:
+    """Values of an axis as the plot hands them over, and values that it must refuse."""
+    option = BY_NAME[name]
+    if name in _ODD:
+        return _ODD[name]
+    if option.choices:
+        return [*option.choices, f" {option.choices[-1]} "], ["", "no such choice", option.choices[0].upper()]
+    ends = [axis_type(option)(end) for end in (option.minimum, option.maximum)]
+    odd = [float("nan"), float("inf")] if option.kind == "number" else []
+    return ends, [ends[0] - 1, ends[1] + 1, *odd]
+
+
+def axis_type(option: Any) -> type:
+    return {"number": float, "integer": int}.get(option.kind, str)
+
+
+@pytest.mark.parametrize("name", LABELED)
+def test_good_values_are_confirmed(plot: Any, references: Path, name: str) -> None:
+    axis(plot, name).confirm(None, good_and_bad(name)[0])
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in LABELED for value in good_and_bad(name)[1]])
+def test_bad_values_are_refused_before_the_grid_begins(plot: Any, references: Path, refused: Any, name: str, value: Any) -> None:
+    with refused("There is no reference image" if name == "reference" else name):
+        axis(plot, name).confirm(None, [good_and_bad(name)[0][0], value])
+
+
+def test_a_reference_that_is_no_picture_is_refused_before_the_grid_begins(plot: Any, references: Path, refused: Any) -> None:
+    (references / "text.png").write_text("no picture")
+    with refused("not a picture"):
+        axis(plot, "reference").confirm(None, ["text.png"])
+
+
+def test_a_link_out_of_the_folder_is_the_users_own(references: Path, weights: Path, picture: Any) -> None:
+    (references / "link.png").symlink_to(weights / "outside.png")
+    assert axes.open_named("link.png").image.tobytes() == picture.tobytes()
+
+
+# --- a grid
+
+
+class Grid:
+    """Runs the web UI's plot; in place of sampling, every cell's conditioning is kept."""
+
+    def __init__(self, plot: Any, web: WebUI, monkeypatch: pytest.MonkeyPatch):
+        self.plot, self.web, self.cells = plot, web, []
+        monkeypatch.setattr(plot, "process_images", self._cell)
+
+    def _cell(self, p: Any) -> Any:
+        run.attach(p, p.script_args)
+        p.all_seeds = p.all_subseeds = [1]
+        self.web.condition(p)
+        self.cells.append((p.c, infotext_of(p)))
+        return processing.Processed(p, [Image.new("RGB", (8, 8))], 1, "")
+
+    def run(self, p: Any, *chosen: tuple[str, Any]) -> list:
+        script = self.plot.Script()
+        script.current_axis_options = self.plot.axis_options
+        arguments: list = []
+        for label, values in [*chosen, *[("Nothing", "")] * (3 - len(chosen))]:
+            index = [a.label for a in self.plot.axis_options].index(LABELED.get(label, label))
+            listed = self.plot.axis_options[index].choices is not None
+            arguments += [index, "" if listed else ", ".join(map(str, values)), values if listed else []]
+        script.run(p, *arguments, False, False, False, True, False, False, False, 0, 0, False)
+        return self.cells
+
+
+def infotext_of(p: Any) -> dict:
+    return {key: value for key, value in p.extra_generation_params.items() if key in infotext.KEYS}
+
+
+@pytest.fixture
+def grid(plot: Any, web: WebUI, references: Path, monkeypatch: pytest.MonkeyPatch) -> Grid:
+    return Grid(plot, web, monkeypatch)
+
+
+def test_a_grids_cells_are_the_same_settings_made_one_by_one(grid: Grid, picture: Any) -> None:
+    web, p = grid.web, grid.web.p()
+    p.script_args = [{"enabled": True, "reference": picture, "alpha": 0.9}]
+    cells = grid.run(p, ("alpha", [0.0, 0.3, 0.6]), ("hidden_layer", [-2, -8]), ("scale_to_text", ["True", "False"]))
+    assert len(cells) == 12
+    made = {}
+    for layer in (-2, -8):
+        for scale in (True, False):
+            for alpha in (0.0, 0.3, 0.6):
+                single = web.run(web.p(), reference=picture, alpha=alpha, hidden_layer=layer, scale_to_text=scale)
+                made[layer, scale, alpha] = single.c, infotext_of(single)
+    for c, parameters in made.values():
+        assert any(same(c, cell) and parameters == there for cell, there in cells)
+    for cell, there in cells:
+        assert any(same(c, cell) and parameters == there for c, parameters in made.values())
+    assert not any(name in p.__dict__ for name in ("cached_params", "get_conds_with_caching", axes.VALUES)), "the grid's own p was touched"
+    assert p.script_args == [{"enabled": True, "reference": picture, "alpha": 0.9}]
+
+
+def test_an_axis_of_references_by_name(grid: Grid, picture: Any, other_picture: Any) -> None:
+    p = grid.web.p()
+    p.script_args = [{"enabled": True}]
+    cells = grid.run(p, ("reference", ["first.png", "second, with a comma.png"]))
+    for (c, parameters), image in zip(cells, (picture, other_picture)):
+        single = grid.web.run(grid.web.p(), reference=image)
+        assert same(c, single.c)
+        assert parameters == infotext_of(single)
+
+
+def test_a_grid_pays_for_every_layer_once(grid: Grid, picture: Any) -> None:
+    p = grid.web.p()
+    p.script_args = [{"enabled": True, "reference": picture}]
+    grid.run(p, ("alpha", [0.1, 0.3, 0.6]), ("token_mode", ["text", "all"]), ("hidden_layer", [-2, -4, -8]))
+    assert len(grid.cells) == 18
+    assert grid.web.events.count("vl") == 3
+
+
+def test_the_cells_preset_is_custom_where_an_axis_leaves_it(web: WebUI, plot: Any, picture: Any) -> None:
+    p = web.p()
+    axis(plot, "alpha").apply(p, 0.5, [0.5])
+    assert run.parse([{"enabled": True, "preset": "Research default"}], getattr(p, axes.VALUES)).preset == "Custom"
+
+
+def test_a_grid_with_the_extension_off_says_so(grid: Grid) -> None:
+    p = grid.web.p()
+    p.script_args = [{"enabled": False}]
+    plain = grid.web.plain()
+    cells = grid.run(p, ("alpha", [0.1, 0.3]))
+    assert all(same(c, plain.c) and not parameters for c, parameters in cells)
+    assert any("switched off, so its X/Y/Z axes change nothing" in comment for comment in p.comments)
+
+
+def test_one_failing_cell_leaves_the_others(grid: Grid, picture: Any) -> None:
+    """This Qwen3-VL has nine layers: -20 is an allowed value and fails in its cell only."""
+    p = grid.web.p()
+    p.script_args = [{"enabled": True, "reference": picture}]
+    cells = grid.run(p, ("hidden_layer", [-8, -20, -2]))
+    assert len(cells) == 2
+    for (c, _), layer in zip(cells, (-8, -2)):
+        assert same(c, grid.web.run(grid.web.p(), reference=picture, hidden_layer=layer).c)

@@ -1,0 +1,178 @@
+"""How many tokens the conditioning gets: never more than the limit, never fewer than there is room for."""
+
+import dataclasses
+from itertools import pairwise
+
+import pytest
+import tiny
+import torch
+
+from zvl_ext.budget import MAX_TOKENS, STEP_COST, dropped, inserted_tokens, step_cost, token_budget
+from zvl_ext.conditioner import Text, condition
+from zvl_ext.options import BY_NAME, Settings
+from zvl_ext.reference import open_reference
+
+MARKERS = {"image": 2, "image_no_markers": 0, "all": 2}
+
+
+def inserting(**values) -> Settings:
+    return Settings.from_mapping({"token_mode": "all", "length_match": "insert", "reference_tokens": 1024, "hidden_layer": -2, **values})
+
+
+class Blind:
+    """An extractor that looks at nothing: states of the right shape, at any size, at once."""
+
+    precision = "none"
+
+    def __init__(self, checkpoint):
+        self.checkpoint = checkpoint
+
+    def hidden_states(self, sequence, reference, tokens, layers):
+        assert self.checkpoint.grid(reference, tokens) == sequence.grid
+        return {layer: torch.ones(len(sequence.ids), self.checkpoint.hidden_size) for layer in layers}
+
+
+@pytest.fixture
+def long_text(encode):
+    """A prompt of exactly n tokens, template included."""
+
+    def make(n: int) -> Text:
+        ids = encode("<|im_start|>user\n") + encode("a") * n
+        return Text("a" * n, tuple(ids[:n]), torch.ones(n, 64))
+
+    return make
+
+
+@pytest.fixture
+def large():
+    """A reference of 1024 image tokens."""
+    return open_reference(tiny.picture(1024, 1024))
+
+
+# --- arithmetic
+
+
+@pytest.mark.parametrize("mode", BY_NAME["token_mode"].choices)
+@pytest.mark.parametrize("length_match", BY_NAME["length_match"].choices)
+def test_only_insert_with_image_rows_makes_the_conditioning_longer(length_match, mode):
+    got = inserted_tokens(inserting(token_mode=mode, length_match=length_match), 256)
+    assert got == (256 + MARKERS[mode] if length_match == "insert" and mode != "text" else 0)
+
+
+@pytest.mark.parametrize(("dropout", "stay"), [(0.0, 576), (0.75, 144), (0.85, 87), (0.95, 29), (0.99, 6)])
+@pytest.mark.parametrize("mode", MARKERS)
+def test_what_dropout_leaves_out_is_not_counted(mode, dropout, stay):
+    assert inserted_tokens(inserting(token_mode=mode, image_dropout=dropout), 576) == stay + MARKERS[mode]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3, 0.5, 0.75, 0.99])
+@pytest.mark.parametrize("mode", MARKERS)
+def test_the_budget_is_the_largest_that_keeps_the_limit(mode, dropout):
+    settings = inserting(token_mode=mode, image_dropout=dropout)
+    for text_tokens in (1, 8, 300, 512, 900, 990, MAX_TOKENS - 3):
+        budget = token_budget(settings, text_tokens)
+        # A reference may become fewer tokens than its budget, by its shape, so all of them have to fit.
+        assert max(inserted_tokens(settings, images) for images in range(1, budget + 1)) <= MAX_TOKENS - text_tokens
+        assert budget == 1024 or inserted_tokens(settings, budget + 1) > MAX_TOKENS - text_tokens
+
+
+@pytest.mark.parametrize("reference_tokens", [4, 256, 576])
+def test_a_reference_that_fits_keeps_its_size(reference_tokens):
+    assert token_budget(inserting(reference_tokens=reference_tokens), 400) == reference_tokens
+
+
+@pytest.mark.parametrize("values", [{"token_mode": "text"}, {"length_match": "interpolate"}, {"length_match": "truncate"}])
+@pytest.mark.parametrize("text_tokens", [10, 999, 1000, 5000])
+def test_where_nothing_is_inserted_there_is_no_limit(values, text_tokens):
+    assert token_budget(inserting(**values), text_tokens) == 1024
+
+
+@pytest.mark.parametrize(("mode", "most"), [("all", 997), ("image", 997), ("image_no_markers", 999)])
+def test_a_prompt_that_leaves_no_room_for_one_image_token_is_refused_with_its_length(mode, most, refused):
+    assert token_budget(inserting(token_mode=mode), most) == 1
+    for text_tokens in (most + 1, 1000, 1001, 5000):
+        with refused(rf"The prompt has {text_tokens} tokens; .* {MAX_TOKENS}\. Shorten it, or use token mode text"):
+            token_budget(inserting(token_mode=mode), text_tokens)
+
+
+# --- in the pipeline
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5, 0.95])
+@pytest.mark.parametrize("mode", MARKERS)
+def test_the_whole_conditioning_never_has_more_tokens_than_the_limit(mode, dropout, checkpoint, sources, said, large, long_text):
+    sources.extractor = Blind(checkpoint)
+    settings = inserting(token_mode=mode, image_dropout=dropout, normalization="sink_aware")
+    for n in (10, 400, 900, 960, 997):
+        said.clear()
+        got = condition(settings, large, long_text(n), sources)
+        images = len(got) - n - MARKERS[mode]
+        assert images >= 1
+        assert len(got) <= MAX_TOKENS
+        if said:
+            fewer = checkpoint.grid(large, token_budget(settings, n))
+            assert said == [f"Z-Image VL: the reference was reduced from 1024 to {fewer[0] * fewer[1]} tokens, so that the conditioning has no more than 1000."]
+            assert images == fewer[0] * fewer[1] - dropped(settings, fewer[0] * fewer[1])
+        else:
+            assert images == 1024 - dropped(settings, 1024)
+        assert bool(said) == (n + MARKERS[mode] + 1024 - dropped(settings, 1024) > MAX_TOKENS)
+
+
+@pytest.mark.parametrize("size", [(32, 32 * 200), (32 * 200, 32), (200, 6000), (3000, 40)])
+def test_narrow_references_keep_the_limit_too(size, checkpoint, sources, long_text):
+    sources.extractor = Blind(checkpoint)
+    reference = open_reference(tiny.picture(*size))
+    for n in (700, 850, 980, 997):
+        assert n + 2 < len(condition(inserting(normalization="sink_aware"), reference, long_text(n), sources)) <= MAX_TOKENS
+
+
+def test_a_small_reference_is_not_reduced_and_nothing_is_said(checkpoint, sources, said, reference, long_text):
+    """The setting allows 1024 tokens and there is no room for them, but this picture has 15."""
+    sources.extractor = Blind(checkpoint)
+    assert len(condition(inserting(normalization="sink_aware"), reference, long_text(950), sources)) == 967
+    assert said == []
+
+
+def test_a_text_of_its_own_does_not_count_only_the_prompts_tokens_are_conditioned_on(checkpoint, sources, said, reference, long_text):
+    sources.extractor = Blind(checkpoint)
+    settings = dataclasses.replace(inserting(normalization="sink_aware"), vl_prompt="a " * 1200, system_prompt="b " * 300)
+    assert len(condition(settings, reference, long_text(20), sources)) == 37
+    assert said == []
+
+
+def test_the_reduction_is_the_same_for_engine_splice_and_the_tower_sees_the_reduced_picture(sources, extractor, said, large, text_of):
+    text = text_of("a very long prompt " * 40)
+    room = MAX_TOKENS - len(text.ids) - 2
+    assert 100 < room < 900
+    settings = inserting(engine="splice", scale_to_text=False, alpha=1.0)
+    got = condition(settings, large, text, sources)
+    rows, columns = extractor.checkpoint.grid(large, room)
+    assert len(got) == len(text.ids) + 2 + rows * columns <= MAX_TOKENS
+    assert extractor.passes == ["image_tokens"]
+    assert len(said) == 1
+    assert f"from 1024 to {rows * columns} tokens" in said[0]
+
+
+def test_a_prompt_that_fills_the_limit_is_refused_before_a_pass(sources, extractor, encoder, reference, long_text, refused):
+    for engine in ("blend", "splice"):
+        with refused("The prompt has 998 tokens"):
+            condition(inserting(engine=engine, normalization="sink_aware"), reference, long_text(998), sources)
+    assert (extractor.passes, encoder.passes) == ([], [])
+
+
+# --- what it costs
+
+
+@pytest.mark.parametrize(("added", "percent"), [(0, 0), (256, 7), (576, 16), (1024, 29)])
+def test_added_tokens_cost_what_was_counted(added, percent):
+    assert step_cost(added) == percent
+
+
+def test_every_added_token_costs_more():
+    costs = [step_cost(added) for added in range(2001)]
+    assert all(low < high for low, high in pairwise(costs))
+    assert all(high - low < 0.1 for low, high in pairwise(costs))  # no jump anywhere, also not behind the last point
+
+
+def test_the_points_that_were_counted_are_in_order():
+    assert all(a < b and p < q for (a, p), (b, q) in pairwise(STEP_COST))

@@ -1,0 +1,807 @@
+"""What the extension promises of one generation, between the web UI's `process` and its sampler.
+
+Runs in the stand-in of the web UI and, with ZVL_HOST, in a real one.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import gc
+import os
+import weakref
+from pathlib import Path
+from typing import Any
+
+import hosts
+import numpy as np
+import pytest
+import tiny
+import torch
+from backend import memory_management as mm
+from host_fixtures import AnotherArchitecture, WebUI, close, conds, positions, rows, same
+from modules import prompt_parser
+
+from zvl_ext.errors import ZvlError
+from zvl_ext.hosts import forge, forge_models
+from zvl_ext.statistics import REFERENCE_PROMPTS
+from zvl_ext.webui import run
+
+pytest_plugins = ["host_fixtures"]
+
+CAT, DOG = "a photo of a cat", "a photo of a dog"
+# No statistics are needed, so the text encoder reads the prompts and nothing else.
+BARE = {"scale_to_text": False}
+
+
+# --- where nothing may change
+
+
+@pytest.mark.parametrize("settings", [{"enabled": False}, {"alpha": 0.0}], ids=["off", "alpha 0"])
+def test_off_and_alpha_0_are_the_web_uis_own_conditioning(web: WebUI, picture: Any, settings: dict) -> None:
+    plain = web.plain(cfg_scale=4.0)
+    web.events.clear()
+    p = web.run(web.p(cfg_scale=4.0), reference=picture, **settings)
+    assert p.c is plain.c
+    assert p.uc is plain.uc
+    assert not web.events, "the web UI's own cache was not used"
+    assert not p.comments
+
+
+def test_negative_prompts_stay_plain_and_are_shared_by_on_and_off(web: WebUI, picture: Any) -> None:
+    plain = web.plain(cfg_scale=4.0)
+    on = web.run(web.p(cfg_scale=4.0), reference=picture)
+    assert on.uc is plain.uc
+    assert not same(on.c, plain.c)
+    other = web.run(web.p(cfg_scale=4.0, negative_prompt=DOG), reference=picture)
+    assert same(other.uc, web.plain(cfg_scale=4.0, negative_prompt=DOG).uc)
+
+
+def test_a_prompt_that_is_also_the_negative_prompt_is_told_apart(web: WebUI, picture: Any) -> None:
+    plain = web.plain(CAT, cfg_scale=4.0, negative_prompt=CAT)
+    on = web.run(web.p(CAT, cfg_scale=4.0, negative_prompt=CAT), reference=picture)
+    assert same(on.uc, plain.uc)
+    assert not same(on.c, plain.c)
+
+
+def test_another_architecture_stays_as_it_is_and_the_picture_says_so(web: WebUI, make_engine: Any, picture: Any) -> None:
+    web.use(make_engine(AnotherArchitecture))
+    plain = web.plain(cfg_scale=4.0)
+    on = web.run(web.p(cfg_scale=4.0), reference=picture)
+    assert on.c is plain.c
+    assert on.uc is plain.uc
+    assert web.events.count("vl") == 0
+    assert any("AnotherArchitecture is not Z-Image" in comment for comment in on.comments)
+    assert not any(key.startswith("ZVL") for key in on.extra_generation_params)
+
+
+# --- the blend
+
+
+def test_the_blend_is_the_one_that_design_defines(web: WebUI, picture: Any, by_hand: Any) -> None:
+    p = web.run(web.p(CAT), reference=picture)
+    (got,) = conds(p)
+    assert got.dtype == torch.float32
+    assert close(got, by_hand.blended(web.engine, CAT))
+    assert not p.comments
+
+
+@pytest.mark.parametrize("alpha", [0.05, 1.0])
+@pytest.mark.parametrize("layer", [-1, -2, -9])
+def test_alpha_and_layer(web: WebUI, picture: Any, by_hand: Any, alpha: float, layer: int) -> None:
+    p = web.run(web.p(CAT), reference=picture, alpha=alpha, hidden_layer=layer)
+    assert close(conds(p)[0], by_hand.blended(web.engine, CAT, alpha, layer))
+
+
+def test_image_tokens_by_dimension_and_resampled(web: WebUI, picture: Any, by_hand: Any) -> None:
+    settings = {"token_mode": "image", "normalization": "per_dim", "length_match": "interpolate", "alpha": 0.4}
+    p = web.run(web.p(CAT), reference=picture, **settings)
+    vl, text = by_hand.hidden(CAT, token_mode="image"), by_hand.text(web.engine, CAT)
+    mean, std, _ = by_hand.statistics(web.engine)
+    z = np.clip((vl - vl.mean(0)) / vl.std(0, ddof=1), -3, 3) * std + mean
+    # Linear resampling without aligned corners: row i of n stands at (i + 0.5) · m / n - 0.5 of m.
+    at = (np.arange(len(text)) + 0.5) * len(z) / len(text) - 0.5
+    resampled = np.stack([np.interp(at, np.arange(len(z)), column) for column in z.T], axis=1)
+    assert close(conds(p)[0], 0.4 * resampled + 0.6 * text)
+
+
+def test_image_tokens_as_they_are_and_truncated(web: WebUI, picture: Any, by_hand: Any) -> None:
+    p = web.run(web.p(CAT), reference=picture, token_mode="image_no_markers", length_match="truncate", alpha=0.5, **BARE)
+    vl, text = by_hand.hidden(CAT, token_mode="image_no_markers"), by_hand.text(web.engine, CAT)
+    assert len(vl) == 6
+    assert close(conds(p)[0], 0.5 * vl[: len(text)] + 0.5 * text[: len(vl)])
+
+
+def test_the_panels_values_and_the_apis_names_are_the_same_settings(web: WebUI, picture: Any) -> None:
+    by_name = web.run(web.p(), reference=picture, alpha=0.5, token_mode="image")
+    in_order = web.run(web.p(), *positions(reference=picture, alpha=0.5, token_mode="image"))
+    assert in_order.c is by_name.c
+
+
+def test_the_apis_dict_may_be_followed_by_the_panels_defaults(web: WebUI, picture: Any) -> None:
+    """The web UI fills a short list of arguments up with the panel's."""
+    p = web.p()
+    run.attach(p, ({"enabled": True, "reference": picture, "alpha": 0.5}, *positions()[1:]))
+    assert same(web.condition(p).c, web.run(web.p(), reference=picture, alpha=0.5).c)
+
+
+# --- engine splice: the web UI's own text encoder reads what the vision tower sees
+
+SPLICE = {"engine": "splice", "alpha": 1.0, "hidden_layer": -2, "token_mode": "all", "length_match": "insert"}
+
+
+def test_splice_is_the_image_models_own_text_encoder_over_image_tokens(web: WebUI, picture: Any, by_hand: Any) -> None:
+    p = web.run(web.p(CAT), reference=picture, **SPLICE, **BARE)
+    text = by_hand.text(web.engine, CAT)
+    expected = by_hand.spliced(web.engine, CAT)
+    expected[0] = text[0]  # the first token is about no picture
+    assert len(expected) == len(text) + 6 + 2
+    assert close(conds(p)[0], expected)
+    assert p.extra_generation_params["ZVL engine"] == "splice"
+
+
+def test_splice_scaled_by_what_is_not_the_first_token(web: WebUI, picture: Any, by_hand: Any) -> None:
+    p = web.run(web.p(CAT), reference=picture, **SPLICE, normalization="sink_aware")
+    text, expected = by_hand.text(web.engine, CAT), by_hand.spliced(web.engine, CAT)
+    loudness = [np.median(np.sqrt((rows[1:] ** 2).mean(1))) for rows in (text, expected)]
+    expected *= loudness[0] / loudness[1]
+    expected[0] = text[0]
+    assert web.events.count("text") < len(REFERENCE_PROMPTS), "no reference statistics are needed"
+    assert close(conds(p)[0], expected)
+
+
+def test_splice_loads_the_vision_tower_alone_and_runs_it_once(web: WebUI, picture: Any) -> None:
+    web.run(web.p([CAT, DOG]), reference=picture, **SPLICE)
+    web.run(web.p(CAT), reference=picture, **SPLICE | {"alpha": 0.5})
+    assert web.events.count("tower") == web.events.count("vision") == 1
+    assert web.events.count("load") == web.events.count("vl") == 0
+
+
+def test_off_blend_and_splice_do_not_mix(web: WebUI, picture: Any) -> None:
+    off, splice, blend = web.plain(), web.run(web.p(), reference=picture, **SPLICE), web.run(web.p(), reference=picture)
+    assert same(web.run(web.p(), False).c, off.c)
+    assert same(web.run(web.p(), reference=picture, **SPLICE).c, splice.c)
+    assert same(web.run(web.p(), reference=picture).c, blend.c)
+
+
+def test_dropout_goes_by_the_pictures_seed(web: WebUI, picture: Any) -> None:
+    dropped = {**SPLICE, "reference": picture, "image_dropout": 0.5}
+    batch = conds(web.run(web.p([CAT, CAT, DOG], seed=7), **dropped))
+    assert [len(a) - len(b) for a, b in zip(conds(web.run(web.p([CAT, CAT, DOG]), reference=picture, **SPLICE)), batch)] == [3, 3, 3]
+    assert not torch.equal(batch[0], batch[1])
+    for i, prompt in enumerate((CAT, CAT, DOG)):
+        assert torch.equal(conds(web.run(web.p(prompt, seed=7 + i), **dropped))[0], batch[i])
+
+
+# --- prompts of every kind
+
+
+def test_a_batch_of_different_prompts(web: WebUI, picture: Any) -> None:
+    batch = conds(web.run(web.p([CAT, DOG, ""]), reference=picture))
+    single = [conds(web.run(web.p(prompt), reference=picture))[0] for prompt in (CAT, DOG, "")]
+    assert all(torch.equal(a, b) for a, b in zip(batch, single))
+
+
+def test_repeated_prompts_are_read_once(web: WebUI, picture: Any) -> None:
+    batch = conds(web.run(web.p([CAT, DOG, CAT, CAT]), reference=picture))
+    assert torch.equal(batch[0], batch[2])
+    assert torch.equal(batch[0], batch[3])
+    assert not torch.equal(batch[0], batch[1])
+    assert web.events.count("vl") == 2
+
+
+def test_a_schedule_keeps_its_steps_and_every_text_gets_its_own_blend(web: WebUI, picture: Any) -> None:
+    prompt = "a [red:blue:0.5] apple on a [table:cat:6]"
+    p, plain = web.run(web.p(prompt), reference=picture), web.plain(prompt)
+    ((part,),), ((plain_part,),) = p.c.batch, plain.c.batch
+    assert [entry.end_at_step for entry in part.schedules] == [entry.end_at_step for entry in plain_part.schedules] == [4, 6, 8]
+    texts = ["a red apple on a table", "a blue apple on a table", "a blue apple on a cat"]
+    for entry, text in zip(part.schedules, texts):
+        assert torch.equal(entry.cond, conds(web.run(web.p(text), reference=picture))[0])
+
+
+def test_parts_keep_their_weights_and_each_gets_its_own_blend(web: WebUI, picture: Any) -> None:
+    p = web.run(web.p("a cat AND a dog :0.5 AND a cat:-0.25"), reference=picture)
+    (parts,) = p.c.batch
+    assert [part.weight for part in parts] == [1.0, 0.5, -0.25]
+    (plain,) = web.plain("a cat AND a dog :0.5 AND a cat:-0.25").c.batch
+    assert [[tuple(e.cond.shape) for e in part.schedules] for part in parts] == [[tuple(e.cond.shape) for e in part.schedules] for part in plain]
+    for part, plain_part in zip(parts, plain):
+        assert not torch.equal(part.schedules[0].cond, plain_part.schedules[0].cond)
+
+
+def test_emphasis_wraps_every_segment_in_a_template_and_the_image_stands_in_the_first(web: WebUI, picture: Any, by_hand: Any, tokenizer: Any) -> None:
+    prompt = "a (red:1.5) apple"
+    p, plain = web.run(web.p(prompt), reference=picture, alpha=0.5, **BARE), web.plain(prompt)
+    ids = [i for text in ("a ", "red", " apple") for i in tokenizer.encode(f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n").ids]
+    assert len(ids) == len(conds(plain)[0])
+    expected = 0.5 * by_hand.hidden(prompt, ids=ids) + 0.5 * conds(plain)[0].double().numpy()
+    assert close(conds(p)[0], expected)
+
+
+@pytest.mark.parametrize("prompt", ["", "\n\n a cat", "a <|image_pad|> and a <|vision_start|>", "{prompt} {0}", "日本 🍎", "a cat " * 150])
+def test_prompts_nobody_expects(web: WebUI, picture: Any, prompt: str) -> None:
+    p = web.run(web.p(prompt), reference=picture)
+    (got,), (plain,) = conds(p), conds(web.plain(prompt))
+    assert got.shape == plain.shape
+    assert torch.isfinite(got).all()
+    assert not torch.equal(got, plain)
+
+
+def test_the_text_for_qwen3_vl_replaces_the_prompt_only_there(web: WebUI, picture: Any, by_hand: Any) -> None:
+    p = web.run(web.p(CAT), reference=picture, vl_prompt=DOG, alpha=0.5, **BARE)
+    assert close(conds(p)[0], 0.5 * by_hand.hidden(DOG) + 0.5 * by_hand.text(web.engine, CAT))
+    p = web.run(web.p(CAT), reference=picture, vl_prompt="in blue: {prompt}", alpha=1.0, length_match="truncate", **BARE)
+    assert close(conds(p)[0], by_hand.hidden(f"in blue: {CAT}")[: len(by_hand.text(web.engine, CAT))])
+
+
+# --- the web UI's cache of one slot
+
+
+def test_on_off_on(web: WebUI, picture: Any) -> None:
+    off = web.plain()
+    on = web.run(web.p(), reference=picture)
+    off_again = web.run(web.p(), False)
+    on_again = web.run(web.p(), reference=picture)
+    assert same(off_again.c, off.c)
+    assert same(on_again.c, on.c)
+    assert not same(on.c, off.c)
+
+
+def test_the_same_settings_hit_the_cache(web: WebUI, picture: Any) -> None:
+    first = web.run(web.p(), reference=picture)
+    web.events.clear()
+    again = web.run(web.p(), reference=tiny.encoded(picture, "PNG"))  # the same picture, come in another way
+    assert again.c is first.c
+    assert not web.events
+    assert again.extra_generation_params == first.extra_generation_params
+
+
+CHANGES = {
+    "alpha": 0.31, "hidden_layer": -7, "token_mode": "image", "scale_to_text": False, "normalization": "per_dim", "outlier_repair": "zero",
+    "outlier_threshold": 2.0, "length_match": "truncate", "blend_mode": "slerp", "reference_tokens": 4, "vl_prompt": "", "system_prompt": "Look.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), CHANGES.items(), ids=CHANGES)
+def test_a_changed_setting_is_a_new_conditioning(web: WebUI, picture: Any, name: str, value: Any) -> None:
+    # A base in which every option matters.
+    base = {"reference": picture, "token_mode": "all", "outlier_repair": "clamp", "outlier_threshold": 1.1}
+    first = web.run(web.p(), **base)
+    changed = web.run(web.p(), **base | {name: value})
+    assert not same(changed.c, first.c)
+    assert same(web.run(web.p(), **base).c, first.c)
+
+
+def test_another_reference_is_a_new_conditioning(web: WebUI, picture: Any, other_picture: Any) -> None:
+    first = web.run(web.p(), reference=picture)
+    second = web.run(web.p(), reference=other_picture)
+    assert not same(first.c, second.c)
+    assert same(web.run(web.p(), reference=picture).c, first.c)
+
+
+def test_weights_that_change_on_disk_are_read_again(web: WebUI, picture: Any, vl_model: Any, tokenizer: Any) -> None:
+    folder = tiny.save_folder(vl_model, tokenizer, web.weights / "mine")
+    first = web.run(web.p(), reference=picture, model="mine")
+    state = {name: value * 1.01 for name, value in tiny.inner_state(vl_model).items()}
+    tiny.save_single(state, folder / "model.safetensors")
+    os.utime(folder / "model.safetensors", ns=(1, 1))
+    second = web.run(web.p(), reference=picture, model="mine")
+    assert web.events.count("load") == 2
+    assert not same(first.c, second.c)
+
+
+def test_another_checkpoint_of_the_same_architecture(web: WebUI, make_engine: Any, picture: Any, by_hand: Any) -> None:
+    web.run(web.p(), reference=picture)
+    other = make_engine(seed=9, filename="another.safetensors")
+    web.use(other)
+    assert close(conds(web.run(web.p(), reference=picture))[0], by_hand.blended(other, CAT))
+
+
+def test_a_failed_run_leaves_the_cache_as_it_was(web: WebUI, picture: Any, refused: Any) -> None:
+    first = web.run(web.p(), reference=picture)
+    for broken in ({"reference": "no picture"}, {"reference": picture, "model": "none of that name"}, {"reference": picture, "hidden_layer": -30}):
+        with refused():
+            web.run(web.p(DOG), **broken)
+    web.events.clear()
+    assert web.run(web.p(), reference=picture).c is first.c
+    assert not web.events
+
+
+def test_a_cached_conditioning_is_never_written_to(web: WebUI, picture: Any) -> None:
+    plain, on = web.plain(), web.run(web.p(DOG), reference=picture)
+    before = [tensor.clone() for tensor in conds(plain) + conds(on)]
+    for settings in ({"alpha": 0.7}, {"blend_mode": "adain"}, {"outlier_repair": "scale", "outlier_threshold": 1.0}):
+        web.run(web.p(DOG), reference=picture, **settings)
+    assert all(torch.equal(a, b) for a, b in zip(conds(plain) + conds(on), before))
+
+
+# --- how much is done
+
+
+def test_each_model_has_one_phase(web: WebUI, picture: Any) -> None:
+    """The text encoder reads everything, then Qwen3-VL does: neither has to make room for the other twice."""
+    web.run(web.p([f"{CAT} AND a [red:blue:0.5] {DOG}", DOG, ""]), reference=picture)
+    kinds = web.events.kinds()
+    last_text = len(kinds) - 1 - kinds[::-1].index("text")
+    assert last_text < kinds.index("load") < kinds.index("vl")
+    assert kinds.count("vl") == 5
+    assert kinds.count("text") == 5 + len(REFERENCE_PROMPTS)
+
+
+def test_qwen3_vl_is_placed_whole_before_every_pass(web: WebUI, picture: Any) -> None:
+    web.run(web.p([CAT, DOG]), reference=picture, **BARE)
+    assert web.events.kinds() == ["text", "text", "load", *["place", "vision", "vl"] * 2]
+    assert all(whole is True for kind, whole in web.events if kind == "place")
+
+
+def test_a_sweep_costs_no_pass_of_qwen3_vl(web: WebUI, picture: Any) -> None:
+    web.run(web.p([CAT, DOG]), reference=picture)
+    web.events.clear()
+    for name in ("alpha", "token_mode", "scale_to_text", "normalization", "length_match", "blend_mode", "outlier_repair", "outlier_threshold"):
+        web.run(web.p([CAT, DOG]), reference=picture, **{name: CHANGES[name]})
+    assert set(web.events.kinds()) == {"text"}
+
+
+def test_what_does_cost_a_pass(web: WebUI, picture: Any, other_picture: Any) -> None:
+    base = {"reference": picture}
+    web.run(web.p(), **base)
+    for change in ({"hidden_layer": -7}, {"reference": other_picture}, {"reference_tokens": 4}, {"vl_prompt": ""}, {"system_prompt": "Look."}):
+        web.events.clear()
+        web.run(web.p(), **base | change)
+        assert web.events.count("vl") == 1, change
+    web.events.clear()
+    web.run(web.p(DOG), **base)
+    assert web.events.count("vl") == 1
+    assert web.events.count("load") == 0
+
+
+def test_the_text_encoder_is_measured_once_and_only_if_needed(web: WebUI, picture: Any) -> None:
+    web.run(web.p(CAT), reference=picture, **BARE)
+    assert web.events.count("text") == 1
+    web.run(web.p(CAT), reference=picture)
+    assert web.events.count("text") == 2 + len(REFERENCE_PROMPTS)
+    web.run(web.p(DOG), reference=picture)
+    assert web.events.count("text") == 3 + len(REFERENCE_PROMPTS)
+
+
+# --- hooks on p, and on nothing else
+
+
+def hooks(p: Any) -> dict[str, Any]:
+    return {name: p.__dict__[name] for name in ("cached_params", "get_conds_with_caching") if name in p.__dict__}
+
+
+def test_nothing_of_the_web_ui_is_replaced(web: WebUI, picture: Any) -> None:
+    def state() -> list:
+        return [dict(vars(type(p))), dict(vars(type(web.engine))), dict(vars(web.engine)), dict(vars(prompt_parser))]
+
+    p = web.p()
+    before = state()
+    web.run(p, reference=picture)
+    kept = ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc", "extra_generation_params")
+    for a, b in zip(before, state()):
+        assert all(a[key] is b[key] for key in a if key not in kept)
+        assert a.keys() == b.keys()
+    assert set(hooks(p)) == {"cached_params", "get_conds_with_caching"}
+
+
+def test_off_puts_no_hook_on(web: WebUI, picture: Any) -> None:
+    for settings in ({"enabled": False}, {"reference": picture, "alpha": 0.0}, {"reference": None}):
+        p = web.p()
+        run.attach(p, [{"enabled": True, **settings}])
+        assert not hooks(p)
+
+
+def test_copies_get_hooks_of_their_own(web: WebUI, picture: Any, other_picture: Any) -> None:
+    """The X/Y/Z plot makes shallow copies; `process` is called for each."""
+    p = web.p()
+    run.attach(p, [{"enabled": True, "reference": picture}])
+    cell, off = copy.copy(p), copy.copy(p)
+    run.attach(cell, [{"enabled": True, "reference": other_picture}])
+    run.attach(off, [{"enabled": False}])
+    assert not hooks(off)
+    assert hooks(cell)["cached_params"].__self__.p is cell
+    assert hooks(p)["cached_params"].__self__.p is p
+    assert same(web.condition(off).c, web.plain().c)
+    assert same(web.condition(cell).c, web.run(web.p(), reference=other_picture).c)
+    assert same(web.condition(p).c, web.run(web.p(), reference=picture).c)
+
+
+def test_attached_twice_is_attached_once(web: WebUI, picture: Any) -> None:
+    """Loops hand the same p to `process` again and again."""
+    p = web.p()
+    for alpha in (0.9, 0.5, 0.3):
+        run.attach(p, [{"enabled": True, "reference": picture, "alpha": alpha}])
+    assert same(web.condition(p).c, web.run(web.p(), reference=picture).c)
+    run.attach(p, [{"enabled": False}])
+    assert not hooks(p)
+
+
+class OtherExtension:
+    """One that hooks p in the same two places, around whatever it finds there."""
+
+    def __init__(self, p: Any):
+        self.calls: list[str] = []
+        self.inner = {name: getattr(p, name) for name in ("cached_params", "get_conds_with_caching")}
+        p.cached_params, p.get_conds_with_caching = self.cached_params, self.get_conds_with_caching
+
+    def cached_params(self, *args: Any, **kwargs: Any) -> tuple:
+        self.calls.append("key")
+        return (*self.inner["cached_params"](*args, **kwargs), "other")
+
+    def get_conds_with_caching(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls.append("conds")
+        return self.inner["get_conds_with_caching"](*args, **kwargs)
+
+
+def test_another_extensions_hooks_are_kept_and_given_back(web: WebUI, picture: Any) -> None:
+    p = web.p()
+    other = OtherExtension(p)
+    theirs = hooks(p)
+    web.run(p, reference=picture)
+    assert set(other.calls) == {"key", "conds"}
+    assert p.cached_c[0][-2:][0] == "other"
+    assert p.cached_c[0][-1][0] == "zvl"
+    assert same(p.c, web.run(web.p(), reference=picture).c)
+    run.attach(p, [{"enabled": False}])
+    assert hooks(p) == theirs
+
+
+@pytest.mark.parametrize("settings", [{"enabled": False}, {"alpha": 0.6}], ids=["off", "another alpha"])
+def test_another_extensions_hooks_around_ours(web: WebUI, picture: Any, settings: dict) -> None:
+    """Both hook in `process`, this one first; then the same p is processed again with other settings."""
+    p = web.p()
+    run.attach(p, [{"enabled": True, "reference": picture}])
+    OtherExtension(p)
+    run.attach(p, [{"enabled": True, "reference": picture, **settings}])
+    web.condition(p)
+    expected = web.p()
+    run.attach(expected, [{"enabled": True, "reference": picture, **settings}])
+    assert same(p.c, web.condition(expected).c)
+
+
+def test_a_nested_run_without_the_extension_does_not_disturb(web: WebUI, picture: Any) -> None:
+    """A detailer makes its own p in the middle of ours, and they share the web UI's cache."""
+    outer = web.run(web.p(n_iter=2), reference=picture)
+    first = conds(outer)[0].clone()
+    plain = web.plain(DOG)
+    assert not hooks(plain)
+    assert torch.equal(conds(web.condition(outer))[0], first)
+    assert same(web.plain(DOG).c, plain.c)
+
+
+# --- the second pass of hires
+
+
+def second_pass(p: Any) -> Any:
+    p.is_hr_pass = True
+    with torch.inference_mode():
+        p.calculate_hr_conds()
+    p.is_hr_pass = False
+    return p.hr_c
+
+
+def test_hires_has_the_reference_in_both_passes(web: WebUI, picture: Any, by_hand: Any) -> None:
+    p = web.run(web.p(enable_hr=True, hr_prompt=DOG, hr_cfg=4.0), reference=picture)
+    assert close(conds(p)[0], by_hand.blended(web.engine, CAT))
+    assert close(rows(p.hr_c)[0], by_hand.blended(web.engine, DOG))
+    assert same(p.hr_uc, web.plain(cfg_scale=4.0).uc)
+
+
+def test_hires_with_the_same_prompt_costs_no_second_pass_of_qwen3_vl(web: WebUI, picture: Any) -> None:
+    p = web.run(web.p(enable_hr=True), reference=picture)
+    assert same(p.hr_c, p.c)
+    assert web.events.count("vl") == 1
+
+
+def test_hires_with_another_checkpoint_uses_that_ones_text_encoder_and_statistics(web: WebUI, make_engine: Any, picture: Any, by_hand: Any) -> None:
+    first, second = web.engine, make_engine(seed=9, filename="second.safetensors")
+    p = web.p(enable_hr=True)
+    p.hr_checkpoint_info = {"another": "checkpoint"}
+    web.run(p, reference=picture)
+    assert p.hr_c is None
+    web.use(second)
+    assert close(rows(second_pass(p))[0], by_hand.blended(second, CAT))
+    assert close(conds(p)[0], by_hand.blended(first, CAT))
+    # The web UI's own key does not say which checkpoint the second pass had.
+    web.use(first)
+    again = web.run(web.p(enable_hr=True), reference=picture)
+    assert close(rows(again.hr_c)[0], by_hand.blended(first, CAT))
+
+
+def test_hires_with_another_architecture_stays_plain_in_the_second_pass(web: WebUI, make_engine: Any, picture: Any) -> None:
+    p = web.p(enable_hr=True)
+    p.hr_checkpoint_info = {"another": "checkpoint"}
+    web.run(p, reference=picture)
+    other = make_engine(AnotherArchitecture, seed=9)
+    web.use(other)
+    hr_c = second_pass(p)
+    assert torch.equal(rows(hr_c)[0], other.get_learned_conditioning([CAT])[0])
+    assert any("is not Z-Image" in comment for comment in p.comments)
+
+
+# --- what goes wrong stops the run with one line
+
+
+REFUSED = {
+    "not a picture": ({"reference": base64.b64encode(b"not a picture").decode()}, "not a picture"),
+    "not base64": ({"reference": "/etc/hostname.png"}, "not base64"),
+    "an address": ({"reference": "http://127.0.0.1/a.png"}, "addresses are not fetched"),
+    "a number for a picture": ({"reference": 5}, "expected a picture"),
+    "an unknown option": ({"alhpa": 0.3}, "did you mean alpha"),
+    "a text for a number": ({"alpha": "0.3"}, "alpha must be a number from 0 to 1"),
+    "out of range": ({"alpha": 1.5}, "alpha must be a number from 0 to 1"),
+    "not a number": ({"alpha": float("nan")}, "alpha must be a number"),
+    "an unknown choice": ({"token_mode": "words"}, "token_mode must be one of text, image"),
+    "a switch that is none": ({"scale_to_text": "False"}, "scale_to_text must be true or false"),
+    "a layer that is not there": ({"hidden_layer": -36}, "Hidden layer -36 does not exist"),
+    "an unknown model": ({"model": "../tiny-vl"}, "There is no Qwen3-VL model '../tiny-vl'; there is tiny-vl"),
+    "an unknown preset": ({"preset": "Best"}, "preset must be one of"),
+}
+
+
+@pytest.mark.parametrize(("named", "says"), REFUSED.values(), ids=REFUSED)
+def test_bad_input_in_the_panel(web: WebUI, picture: Any, refused: Any, named: dict, says: str) -> None:
+    plain = web.plain(DOG)
+    p = web.p()
+    with refused(says):
+        web.run(p, **{"reference": picture, **named})
+    assert not any(key.startswith("ZVL") for key in p.extra_generation_params)
+    assert same(web.run(web.p(DOG), False).c, plain.c)
+
+
+@pytest.mark.parametrize(("named", "says"), [*REFUSED.values(), ({"reference": None}, "without a reference")], ids=[*REFUSED, "no reference"])
+def test_bad_input_over_the_api_is_the_callers_error(web: WebUI, picture: Any, named: dict, says: str) -> None:
+    fastapi = pytest.importorskip("fastapi")
+    with pytest.raises(fastapi.HTTPException) as caught:
+        web.run(web.p(api=True), **{"reference": picture, **named})
+    # The web UI makes its reply of the exception's attributes.
+    assert vars(caught.value)["status_code"] == 422
+    assert says in vars(caught.value)["detail"] == str(caught.value)
+    assert "\n" not in caught.value.detail
+
+
+def test_no_reference_in_the_panel_makes_the_picture_without_and_says_so(web: WebUI) -> None:
+    plain = web.plain()
+    p = web.run(web.p(), *positions(reference=None))
+    assert p.c is plain.c
+    assert any("no reference image" in comment for comment in p.comments)
+    assert not p.extra_generation_params
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        (),
+        (None,),
+        ("on",),
+        (1,),
+        (True, 5),
+        ({1: 2},),
+        ({"enabled": 1},),
+        (object(),),
+        (True, "blend", [1]),
+        ({"reference": [{}], "enabled": True},),
+        (1,) * 50,
+    ],
+)
+def test_attach_never_raises_because_the_web_ui_would_swallow_it(web: WebUI, args: tuple) -> None:
+    p = web.p()
+    run.attach(p, args)
+    if hooks(p):
+        with pytest.raises(ZvlError):
+            web.condition(p)
+    else:
+        assert not args
+
+
+def test_no_weights(web: WebUI, picture: Any, refused: Any) -> None:
+    (web.weights / "tiny-vl").unlink()
+    with refused("No Qwen3-VL weights were found.*qwen3_vl"):
+        web.run(web.p(), reference=picture)
+    with refused("No Qwen3-VL weights were found"):
+        web.run(web.p(), reference=picture, model="tiny-vl")
+
+
+def test_weights_that_appear_are_found_without_a_restart(web: WebUI, picture: Any, refused: Any, vl_folder: Path) -> None:
+    (web.weights / "tiny-vl").unlink()
+    with refused("No Qwen3-VL weights"):
+        web.run(web.p(), reference=picture)
+    (web.weights / "later").symlink_to(vl_folder)
+    p = web.run(web.p(), reference=picture)
+    assert p.extra_generation_params["ZVL model"] == "later"
+
+
+def test_broken_weights(web: WebUI, picture: Any, refused: Any, vl_folder: Path) -> None:
+    whole = (vl_folder / "model.safetensors").read_bytes()
+    (web.weights / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    (web.weights / "empty.safetensors").write_bytes(b"")
+    for name in ("cut.safetensors", "empty.safetensors"):
+        with refused(f"^{name} is not a whole safetensors file"):
+            web.run(web.p(), reference=picture, model=name)
+    assert web.events.count("load") == 0
+    web.run(web.p(), reference=picture, model="tiny-vl")
+
+
+def test_weights_with_a_tensor_missing(web: WebUI, picture: Any, refused: Any, vl_model: Any) -> None:
+    state = tiny.inner_state(vl_model)
+    del state["language_model.layers.3.mlp.up_proj.weight"]
+    tiny.save_single(state, web.weights / "gap.safetensors", metadata=tiny.config_metadata(vl_model.config))
+    with refused("gap.safetensors: the tensor language_model.layers.3.mlp.up_proj.weight is missing"):
+        web.run(web.p(), reference=picture, model="gap.safetensors")
+    web.run(web.p(), reference=picture, model="tiny-vl")
+
+
+def test_a_model_of_another_width(web: WebUI, make_engine: Any, picture: Any, refused: Any) -> None:
+    web.use(make_engine(hidden=32))
+    with refused("tiny-vl: this model is 64 wide, the image model's text encoder 32"):
+        web.run(web.p(), reference=picture, **BARE)
+    assert web.events.count("load") == 0, "the width is known without loading"
+
+
+# --- memory
+
+
+def loaded_models() -> list:
+    return [entry.model for entry in mm.current_loaded_models if entry.model is not None and type(entry.model.model).__name__ == "Qwen3VLModel"]
+
+
+def test_the_web_ui_knows_of_the_model_and_can_take_it_away(web: WebUI, picture: Any) -> None:
+    first = web.run(web.p(), reference=picture)
+    assert len(loaded_models()) == 1
+    mm.unload_all_models()
+    assert not loaded_models()
+    web.run(web.p(DOG), reference=picture)
+    assert web.events.count("load") == 1, "it only has to be placed again"
+    assert len(loaded_models()) == 1
+    assert same(web.run(web.p(), reference=picture).c, first.c)
+
+
+def test_dropping_it_gives_the_memory_back(web: WebUI, picture: Any) -> None:
+    web.run(web.p(), reference=picture)
+    module = weakref.ref(loaded_models()[0].model)
+    forge_models._LOADED.drop()
+    gc.collect()
+    assert not loaded_models()
+    assert module() is None
+
+
+def test_one_qwen3_vl_is_held_at_a_time(web: WebUI, picture: Any, vl_folder: Path) -> None:
+    (web.weights / "second").symlink_to(vl_folder)
+    web.run(web.p(), reference=picture, model="tiny-vl")
+    module = weakref.ref(loaded_models()[0].model)
+    web.run(web.p(), reference=picture, model="second")
+    gc.collect()
+    assert len(loaded_models()) == 1
+    assert module() is None
+
+
+@pytest.mark.parametrize(("error", "says"), [
+    (mm.OOM_EXCEPTION("CUDA out of memory"), "Not enough memory for Qwen3-VL on cpu. Choose the device cpu, or a smaller reference size."),
+    (MemoryError(), "Not enough memory for Qwen3-VL"),
+    (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 bytes."), "Not enough main memory for Qwen3-VL"),
+], ids=["card", "python", "torch"])  # fmt: skip
+def test_out_of_memory_is_one_line_and_the_model_is_dropped(
+    web: WebUI, picture: Any, refused: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, says: str
+) -> None:
+    web.run(web.p(), reference=picture)
+    module = weakref.ref(loaded_models()[0].model)
+    place = mm.load_models_gpu
+
+    def full(models: list, *args: Any, **kwargs: Any) -> Any:
+        if any(type(patcher.model).__name__ == "Qwen3VLModel" for patcher in models):
+            raise error
+        return place(models, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mm, "load_models_gpu", full)
+        with refused(says):
+            web.run(web.p(DOG), reference=picture)
+    error.__traceback__ = None  # it holds the frames, and they the model
+    gc.collect()
+    assert not loaded_models()
+    assert module() is None
+    web.run(web.p(DOG), reference=picture)
+    assert web.events.count("load") == 2
+
+
+def test_a_card_that_is_too_small_means_the_cpu_and_a_note(web: WebUI, picture: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_cpu = web.run(web.p(), reference=picture)
+    monkeypatch.setattr(mm, "text_encoder_device", lambda: torch.device("meta"))  # stands for a graphics card
+    monkeypatch.setattr(mm, "get_total_memory", lambda *a: 2**20)
+    extractor = forge_models.ForgeExtractor(forge.checkpoint(""), "auto")
+    assert extractor.device == torch.device("cpu")
+    assert "it runs on the CPU, which is slower" in extractor.note
+    assert forge_models.ForgeExtractor(forge.checkpoint(""), "cpu").note == ""
+    monkeypatch.undo()
+    assert on_cpu.comments == {}
+
+
+# --- other versions of the web UI
+
+
+def test_an_engine_that_returns_one_tensor_gets_one(web: WebUI, picture: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = web.run(web.p(), reference=picture)
+    original = type(web.engine).get_learned_conditioning
+    monkeypatch.setattr(type(web.engine), "get_learned_conditioning", lambda self, prompt: torch.stack(original(self, prompt)))
+    asked: list = []
+    web.run(web.p(), reference=picture, alpha=0.5)  # another entry in the cache
+    p = web.p()
+    run.attach(p, [{"enabled": True, "reference": picture}])
+
+    def parser(engine: Any, prompts: Any, *rest: Any) -> Any:
+        asked.append(engine.get_learned_conditioning(prompts))
+        return asked[-1]
+
+    with torch.inference_mode():
+        p.get_conds_with_caching(parser, prompt_parser.SdConditioning([CAT]), 8, [[None, None, None]], {})
+    assert isinstance(asked[-1], torch.Tensor)
+    assert asked[-1].shape[0] == 1
+    assert torch.equal(asked[-1][0], conds(first)[0])
+
+
+def test_a_wrapped_tokenizer_is_unwrapped(web: WebUI, picture: Any, by_hand: Any) -> None:
+    text_engine = web.engine.text_processing_engine_gemma
+    inner = text_engine.tokenizer
+
+    class Wrapper:
+        tokenizer = staticmethod(inner)
+
+        def __call__(self, texts: list[str]) -> dict:
+            return inner(texts)
+
+    text_engine.tokenizer = Wrapper()
+    assert close(conds(web.run(web.p(), reference=picture))[0], by_hand.blended(web.engine, CAT))
+
+
+@pytest.mark.parametrize("change", ["template", "no text engine", "two text encoders", "rows"])
+def test_an_engine_that_is_built_in_another_way_is_refused(web: WebUI, picture: Any, refused: Any, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    engine = web.engine
+    if change == "template":
+        engine.text_processing_engine_gemma.llama_template = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n<think>\n"
+    elif change == "no text engine":
+        encode = engine.text_processing_engine_gemma.__call__
+        del engine.text_processing_engine_gemma
+        monkeypatch.setattr(type(engine), "get_learned_conditioning", lambda self, prompt: encode(prompt))
+    elif change == "two text encoders":
+        engine.forge_objects.clip.cond_stage_model["more"] = torch.nn.ModuleDict({"embed_tokens": torch.nn.Embedding(2, 2), "layers": torch.nn.ModuleList()})
+    else:
+        original = type(engine).get_learned_conditioning
+        monkeypatch.setattr(type(engine), "get_learned_conditioning", lambda self, prompt: [rows[1:] for rows in original(self, prompt)])
+    with refused("Look for an update of Z-Image VL"):
+        web.run(web.p(), reference=picture)
+    assert web.events.count("vl") == 0
+
+
+# --- the stand-in itself
+
+
+@pytest.mark.skipif(not hosts.REAL, reason="compares the stand-in with a real web UI: set ZVL_HOST")
+def test_the_stand_in_agrees_with_the_real_web_ui() -> None:
+    """On everything the tests above rely on: schedules, parts and weights, and the line under the picture."""
+    import runpy
+
+    standin = hosts.STANDIN / "modules"
+    parser = runpy.run_path(str(standin / "prompt_parser.py"))
+
+    class Echo:
+        @staticmethod
+        def get_learned_conditioning(prompts: Any) -> list[str]:
+            return list(prompts)
+
+    for prompt in (CAT, "a [red:blue:0.5] apple on a [table:cat:6]", "a cat AND a dog :0.5 AND a cat:-0.25", "", "a [b:c:0] [d:e:20]"):
+        theirs, ours = (
+            [[(part.weight, part.schedules) for part in line] for line in function(Echo, prompt_parser.SdConditioning([prompt]), 8).batch]
+            for function in (prompt_parser.get_multicond_learned_conditioning, parser["get_multicond_learned_conditioning"])
+        )
+        assert [[(w, [tuple(e) for e in s]) for w, s in line] for line in theirs] == [[(w, [tuple(e) for e in s]) for w, s in line] for line in ours]
+    infotext = runpy.run_path(str(standin / "infotext_utils.py"))
+    from modules import infotext_utils
+
+    for text in ("plain", "a, b", "a: b", "two\nlines", '"quoted"', "512x512", "=", "", "back\\slash, \\", "日本: 🍎", " blank "):
+        assert infotext["quote"](text) == infotext_utils.quote(text)
+        line = f"{CAT}\nSteps: 8, Sampler: Euler, CFG scale: 1, Key: {infotext_utils.quote(text)}, Version: 1"
+        theirs, ours = infotext_utils.parse_generation_parameters(line), infotext["parse_generation_parameters"](line)
+        assert {key: theirs.get(key) for key in ours} == ours
+        assert [key for key in theirs if key.startswith("Key")] == [key for key in ours if key.startswith("Key")]
