@@ -33,7 +33,10 @@ from tokenizers import Tokenizer
 
 from zvl_ext import language, vision
 from zvl_ext.hosts import forge_models
+from zvl_ext.hosts.standalone import StandaloneTextEncoder
 from zvl_ext.options import OPTIONS, Settings
+from zvl_ext.sequence import Sequence
+from zvl_ext.splice import ImageTokens
 from zvl_ext.statistics import REFERENCE_PROMPTS
 from zvl_ext.webui import run
 
@@ -279,6 +282,12 @@ def close(got: torch.Tensor, want: np.ndarray, tolerance: float = 2e-4) -> bool:
 # --- the independent side: plain transformers and NumPy
 
 
+def checkpoint_rope(model: transformers.Qwen3VLForConditionalGeneration) -> dict:
+    """transformers 4 calls it rope_scaling, transformers 5 rope_parameters."""
+    config = model.config.text_config
+    return getattr(config, "rope_parameters", None) or config.rope_scaling
+
+
 class ByHand:
     """The conditioning as DESIGN defines it, from plain transformers' hidden states and NumPy formulas."""
 
@@ -310,14 +319,24 @@ class ByHand:
         vl = self.hidden(prompt, layer)
         return alpha * vl * (self.statistics(engine)[2] / vl.std(ddof=1)) + (1 - alpha) * self.text(engine, prompt)
 
-    def spliced(self, engine: ZImage, prompt: str, layer: int = -2) -> np.ndarray:
-        """The text encoder's hidden states of the whole sequence, with the vision tower's output in place of the image's embeddings."""
+    def spliced(self, engine: ZImage, prompt: str, layer: int = -2, mrope: bool = False) -> np.ndarray:
+        """The text encoder's hidden states of the whole sequence, with the vision tower's output in place of the image's embeddings.
+
+        With `mrope`, through transformers' text encoder and the standalone host, which is compared with Qwen3-VL's own class elsewhere.
+        """
         pixels = tiny.plain_pixels(self.image, 256)
-        image = tiny.plain_image_tokens(self.vl_model, pixels)[0]
+        image, *deepstack = tiny.plain_image_tokens(self.vl_model, pixels)
         ids, modes = tiny.plain_ids(self.tokenizer, prompt, len(image))
         embeds = engine.plain.embed_tokens.weight[ids]
         embeds[modes["image_no_markers"]] = image
-        return tiny.plain_text_states(engine.plain, embeds)[layer].double().numpy()
+        if not mrope:
+            return tiny.plain_text_states(engine.plain, embeds)[layer].double().numpy()
+        start = modes["image_no_markers"][0]
+        grid = (self.image.height // 32, self.image.width // 32)
+        sequence = Sequence(tuple(ids), start, grid, system=0, head=start - 1)
+        section = tuple(checkpoint_rope(self.vl_model)["mrope_section"])
+        encoder = StandaloneTextEncoder(engine.plain, "plain")
+        return encoder.hidden_states(embeds, layer, ImageTokens(image, tuple(deepstack), section), sequence).double().numpy()
 
 
 @pytest.fixture

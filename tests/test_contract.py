@@ -11,6 +11,7 @@ import gc
 import os
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hosts
@@ -19,7 +20,7 @@ import pytest
 import tiny
 import torch
 from backend import memory_management as mm
-from host_fixtures import AnotherArchitecture, WebUI, close, conds, positions, rows, same
+from host_fixtures import TEMPLATE, AnotherArchitecture, WebUI, close, conds, positions, rows, same
 from modules import prompt_parser
 
 from zvl_ext.errors import ZvlError
@@ -138,6 +139,14 @@ def test_splice_is_the_image_models_own_text_encoder_over_image_tokens(web: WebU
     assert len(expected) == len(text) + 6 + 2
     assert close(conds(p)[0], expected)
     assert p.extra_generation_params["ZVL engine"] == "splice"
+
+
+@pytest.mark.parametrize("layer", [-1, -2])
+def test_splice_with_rows_columns_and_deepstack(web: WebUI, picture: Any, by_hand: Any, layer: int) -> None:
+    p = web.run(web.p(CAT), reference=picture, **SPLICE | {"positions": "mrope", "hidden_layer": layer}, **BARE)
+    expected = by_hand.spliced(web.engine, CAT, layer, mrope=True)
+    assert not close(conds(p)[0][1:], by_hand.spliced(web.engine, CAT, layer)[1:]), "positions make a difference"
+    assert close(conds(p)[0][1:], expected[1:])
 
 
 def test_splice_scaled_by_what_is_not_the_first_token(web: WebUI, picture: Any, by_hand: Any) -> None:
@@ -805,3 +814,51 @@ def test_the_stand_in_agrees_with_the_real_web_ui() -> None:
         theirs, ours = infotext_utils.parse_generation_parameters(line), infotext["parse_generation_parameters"](line)
         assert {key: theirs.get(key) for key in ours} == ours
         assert [key for key in theirs if key.startswith("Key")] == [key for key in ours if key.startswith("Key")]
+
+
+# --- newer web UIs, as their source has it: other classes around the same text encoder
+
+
+class NewerTextEngine:
+    """A tokenizer inside a tokenizer, a model inside a model, no emphasis; the text encoder is called with more arguments."""
+
+    llama_template = TEMPLATE
+
+    def __init__(self, old: Any):
+        self.text_encoder, self.tokenizer = SimpleNamespace(transformer=old.text_encoder), SimpleNamespace(tokenizer=old.tokenizer)
+
+    def __call__(self, texts: list[str]) -> list[torch.Tensor]:
+        model, made = self.text_encoder.transformer, []
+        for text in texts:
+            ids = self.tokenizer.tokenizer([TEMPLATE.format(text)])["input_ids"]
+            embeds = model.get_input_embeddings()(torch.tensor(ids)).to(torch.float32)
+            mask = torch.ones(1, len(ids[0]), dtype=torch.long)
+            more = {"num_tokens": [len(ids[0])], "intermediate_output": -2, "final_layer_norm_intermediate": False, "dtype": torch.float32, "embeds_info": []}
+            made.extend(model(None, mask, embeds=embeds, **more)[1].float())
+        return made
+
+
+@pytest.mark.parametrize("settings", [{}, SPLICE, SPLICE | {"positions": "mrope"}], ids=["blend", "splice", "mrope"])
+def test_the_newer_text_engine_gives_the_same(web: WebUI, picture: Any, settings: dict) -> None:
+    expected = web.run(web.p([CAT, DOG]), reference=picture, **settings).c
+    run.HIDDEN_STATES.clear()
+    web.engine.text_processing_engine_gemma = NewerTextEngine(web.engine.text_processing_engine_gemma)
+    web.engine.filename = "newer.safetensors"  # so that nothing kept for the older one is served
+    assert same(web.run(web.p([CAT, DOG]), reference=picture, **settings).c, expected)
+
+
+def test_a_web_ui_that_asks_for_one_stacked_prompt_at_a_time(web: WebUI, picture: Any) -> None:
+    """Some versions call with a single text and take a tensor [1, tokens, hidden] back."""
+    expected = conds(web.run(web.p(CAT), reference=picture))[0]
+    run.HIDDEN_STATES.clear()
+    plain = web.engine.get_learned_conditioning
+    web.engine.get_learned_conditioning = lambda prompts: torch.stack(list(plain(prompts)))
+    p = web.p(CAT)
+    run.attach(p, [{"enabled": True, "reference": picture}])
+
+    def one_at_a_time(engine: Any, prompts: Any, *rest: Any) -> list[torch.Tensor]:
+        return [engine.get_learned_conditioning([prompt]).squeeze(0) for prompt in prompts]
+
+    with torch.inference_mode():
+        made = p.get_conds_with_caching(one_at_a_time, [CAT], 8, [[None, None]], {})
+    assert torch.equal(made[0], expected)

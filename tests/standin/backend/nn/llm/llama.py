@@ -85,8 +85,13 @@ class Llama2_(nn.Module):  # noqa: N801
         self.layers = nn.ModuleList(TransformerBlock(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def forward(self, x, attention_mask=None, embeds=None, num_tokens=None, intermediate_output=None, final_layer_norm_intermediate=True):
-        """The last state after the final norm, and the output of one layer (counted from the end) before it."""
+    def forward(
+        self, x, attention_mask=None, embeds=None, num_tokens=None, intermediate_output=None, final_layer_norm_intermediate=True, dtype=None, embeds_info=()
+    ):
+        """The last state after the final norm, and the output of one layer (counted from the end) before it.
+
+        `dtype` is that of embeddings looked up here; `embeds_info` is of no use to a text encoder.
+        """
         x = self.embed_tokens(x) if embeds is None else embeds
         count = x.shape[1]
         mask = torch.full((count, count), torch.finfo(x.dtype).min / 4).triu(1)
