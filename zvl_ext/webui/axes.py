@@ -23,7 +23,7 @@ def register() -> None:
         return
     present = {axis.label for axis in module.axis_options}
     for option in OPTIONS:
-        if option.axis and PREFIX + option.axis not in present and len(option.choices) != 1:
+        if option.axis and PREFIX + option.axis not in present:
             module.axis_options.append(
                 module.AxisOption(
                     PREFIX + option.axis,

@@ -36,9 +36,8 @@ def build(title: str, elem_id: Callable[[str], str]) -> tuple[list, list]:
     """
     made: dict[str, Any] = {}
 
-    def control(name: str, **more: Any) -> Any:
-        made[name] = _control(BY_NAME[name], elem_id(name), **more)
-        return made[name]
+    def control(name: str) -> None:
+        made[name] = _control(BY_NAME[name], elem_id(name))
 
     made["enabled"] = forge.input_accordion(label=title, elem_id=elem_id("enabled"))
     with made["enabled"], gr.Column(elem_classes=["zvl-panel"]):
@@ -63,10 +62,11 @@ def build(title: str, elem_id: Callable[[str], str]) -> tuple[list, list]:
         control("normalization")
         control("scale_to_text")
         with gr.Accordion("Advanced", open=False, elem_id=elem_id("advanced")):
-            for pair in _pairs([o for o in OPTIONS if o.advanced]):
+            advanced = [option.name for option in OPTIONS if option.advanced]
+            for i in range(0, len(advanced), 2):
                 with gr.Row(elem_classes=["zvl-pair"]):
-                    for option in pair:
-                        control(option.name, visible=len(option.choices) != 1)
+                    for name in advanced[i : i + 2]:
+                        control(name)
 
     refresh.click(_refresh, inputs=[made["model"]], outputs=[made["model"], missing], show_progress=False)
     free.click(_free, show_progress=False)
@@ -81,8 +81,8 @@ def build(title: str, elem_id: Callable[[str], str]) -> tuple[list, list]:
     return [made[option.name] for option in OPTIONS], _infotext_fields(made)
 
 
-def _control(option: Option, elem_id: str, **more: Any) -> Any:
-    common = {"label": option.label, "elem_id": elem_id, **more}
+def _control(option: Option, elem_id: str) -> Any:
+    common = {"label": option.label, "elem_id": elem_id}
     if option.kind == "switch":
         return gr.Checkbox(value=option.default, info=option.help, **common)
     if option.kind in ("number", "integer"):
@@ -97,12 +97,6 @@ def _control(option: Option, elem_id: str, **more: Any) -> Any:
         # The mode stays as it is in the file: RGB would drop transparency and clip 16 bits. PNG keeps every pixel on a paste.
         return gr.Image(type="pil", image_mode=None, format="png", sources=["upload", "clipboard"], height=300, **common)
     return gr.Textbox(value=option.default, lines=1, max_lines=6, info=option.help, **common)
-
-
-def _pairs(options: list[Option]) -> list[list[Option]]:
-    """Two to a row; hidden ones (with a single choice) stand alone."""
-    shown = [o for o in options if len(o.choices) != 1]
-    return [[o for o in options if len(o.choices) == 1], *(shown[i : i + 2] for i in range(0, len(shown), 2))]
 
 
 def _missing() -> str:
