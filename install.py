@@ -1,8 +1,8 @@
 """Set-up. The web UI runs `python install.py` with no argument: that installs nothing and only checks.
 
-    python install.py                                  check that the web UI's transformers knows Qwen3-VL
-    python install.py test [pytest's arguments]        make a virtual environment beside this file and run the test suite
-    python install.py test --transformers 4.57.6       the same with that release; the default is the newest
+python install.py                                  check that the web UI's transformers knows Qwen3-VL
+python install.py test [pytest's arguments]        make a virtual environment beside this file and run the test suite
+python install.py test --transformers 4.57.6       the same with that release; the default is the newest
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from zvl_ext.match import match_length
+from zvl_ext.match import match_length, match_text
 
 
 def rows(count: int, hidden: int = 6, seed: int = 0) -> torch.Tensor:
@@ -57,3 +57,26 @@ def test_doubling_the_rows_keeps_the_mean():
 def test_an_unknown_mode_is_a_mistake_of_the_program():
     with pytest.raises(ValueError, match="unknown length match"):
         match_length(rows(2), rows(3), "repeat")
+
+
+@pytest.mark.parametrize("m", [9, 12, 30])
+def test_another_texts_rows_keep_the_template_one_to_one(m):
+    """Template rows are attention sinks: only what stands between them is resampled."""
+    vl, text = rows(m), rows(14)
+    matched = match_text(vl, text, head=3, tail=5)
+    assert matched.shape == text.shape
+    assert torch.equal(matched[:3], vl[:3])
+    assert torch.equal(matched[-5:], vl[-5:])
+    between, _ = match_length(vl[3:-5], text[3:-5], "interpolate")
+    assert torch.equal(matched[3:-5], between)
+
+
+def test_an_empty_text_leaves_the_prompts_own_rows():
+    vl, text = rows(8), rows(14)
+    assert torch.equal(match_text(vl, text, head=3, tail=5)[3:-5], text[3:-5])
+    assert match_text(rows(14), rows(8), head=3, tail=5).shape == (8, 6)
+
+
+def test_the_same_number_of_rows_is_left_alone():
+    vl = rows(14)
+    assert match_text(vl, rows(14), head=3, tail=5) is vl

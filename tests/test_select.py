@@ -135,7 +135,7 @@ def test_every_image_row_has_the_same_chance(selected):
     assert ((stayed[4:19] - 500).abs() < 90).all()  # five standard deviations
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.75, 0.95, 0.99])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.75, 0.95, 0.99, 1.0])  # 1.0 is more than the control allows
 @pytest.mark.parametrize("images", [0, 1, 2, 3, 15, 256, 1024])
 def test_the_share_is_rounded_down_and_one_image_row_always_stays(images, share):
     count = dropped(Settings(image_dropout=share), images)

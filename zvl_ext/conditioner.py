@@ -13,7 +13,7 @@ from .blend import blend
 from .budget import MAX_TOKENS, dropped, token_budget
 from .checkpoint import Checkpoint
 from .errors import ZvlError
-from .match import match_length
+from .match import match_length, match_text
 from .normalize import normalize, repair_outliers, sink_aware
 from .options import PROMPT, Settings
 from .reference import Reference
@@ -187,8 +187,7 @@ def mix(settings: Settings, text: torch.Tensor, rows: Rows, statistics: Referenc
             states, own = states[1:], own[1:]
     if settings.length_match == "insert":
         if own.any():
-            vl, base = match_length(states[own], base, "interpolate")
-            base = blend(base, vl, settings.alpha, settings.blend_mode)
+            base = blend(base, match_text(states[own], base, head, rows.tail), settings.alpha, settings.blend_mode)
         result = torch.cat([base[:head], states[~own], base[head:]])
     else:
         vl, base = match_length(states, base, settings.length_match)

@@ -27,3 +27,17 @@ def match_length(vl: torch.Tensor, text: torch.Tensor, mode: str) -> tuple[torch
         rows = min(vl.shape[0], n)
         return vl[:rows], text[:rows]
     raise ValueError(f"unknown length match {mode!r}")
+
+
+def match_text(vl: torch.Tensor, text: torch.Tensor, head: int, tail: int) -> torch.Tensor:
+    """Give Qwen3-VL's text rows as many rows as the text embeddings have, when it read another text.
+
+    The template's first `head` and last `tail` rows are attention sinks of the image model: they stay one to one, and only
+    the rows of the text between them are resampled. Where one of the texts is empty, the text embeddings' rows stay.
+    """
+    if vl.shape[0] == text.shape[0]:
+        return vl
+    between, wanted = vl[head : vl.shape[0] - tail], text[head : text.shape[0] - tail]
+    if between.shape[0] and wanted.shape[0]:
+        wanted, _ = match_length(between, wanted, "interpolate")
+    return torch.cat([vl[:head], wanted, vl[vl.shape[0] - tail :]])

@@ -18,12 +18,14 @@ class Rows:
         text: bool [m], the host's own tokens.
         image: bool [m], image tokens. The two vision markers are neither.
         head: How many of the host's tokens stand before the vision block.
+        tail: How many stand after the prompt.
     """
 
     states: torch.Tensor
     text: torch.Tensor
     image: torch.Tensor
     head: int
+    tail: int = 0
 
     @property
     def holds_first(self) -> bool:
@@ -31,7 +33,7 @@ class Rows:
         return bool(self.text[0])
 
     def keep(self, mask: torch.Tensor) -> Rows:
-        return Rows(self.states[mask], self.text[mask], self.image[mask], self.head)
+        return Rows(self.states[mask], self.text[mask], self.image[mask], self.head, self.tail)
 
 
 def select(states: torch.Tensor, sequence: Sequence, token_mode: str) -> Rows:
@@ -39,7 +41,7 @@ def select(states: torch.Tensor, sequence: Sequence, token_mode: str) -> Rows:
     positions = torch.tensor(sequence.rows(token_mode))
     image = (positions >= sequence.image_start) & (positions < sequence.image_end)
     text = (positions < sequence.image_start - 1) | (positions > sequence.image_end)
-    return Rows(states[positions], text, image, sequence.head)
+    return Rows(states[positions], text, image, sequence.head, sequence.tail)
 
 
 def drop_image_rows(rows: Rows, count: int, seed: int) -> Rows:

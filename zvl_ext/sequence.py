@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 # Z-Image's prompt template, the same as Qwen3-VL's for one user turn without a system text.
 HEAD = "<|im_start|>user\n"
-TEMPLATE = HEAD + "{}<|im_end|>\n<|im_start|>assistant\n"
+TAIL = "<|im_end|>\n<|im_start|>assistant\n"
+TEMPLATE = HEAD + "{}" + TAIL
 SYSTEM = "<|im_start|>system\n{}<|im_end|>\n"
 
 Encode = Callable[[str], "list[int]"]
@@ -42,6 +43,7 @@ class Sequence:
         grid: Image tokens as (rows, columns).
         system: Number of system ids in front of the host's first token.
         head: Number of host tokens before the vision block.
+        tail: Number of host tokens after the prompt: the template's end.
     """
 
     ids: tuple[int, ...]
@@ -49,6 +51,7 @@ class Sequence:
     grid: tuple[int, int]
     system: int
     head: int
+    tail: int = 0
 
     @property
     def image_tokens(self) -> int:
@@ -114,4 +117,4 @@ def build_sequence(
     system = encode(SYSTEM.format(system_prompt)) if system_prompt else []
     block = [vision.start, *[vision.image] * (grid[0] * grid[1]), vision.end]
     ids = (*system, *text_ids[: len(head)], *block, *text_ids[len(head) :])
-    return Sequence(ids, len(system) + len(head) + 1, tuple(grid), len(system), len(head))
+    return Sequence(ids, len(system) + len(head) + 1, tuple(grid), len(system), len(head), len(encode(TAIL)))
