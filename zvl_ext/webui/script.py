@@ -37,6 +37,10 @@ class ZImageVL(forge.script_base()):
     def process(self, p: Any, *args: Any) -> None:
         if not forge.has_zimage():
             return
-        from . import run  # torch-side code; on a host without Z-Image it is never needed
-
+        try:
+            from . import run  # what meets the host's models; a host without Z-Image never needs it
+        except ImportError as error:  # a host whose insides have moved: the picture is made, and says so
+            if args and args[0]:
+                p.comment(f"Z-Image VL did nothing: it does not know this version of the web UI ({error}). Look for an update.")
+            return
         run.attach(p, args)
