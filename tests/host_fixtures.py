@@ -227,7 +227,7 @@ class WebUI:
 
 @pytest.fixture(scope="session")
 def _settled(vl_folder: Path) -> None:
-    """What the session has imported and made stays, so that the garbage collector need not look at it at every unloading."""
+    """What the test run has imported and made stays, so that the garbage collector need not look at it at every unloading."""
     gc.collect()
     gc.freeze()
 

@@ -315,7 +315,7 @@ BAD_ARGUMENTS = [
     ["extract", "a.png", "--model", "m", "--out", "o", "--layer"], ["extract", "a.png", "--model", "m", "--out", "o", "--dtype", "int8"],
 ]  # fmt: skip
 BAD_VALUES = [
-    ("extract", "--layer", value) for value in ("0", "1", "-37", "x", "", "-1.5", "NaN", "1e99", "[-8]", "true", "null", "-8\n-9", "0x8", "-" + "9" * 400)
+    ("extract", "--layer", value) for value in ("0", "1", "-1001", "x", "", "-1.5", "NaN", "1e99", "[-8]", "true", "null", "-8\n-9", "0x8", "-" + "9" * 400)
 ] + [
     ("extract", "--tokens", "words"), ("extract", "--tokens", ""), ("extract", "--reference-tokens", "3"), ("extract", "--reference-tokens", "1025"),
     ("extract", "--reference-tokens", "many"), ("extract", "--dtype", "a\nb"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import os
@@ -29,9 +30,8 @@ class _Parser(argparse.ArgumentParser):
         raise ZvlError(f"{message} (see python -m zvl_ext --help)")
 
 
-def _value(name: str) -> Any:
+def _value(option: Option) -> Any:
     """An argparse type that applies the option's own check."""
-    option = BY_NAME[name]
 
     def convert(text: str) -> Any:
         try:
@@ -43,13 +43,13 @@ def _value(name: str) -> Any:
     return convert
 
 
-def _add(parser: argparse.ArgumentParser, name: str, *aliases: str) -> None:
-    option = BY_NAME[name]
+def _add(parser: argparse.ArgumentParser, name: str, *aliases: str, option: Option | None = None) -> None:
+    option = option or BY_NAME[name]
     parser.add_argument(
         "--" + name.replace("_", "-"),
         *aliases,
         dest=name,
-        type=_value(name),
+        type=_value(option),
         default=option.default,
         metavar="|".join(option.choices) or option.kind.upper(),
         help=f"{option.help} Default: {option.default}.".replace("%", "%%"),
@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     extract.add_argument("image", help="the reference image, a file")
     extract.add_argument("--model", required=True, help="a Hugging Face folder or one .safetensors file of Qwen3-VL")
     extract.add_argument("--prompt", default="", help="the prompt; default: empty")
-    _add(extract, "hidden_layer", "--layer")
+    _add(extract, "hidden_layer", "--layer", option=dataclasses.replace(BY_NAME["hidden_layer"], minimum=-1000))  # any depth, not only Z-Image's
     _add(extract, "token_mode", "--tokens")
     _add(extract, "reference_tokens")
     _add(extract, "system_prompt")
