@@ -172,13 +172,14 @@ class Settings:
     )  # fmt: skip
     alpha: float = _option(
         "number", 0.3, "Alpha",
-        "How much of the conditioning comes from Qwen3-VL: 0 is the prompt alone, 1 is Qwen3-VL alone. 0.3 showed the fewest artifacts.",
+        "How much of the conditioning comes from the reference: 0 is the prompt alone. In blend 0.3 showed the fewest artifacts; splice is made "
+        "for 1.",
         minimum=0.0, maximum=1.0, step=0.01, infotext="ZVL alpha", axis="Alpha",
     )  # fmt: skip
     hidden_layer: int = _option(
         "integer", -8, "Hidden layer",
-        "Which layer's hidden states are used, counted from the end. -2 is where Z-Image reads its own text encoder; -8 is cleaner for "
-        "Qwen3-VL; beyond -18 only the gist is left.",
+        "Which layer's hidden states are used, counted from the end. -2 is where Z-Image reads its text encoder; -8 is cleaner in blend, -12 more "
+        "abstract in splice; beyond -18 only the gist is left.",
         minimum=-36, maximum=-1, step=1, infotext="ZVL layer", axis="Hidden layer", cost=0.4,
     )  # fmt: skip
     token_mode: str = _option(
