@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from zvl_ext.options import BY_NAME, CUSTOM, OPTIONS, PRESETS, Settings, preset_of
+from zvl_ext.options import BY_NAME, OPTIONS, Settings, preset_of
 
 # The order of the positional API, as the design lists the names. New options go behind these.
 FIRST_NAMES = [
@@ -125,31 +125,8 @@ def test_an_unknown_name_without_a_neighbour_is_refused(name, refused):
         Settings.from_mapping({name: 0.5})
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_sets_its_controls_and_is_recognized(name):
-    settings = Settings.from_mapping({"preset": name})
-    assert {key: getattr(settings, key) for key in PRESETS[name]} == PRESETS[name]
-    assert settings.preset == name
-
-
-def test_the_preset_for_image_tokens_is_the_one_of_the_findings():
-    settings = Settings.from_mapping({"preset": "Research image tokens"})
-    assert (settings.alpha, settings.hidden_layer, settings.token_mode, settings.normalization) == (0.3, -8, "image", "per_dim")
-
-
-def test_a_value_named_beside_a_preset_wins_and_makes_it_custom():
-    settings = Settings.from_mapping({"preset": "Research image tokens", "alpha": 0.7})
-    assert (settings.alpha, settings.token_mode, settings.preset) == (0.7, "image", CUSTOM)
-
-
 def test_a_preset_with_its_own_value_repeated_stays_that_preset():
     assert Settings.from_mapping({"preset": "Research image tokens", "token_mode": "image"}).preset == "Research image tokens"
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_presets_name_the_same_controls_so_that_none_leaves_a_trace(name):
-    assert PRESETS[name].keys() == next(iter(PRESETS.values())).keys()
-    assert all(BY_NAME[key].check(value) == value for key, value in PRESETS[name].items())
 
 
 # --- positional values
