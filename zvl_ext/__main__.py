@@ -127,7 +127,7 @@ def _extract(args: argparse.Namespace) -> None:
     states = conditioner.extract(settings, reference, text, sources).states
     rows, columns = checkpoint.grid(reference, args.reference_tokens)
     with open(args.image, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read()).hexdigest()
+        digest = hashlib.sha256(file.read()).hexdigest()
     metadata = {
         "layer": str(args.hidden_layer),
         "tokens": args.token_mode,
@@ -152,8 +152,7 @@ def _blend(args: argparse.Namespace) -> None:
     from .statistics import measure
 
     (text, _), (vl, metadata) = _load(args.text), _load(args.vl)
-    if text.shape[1] != vl.shape[1]:
-        raise ZvlError(f"{args.text} is {text.shape[1]} wide, {args.vl} {vl.shape[1]}. Both have to come from models of the same width.")
+    _check_widths(args.text, text, args.vl, vl)
     settings = Settings(**{name: getattr(args, name) for name in BLEND_OPTIONS}, scale_to_text=args.scale_to_text)
     statistics = None
     if conditioner.needs_statistics(settings):
@@ -161,6 +160,11 @@ def _blend(args: argparse.Namespace) -> None:
     result = conditioner.mix(settings, text, _rows(vl, metadata, args.vl), statistics)
     _save({TENSOR: result.contiguous()}, args.out, {name: str(getattr(settings, name)) for name in (*BLEND_OPTIONS, "scale_to_text")})
     print(f"{args.out}: {result.shape[0]} tokens × {result.shape[1]}, alpha {settings.alpha:g}")
+
+
+def _check_widths(text_path: str, text: torch.Tensor, vl_path: str, vl: torch.Tensor) -> None:
+    if text.shape[1] != vl.shape[1]:
+        raise ZvlError(f"{text_path} is {text.shape[1]} wide, {vl_path} {vl.shape[1]}. Both have to come from models of the same width.")
 
 
 def _rows(vl: torch.Tensor, metadata: dict[str, str], path: str) -> Rows:
@@ -192,8 +196,7 @@ def _statistics(args: argparse.Namespace) -> None:
     texts = [_load(path)[0] for path in args.text]
     vl, metadata = _load(args.vl)
     for path, text in zip(args.text, texts):
-        if text.shape[1] != vl.shape[1]:
-            raise ZvlError(f"{path} is {text.shape[1]} wide, {args.vl} {vl.shape[1]}. Both have to come from models of the same width.")
+        _check_widths(path, text, args.vl, vl)
     # Image positions never hold position 0, the attention sink of a text sequence.
     holds_first = metadata.get("tokens", "text") in ("text", "all")
     result = {

@@ -127,8 +127,7 @@ class Checkpoint:
 
     def check_layer(self, layer: int) -> None:
         """Raise ZvlError unless the language model has that layer."""
-        if not -self.layers <= layer <= -1:
-            raise ZvlError(f"Hidden layer {layer} does not exist: {self.name} has layers -1 to -{self.layers}.")
+        check_layer(layer, self.layers, self.name)
 
     def require_width(self, width: int) -> None:
         """Raise ZvlError unless the hidden states fit text embeddings of that width."""
@@ -163,6 +162,12 @@ class Checkpoint:
                         except RuntimeError as error:
                             raise ZvlError(f"{self.name}: the scale of {name} does not fit it. Download the weights again.") from error
                     yield name, value.to(dtype)
+
+
+def check_layer(layer: int, layers: int, owner: str) -> None:
+    """Raise ZvlError unless a model with that many layers, called `owner`, has this one."""
+    if not -layers <= layer <= -1:
+        raise ZvlError(f"Hidden layer {layer} does not exist: {owner} has layers -1 to -{layers}.")
 
 
 def dequantize(value: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 
 from .blend import blend
 from .budget import MAX_TOKENS, dropped, token_budget
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, check_layer
 from .errors import ZvlError
 from .match import match_length, match_text
 from .normalize import normalize, repair_outliers, sink_aware
@@ -58,6 +59,7 @@ class Text:
     embeddings: torch.Tensor
     inputs: torch.Tensor | None = None
 
+    @functools.cached_property
     def digest(self) -> str:
         """Of what goes into the text encoder and what comes out: it names the text encoder's weights, LoRA included."""
         digest = hashlib.sha256()
@@ -132,10 +134,9 @@ def _language_model_states(settings: Settings, reference: Reference, budget: int
 def _spliced_states(settings: Settings, reference: Reference, budget: int, sequence: Sequence, text: Text, sources: Sources) -> torch.Tensor:
     """Engine splice: the vision tower's tokens through the image model's own text encoder."""
     extractor, encoder, layer = sources.extractor, sources.text_encoder, settings.hidden_layer
-    if not -encoder.layers <= layer <= -1:
-        raise ZvlError(f"Hidden layer {layer} does not exist: the text encoder has layers -1 to -{encoder.layers}.")
+    check_layer(layer, encoder.layers, "the text encoder")
     seen = ("vision", extractor.checkpoint.identity, extractor.precision, reference.digest, sequence.grid)
-    key = ("splice", seen, sequence, layer, settings.positions, encoder.identity, text.digest())
+    key = ("splice", seen, sequence, layer, settings.positions, encoder.identity, text.digest)
     states = sources.store.get(key)
     if states is not None:
         return states

@@ -13,7 +13,7 @@ import torch
 
 from . import vision
 from .errors import ZvlError
-from .loading import build, config_object, smallest, transformers_classes
+from .loading import build, transformers_classes
 from .reference import Reference, sized
 from .sequence import Sequence
 
@@ -131,5 +131,4 @@ def load(checkpoint: Checkpoint, dtype: torch.dtype) -> Qwen3VL:
         ZvlError: transformers is missing or too old, or a tensor is missing, unknown or misshapen; it is named.
     """
     model_class, _, _ = transformers_classes()
-    config, small = config_object(checkpoint.config), config_object(smallest(checkpoint.config))
-    return Qwen3VL(build(model_class, config, small, checkpoint, "", dtype), checkpoint)
+    return Qwen3VL(build(model_class, checkpoint, dtype), checkpoint)

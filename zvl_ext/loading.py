@@ -37,20 +37,25 @@ def config_object(config: dict[str, Any]) -> Any:
     return made
 
 
-def build(model_class: type, config: Any, small_config: Any, checkpoint: Checkpoint, prefix: str, dtype: torch.dtype) -> torch.nn.Module:
+def build(model_class: type, checkpoint: Checkpoint, dtype: torch.dtype, prefix: str = "", section: str = "") -> torch.nn.Module:
     """Build a module without memory and fill it tensor by tensor from the checkpoint, on the CPU.
 
     Args:
-        config: The module's configuration.
-        small_config: One of the same head sizes with no layers, for the computed buffers.
-        prefix: The module's place in Qwen3VLModel, such as `visual.`; "" for the whole. Only tensors below it are read.
+        model_class: Qwen3VLModel, or the class of one of its parts.
+        prefix: The part's place in Qwen3VLModel, such as `visual.`; "" for the whole. Only tensors below it are read.
+        section: The part's section of the configuration, such as `vision_config`; "" for the whole.
 
     Raises:
         ZvlError: a tensor is missing, unknown or misshapen; it is named.
     """
+
+    def made(data: dict[str, Any]) -> torch.nn.Module:
+        config = config_object(data)
+        return model_class(getattr(config, section) if section else config)
+
     try:
         with torch.device("meta"):
-            module = model_class(config)
+            module = made(checkpoint.config)
     except (ArithmeticError, ValueError, TypeError, RuntimeError, AttributeError) as error:
         raise ZvlError(f"{checkpoint.name}: its configuration does not describe a Qwen3-VL ({error}). Download config.json again.") from error
     slots = dict(module.named_parameters())
@@ -58,10 +63,10 @@ def build(model_class: type, config: Any, small_config: Any, checkpoint: Checkpo
     for name, value in checkpoint.read([prefix + name for name in slots], dtype):
         owner, _, leaf = name.removeprefix(prefix).rpartition(".")
         setattr(module.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=False))
-    # Computed buffers (the rotary frequencies) are not in the file. They come from a second module with hardly any weights,
-    # which does not depend on how a version of transformers calls or builds the parts that hold them.
+    # Computed buffers (the rotary frequencies) are not in the file. They come from a second module of the same head sizes with
+    # hardly any weights, which does not depend on how a version of transformers calls or builds the parts that hold them.
     empty = [name for name, part in module.named_modules() if any(b.is_meta for b in part.buffers(recurse=False))]
-    small = model_class(small_config) if empty else None
+    small = made(smallest(checkpoint.config)) if empty else None
     for name in empty:
         owner, _, leaf = name.rpartition(".")
         setattr(module.get_submodule(owner), leaf, small.get_submodule(name))

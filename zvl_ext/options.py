@@ -269,9 +269,7 @@ class Settings:
                 close = difflib.get_close_matches(str(name), BY_NAME, 1)
                 hint = f"did you mean {close[0]}?" if close else "known are " + ", ".join(BY_NAME) + "."
                 raise ZvlError(f"Z-Image VL: there is no option {name!r}; {hint}")
-        checked = {name: BY_NAME[name].check(value) for name, value in values.items()}
-        settings = cls(**(PRESETS.get(checked.get("preset"), {}) | checked))
-        return dataclasses.replace(settings, preset=preset_of(settings))
+        return cls().changed(values)
 
     @classmethod
     def from_positions(cls, values: list[Any] | tuple[Any, ...]) -> Settings:
@@ -282,7 +280,12 @@ class Settings:
         if len(values) > len(OPTIONS):
             raise ZvlError(f"Z-Image VL: {len(values)} values were given, there are {len(OPTIONS)} options.")
         named = {option.name: option.check(value) for option, value in zip(OPTIONS, values)}
-        settings = cls(**named)
+        return cls().changed({name: value for name, value in named.items() if name != "preset"})
+
+    def changed(self, values: dict[str, Any]) -> Settings:
+        """The same settings with other values, each checked; a `preset` among them is applied before the others."""
+        checked = {name: BY_NAME[name].check(value) for name, value in values.items()}
+        settings = dataclasses.replace(self, **(PRESETS.get(checked.get("preset"), {}) | checked))
         return dataclasses.replace(settings, preset=preset_of(settings))
 
 

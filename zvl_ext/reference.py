@@ -94,8 +94,7 @@ def _from_bytes(data: bytes, name: str) -> Reference:
     def opened() -> Reference:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow's own, lower limits
-            with Image.open(io.BytesIO(data), formats=formats) as image:
-                _check_size(image.size)
+            with Image.open(io.BytesIO(data), formats=formats) as image:  # the header; _from_pil looks at the size before it decodes
                 return _from_pil(image, name)
 
     return _guarded(opened)

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import torch
 
+from .language import first_layers, recorded
 from .sequence import Sequence
 
 
@@ -86,6 +87,37 @@ def mrope_tables(positions: torch.Tensor, head_dim: int, theta: float, section: 
         mixed[:, axis : section[axis] * 3 : 3] = angles[axis][:, axis : section[axis] * 3 : 3]
     both = torch.cat([mixed, mixed], dim=-1)
     return both.cos(), both.sin()
+
+
+@torch.inference_mode()
+def state_at(model: torch.nn.Module, layer: int, forward: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """One pass of a text encoder, no deeper than needed.
+
+    Args:
+        model: Has `layers`.
+        layer: As in transformers' `hidden_states`.
+        forward: Calls the model; returns its last state after the final norm, [1, tokens, hidden].
+
+    Returns:
+        float32 [tokens, hidden] on the CPU.
+    """
+    count = len(model.layers) + layer + 1
+    with first_layers(model, count), recorded(model, {count - 1: layer}) as states:
+        last = forward()
+    return (last if layer == -1 else states[layer])[0].float().cpu()
+
+
+@contextlib.contextmanager
+def as_qwen3vl(layers: Any, image: ImageTokens, start: int, argument: str, tables: Callable[[Any], Any]) -> Iterator[None]:
+    """Let a text encoder's layers count positions as Qwen3-VL does and take DeepStack's additions, while the context is open.
+
+    Args:
+        start: First image position.
+        argument: The keyword under which the layers get their rotary tables.
+        tables: MRoPE's tables in the form of those it is given.
+    """
+    with replaced_argument(layers, argument, tables), added_after(layers, image.deepstack, start):
+        yield
 
 
 @contextlib.contextmanager

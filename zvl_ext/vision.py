@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from .loading import build, config_object, smallest, transformers_classes
+from .loading import build, transformers_classes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -69,5 +69,4 @@ def load(checkpoint: Checkpoint, dtype: torch.dtype) -> torch.nn.Module:
         ZvlError: as `language.load`.
     """
     _, tower_class, _ = transformers_classes()
-    config, small = config_object(checkpoint.config).vision_config, config_object(smallest(checkpoint.config)).vision_config
-    return build(tower_class, config, small, checkpoint, "visual.", dtype)
+    return build(tower_class, checkpoint, dtype, "visual.", "vision_config")

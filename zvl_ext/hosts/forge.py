@@ -127,7 +127,7 @@ def ensure_temp_folder() -> None:
 def on_before_ui(callback: Callable[[], None]) -> None:
     from modules import script_callbacks
 
-    script_callbacks.on_before_ui(callback, name="zvl_axes") if takes(script_callbacks.on_before_ui, "name") else script_callbacks.on_before_ui(callback)
+    script_callbacks.on_before_ui(callback, **({"name": "zvl_axes"} if takes(script_callbacks.on_before_ui, "name") else {}))
 
 
 def xyz_module() -> Any:

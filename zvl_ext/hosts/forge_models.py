@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -20,7 +19,7 @@ from ..checkpoint import Checkpoint
 from ..errors import ZvlError
 from ..reference import Reference, sized
 from ..sequence import TEMPLATE, Encode, Sequence
-from ..splice import ImageTokens, added_after, mrope_tables, replaced_argument
+from ..splice import ImageTokens, as_qwen3vl, mrope_tables, state_at
 from .forge import queue_lock, show_progress, takes
 
 GIB = 2**30
@@ -93,17 +92,16 @@ class ForgeTextEncoder:
 
     def hidden_states(self, embeds: Any, layer: int, image: ImageTokens | None, sequence: Sequence) -> Any:
         self._place()
-        model, count = self._model, self.layers + layer + 1
         embeds = embeds.to(self._device())
-        with torch.inference_mode(), contextlib.ExitStack() as stack:
-            if image is not None:
-                stack.enter_context(replaced_argument(model.layers, "freqs_cis", self._rotary_tables(image, sequence)))
-                stack.enter_context(added_after(model.layers, image.deepstack, sequence.image_start))
-            stack.enter_context(language.first_layers(model, count))
-            states = stack.enter_context(language.recorded(model, {count - 1: layer}))
+
+        def forward() -> Any:
             mask = torch.ones(1, embeds.shape[0], dtype=torch.long, device=embeds.device)
-            last, *_ = model(None, attention_mask=mask, embeds=embeds[None], num_tokens=[embeds.shape[0]])
-            return (last if layer == -1 else states[layer])[0].float().cpu()
+            return self._model(None, attention_mask=mask, embeds=embeds[None], num_tokens=[embeds.shape[0]])[0]
+
+        if image is None:
+            return state_at(self._model, layer, forward)
+        with as_qwen3vl(self._model.layers, image, sequence.image_start, "freqs_cis", self._rotary_tables(image, sequence)):
+            return state_at(self._model, layer, forward)
 
     def _rotary_tables(self, image: ImageTokens, sequence: Sequence) -> Callable[[Any], Any]:
         """The host hands its layers (cos [1, 1, tokens, head_dim], sin and -sin [1, 1, tokens, head_dim / 2])."""
@@ -125,11 +123,6 @@ class ForgeTextEncoder:
         return mm.text_encoder_device()
 
 
-def per_engine() -> weakref.WeakKeyDictionary:
-    """A memory of things measured on an engine, which goes with the engine."""
-    return weakref.WeakKeyDictionary()
-
-
 # --- memory ---------------------------------------------------------------------------------------------------------
 
 
@@ -143,10 +136,9 @@ class _Loaded:
     def drop(self) -> None:
         if self.model is None:
             return
-        if self.patcher is not None:
-            with contextlib.suppress(Exception):  # best effort: this runs after failures, too
-                self.patcher.detach()
-                mm.unload_model(self.patcher)
+        with contextlib.suppress(Exception):  # best effort: this runs after failures, too
+            self.patcher.detach()
+            mm.unload_model(self.patcher)
         self.key = self.model = self.patcher = None
         gc.collect()
         mm.soft_empty_cache()

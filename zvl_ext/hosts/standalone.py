@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -13,7 +12,7 @@ from ..checkpoint import Checkpoint
 from ..errors import ZvlError
 from ..reference import Reference, sized
 from ..sequence import Encode, Sequence
-from ..splice import ImageTokens, added_after, mrope_tables, replaced_argument
+from ..splice import ImageTokens, as_qwen3vl, mrope_tables, state_at
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _STORED = {"F32": torch.float32, "F16": torch.float16}
@@ -71,20 +70,20 @@ class StandaloneTextEncoder:
         embedding = self.model.embed_tokens
         return embedding(torch.tensor(ids, device=embedding.weight.device)).float()
 
-    @torch.inference_mode()
     def hidden_states(self, embeds: torch.Tensor, layer: int, image: ImageTokens | None, sequence: Sequence) -> torch.Tensor:
-        model, config = self.model, self.model.config
-        count = self.layers + layer + 1
-        with contextlib.ExitStack() as stack:
-            if image is not None:
-                cosine, sine = mrope_tables(sequence.position_ids(), config.head_dim, _rope_theta(config), image.mrope_section)
-                tables = lambda old: (cosine[None].to(old[0]), sine[None].to(old[1]))  # noqa: E731
-                stack.enter_context(replaced_argument(model.layers, "position_embeddings", tables))
-                stack.enter_context(added_after(model.layers, image.deepstack, sequence.image_start))
-            stack.enter_context(language.first_layers(model, count))
-            states = stack.enter_context(language.recorded(model, {count - 1: layer}))
-            output = model(inputs_embeds=embeds[None].to(model.embed_tokens.weight), use_cache=False)
-        return (output.last_hidden_state if layer == -1 else states[layer])[0].float().cpu()
+        def forward() -> torch.Tensor:
+            return self.model(inputs_embeds=embeds[None].to(self.model.embed_tokens.weight), use_cache=False).last_hidden_state
+
+        if image is None:
+            return state_at(self.model, layer, forward)
+        with as_qwen3vl(self.model.layers, image, sequence.image_start, "position_embeddings", self._rotary_tables(image, sequence)):
+            return state_at(self.model, layer, forward)
+
+    def _rotary_tables(self, image: ImageTokens, sequence: Sequence) -> Callable[[tuple], tuple]:
+        """transformers hands its layers (cos, sin), each [1, tokens, head_dim]."""
+        config = self.model.config
+        cosine, sine = mrope_tables(sequence.position_ids(), config.head_dim, _rope_theta(config), image.mrope_section)
+        return lambda old: (cosine[None].to(old[0]), sine[None].to(old[1]))
 
 
 def _rope_theta(config: object) -> float:

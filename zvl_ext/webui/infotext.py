@@ -32,8 +32,14 @@ def write(settings: Settings, reference: Reference, model: str) -> dict[str, str
         elif option.kind == "model":
             entries[option.infotext] = TEXT + model if _MISREAD.match(model) else model
         elif option.infotext and value != option.default:
-            entries[option.infotext] = TEXT + value if option.kind == "text" else repr(value).removesuffix(".0") if option.kind == "number" else str(value)
+            entries[option.infotext] = _written(option, value)
     return entries
+
+
+def _written(option: Option, value: Any) -> str:
+    if option.kind == "text":
+        return TEXT + value
+    return repr(value).removesuffix(".0") if option.kind == "number" else str(value)
 
 
 def clear(parameters: dict[str, Any]) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
+import functools
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -18,26 +19,22 @@ import torch
 from .. import conditioner, statistics
 from ..errors import ZvlError
 from ..hosts import forge, forge_models
-from ..options import BY_NAME, PRESETS, Settings, preset_of
+from ..options import BY_NAME, Settings
 from ..reference import Reference, open_reference
 from ..store import Store
 from . import axes, infotext
 
 HIDDEN_STATES = Store()
 RECENT = Store(128 * 2**20, size=lambda image: 3 * image.width * image.height)  # references, for pasting their parameters
-_STATISTICS = forge_models.per_engine()
+_STATISTICS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # by engine, and gone with it
 _HOOKS = ("cached_params", "get_conds_with_caching")
 _RUN = "zvl_run"  # on p: the run that is attached
 
 
 def parse(args: tuple | list, cell: dict[str, Any]) -> Settings:
     """Settings from a script's arguments: one dict in the first place (the API's named form), or all values in order."""
-    named = args[0] if args and isinstance(args[0], dict) else None
-    settings = Settings.from_mapping(named) if named is not None else Settings.from_positions(args)
-    changes = dict(PRESETS.get(cell.get("preset"), {}))
-    changes |= {name: BY_NAME[name].check(value) for name, value in cell.items()}
-    settings = dataclasses.replace(settings, **changes)
-    return dataclasses.replace(settings, preset=preset_of(settings))
+    named = bool(args) and isinstance(args[0], dict)
+    return (Settings.from_mapping(args[0]) if named else Settings.from_positions(args)).changed(cell)
 
 
 def attach(p: Any, args: tuple | list) -> None:
@@ -199,8 +196,8 @@ class Run:
     def _conditioned(self, function: Callable, engine: Any, prompts: Any, *rest: Any, **more: Any) -> Any:
         """Call the host's function twice: once to learn what texts it encodes, once to give it the conditioning.
 
-        Between both, Qwen3-VL reads all texts in one go, so that the text encoder and Qwen3-VL are each placed on the device
-        once, however many prompts a batch has.
+        The text encoder is done with all texts before Qwen3-VL reads the first, so that each is placed on the device once,
+        however many prompts a batch has.
         """
         recorder = _Recorder(engine)
         function(recorder, prompts, *rest, **more)
@@ -210,13 +207,16 @@ class Run:
         sources = conditioner.Sources(self.extractor, forge_models.encoder(engine), lambda: known, text_encoder, HIDDEN_STATES, self.p.comment)
 
         def player(seed: int) -> _Player:
-            made = {prompt: conditioner.condition(s, self.reference, text, sources, seed) for prompt, text in recorder.texts.items()}
-            return _Player(engine, made, recorder.stacked)
+            def make(prompt: str) -> torch.Tensor:
+                return conditioner.condition(s, self.reference, recorder.texts[prompt], sources, seed)
+
+            return _Player(engine, functools.cache(make), recorder.stacked)
 
         if not self._per_picture:
             return function(player(0), prompts, *rest, **more)
         # The host encodes a prompt once per batch, whatever the pictures' seeds: so every picture gets a call of its own.
-        return _joined([function(player(seed), _only(prompts, i), *rest, **more) for i, seed in enumerate(self._seeds(prompts))])
+        pictures = zip(prompts, self._seeds(prompts))
+        return _joined([function(player(seed), _with_prompts(prompts, [prompt]), *rest, **more) for prompt, seed in pictures])
 
     @property
     def _per_picture(self) -> bool:
@@ -241,10 +241,6 @@ def _with_prompts(prompts: Any, others: Iterable[str]) -> Any:
     same = copy.copy(prompts)
     same[:] = others
     return same
-
-
-def _only(prompts: Any, index: int) -> Any:
-    return _with_prompts(prompts, [prompts[index]])
 
 
 def _joined(results: list[Any]) -> Any:
@@ -289,12 +285,12 @@ class _Recorder(_Engine):
 
 
 class _Player(_Engine):
-    """Gives the conditioning that was made for each prompt, in the form the engine gives it."""
+    """Gives the conditioning of each prompt, in the form the engine gives it."""
 
-    def __init__(self, engine: Any, made: dict[str, torch.Tensor], stacked: bool):
+    def __init__(self, engine: Any, make: Callable[[str], torch.Tensor], stacked: bool):
         super().__init__(engine)
-        self._made, self._stacked = made, stacked
+        self._make, self._stacked = make, stacked
 
     def get_learned_conditioning(self, prompts: Any) -> Any:
-        rows = [self._made[prompt] for prompt in prompts]
+        rows = [self._make(prompt) for prompt in prompts]
         return torch.stack(rows) if self._stacked else rows
