@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import torch
 
 from .. import language, vision
-from ..checkpoint import Checkpoint
+from ..checkpoint import Checkpoint, open_checkpoint
+from ..conditioner import Sources, Text, condition
 from ..errors import ZvlError
+from ..options import Settings
 from ..reference import Reference, sized
-from ..sequence import Encode, Sequence
+from ..sequence import TEMPLATE, Encode, Sequence
 from ..splice import ImageTokens, as_qwen3vl, mrope_tables, state_at
+from ..statistics import REFERENCE_PROMPTS, ReferenceStatistics, measure
+from ..store import Store
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+TEXT_LAYER = -2  # where Z-Image reads its text encoder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _STORED = {"F32": torch.float32, "F16": torch.float16}
@@ -50,6 +61,9 @@ class StandaloneExtractor:
         if self._tower is None:
             self._tower = vision.load(self.checkpoint, self.dtype).to(self.device)
         return vision.stacked_tokens(self._tower, sized(reference, tokens, self.checkpoint.unit))
+
+    def unload(self) -> None:
+        self._model = self._tower = None
 
 
 class StandaloneTextEncoder:
@@ -89,6 +103,108 @@ class StandaloneTextEncoder:
 def _rope_theta(config: object) -> float:
     """transformers 4 has rope_theta, transformers 5 rope_parameters."""
     return getattr(config, "rope_theta", None) or config.rope_parameters["rope_theta"]
+
+
+class ZImage:
+    """Z-Image through diffusers, with a Qwen3-VL beside it: the whole product without a web UI.
+
+    Args:
+        z_image: A diffusers folder of Z-Image.
+        qwen3_vl: A Hugging Face folder or one .safetensors file of Qwen3-VL.
+        device, dtype: As for StandaloneExtractor.
+        reference_prompts: What the text encoder's reference statistics are measured on.
+
+    Raises:
+        ZvlError: a folder that isn't there or isn't what it should be.
+    """
+
+    def __init__(self, z_image: str, qwen3_vl: str, device: str = "auto", dtype: str = "auto", reference_prompts: tuple[str, ...] = REFERENCE_PROMPTS):
+        if not os.path.isfile(os.path.join(z_image, "model_index.json")):
+            raise ZvlError(f"{z_image} is not a diffusers folder of Z-Image: it has no model_index.json.")
+        from diffusers import ZImagePipeline
+
+        self.extractor = StandaloneExtractor(open_checkpoint(qwen3_vl), device, dtype)
+        self.pipeline = ZImagePipeline.from_pretrained(z_image, tokenizer=None, torch_dtype=self.extractor.dtype, local_files_only=True).to(
+            self.extractor.device
+        )
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.encode = tokenizer(os.path.join(z_image, "tokenizer"))
+        language_model = getattr(self.pipeline.text_encoder, "model", self.pipeline.text_encoder)
+        self.text_encoder = StandaloneTextEncoder(language_model, os.path.abspath(z_image))
+        self.store = Store()
+        self._reference_prompts = reference_prompts
+
+    @functools.cached_property
+    def statistics(self) -> ReferenceStatistics:
+        """The text encoder's reference statistics."""
+        return measure(torch.cat([self.text(prompt).embeddings for prompt in self._reference_prompts]))
+
+    def text(self, prompt: str) -> Text:
+        """The prompt's text embeddings, float32 [tokens, hidden], as Z-Image takes them."""
+        ids = self.encode(TEMPLATE.format(prompt))
+        self._check_length(len(ids))
+        inputs = self.text_encoder.embed(ids)
+        return Text(prompt, tuple(ids), self.text_encoder.hidden_states(inputs, TEXT_LAYER, None, None), inputs)
+
+    def _check_length(self, tokens: int) -> None:
+        room = (self.pipeline.transformer.config.axes_lens[0] - 2) // 32 * 32  # it pads texts to 32, and the picture's position comes next
+        if tokens > room:
+            raise ZvlError(f"The conditioning has {tokens} tokens, the image model takes {room}. Shorten the prompt.")
+
+    def condition(self, settings: Settings, reference: Reference, prompt: str, seed: int = 0, say: Callable[[str], None] = lambda line: None) -> torch.Tensor:
+        """As `conditioner.condition`, for a prompt as text."""
+        extractor = self._on_cpu if settings.device == "cpu" else self.extractor
+        sources = Sources(extractor, self.encode, lambda: self.statistics, self.text_encoder, self.store, say)
+        return condition(settings, reference, self.text(prompt), sources, seed)
+
+    @functools.cached_property
+    def _on_cpu(self) -> StandaloneExtractor:
+        """For device cpu: Qwen3-VL in main memory, wherever the image model is."""
+        return self.extractor if self.extractor.device.type == "cpu" else StandaloneExtractor(self.extractor.checkpoint, "cpu")
+
+    def unload(self) -> None:
+        """Free the memory that Qwen3-VL takes; it is loaded again when it is needed."""
+        self.extractor.unload()
+        self._on_cpu.unload()
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        conditionings: list[torch.Tensor],
+        seeds: list[int],
+        size: tuple[int, int] = (1024, 1024),
+        steps: int = 8,
+        guidance: float = 0.0,
+        batch: int = 1,
+        negative: str = "",
+    ) -> list[Image.Image]:
+        """One picture for each conditioning. A picture depends on its own conditioning and seed, not on the batch it is in.
+
+        Args:
+            conditionings: float [tokens, hidden] each.
+            size: Width and height in pixels.
+            guidance: Classifier-free guidance against the negative prompt, diffusers' way of counting: 0 is none.
+
+        Raises:
+            ZvlError: a conditioning is longer than the image model has positions for.
+        """
+        width, height = size
+        self._check_length(max(map(len, conditionings)))
+        empty = self.text(negative).embeddings if guidance > 0 else None
+        pictures: list[Image.Image] = []
+        for start in range(0, len(conditionings), batch):
+            rows = [c.to(self.extractor.device, self.extractor.dtype) for c in conditionings[start : start + batch]]
+            output = self.pipeline(
+                prompt_embeds=rows,
+                negative_prompt_embeds=[empty.to(rows[0])] * len(rows) if empty is not None else None,
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds[start : start + batch]],
+                width=width,
+                height=height,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+            )
+            pictures += output.images
+        return pictures
 
 
 def tokenizer(folder: str) -> Encode:
