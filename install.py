@@ -3,6 +3,8 @@
 python install.py                                  check that the web UI's transformers knows Qwen3-VL
 python install.py test [pytest's arguments]        make a virtual environment beside this file and run the test suite
 python install.py test --transformers 4.57.6       the same with that release; the default is the newest
+python install.py demo [arguments]                 make one for the demo and write its contact sheet; arguments as of python -m zvl_ext demo
+python install.py demo --ui                        open a page with the web UI's accordion
 """
 
 from __future__ import annotations
@@ -16,6 +18,11 @@ import venv
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
 NEEDED = (4, 57)
+PACKAGES = ("torch", "safetensors", "pillow", "numpy", "diffusers")
+# The web UI's gradio, with a transformers that takes the same huggingface-hub. gradio leaves its own requirements open, but does not work
+# with newer releases of these two.
+PANEL = ("gradio==4.40.0", "fastapi<0.113", "pydantic<2.11")
+BESIDE_PANEL = "4.57.6"
 
 
 def check() -> None:
@@ -41,20 +48,29 @@ def environment(name: str, *packages: str) -> str:
 
 
 def test(release: str | None, arguments: list[str]) -> int:
-    packages = ["torch", "safetensors", "pillow", "numpy", "pytest", f"transformers=={release}" if release else "transformers>=4.57"]
+    packages = [*PACKAGES, "pytest", f"transformers=={release}" if release else "transformers>=4.57"]
     if release and release.startswith("4."):
-        # The web UI's gradio needs a huggingface-hub that transformers 5 does not: the panel is tested beside transformers 4.
-        packages.append("gradio==4.40.0")
+        packages += PANEL  # transformers 5 needs another huggingface-hub: the panel is tested beside transformers 4
     python = environment(f".venv-test-{release or 'newest'}", *packages)
     return subprocess.run([python, "-m", "pytest", *arguments], cwd=ROOT).returncode
+
+
+def demo(arguments: list[str]) -> int:
+    """The demo in an environment of its own, the same with and without the page. Nothing is fetched when it runs."""
+    packages = [*PACKAGES, "accelerate", f"transformers=={BESIDE_PANEL}", *(PANEL if "--ui" in arguments else ())]
+    python = environment(".venv-demo", *packages)
+    offline = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": ROOT}  # files are named from where the user is
+    return subprocess.run([python, "-m", "zvl_ext", "demo", *arguments], env=offline).returncode
 
 
 def main() -> int:
     if len(sys.argv) == 1:
         check()
         return 0
+    if sys.argv[1] == "demo":
+        return demo(sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("test",))
+    parser.add_argument("command", choices=("test", "demo"))
     parser.add_argument("--transformers", metavar="RELEASE")
     arguments, rest = parser.parse_known_args()
     return test(arguments.transformers, rest)

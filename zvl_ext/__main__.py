@@ -1,4 +1,4 @@
-"""The command line: `python -m zvl_ext extract | blend | statistics | options`."""
+"""The command line: `python -m zvl_ext extract | blend | statistics | demo | evaluate | options`."""
 
 from __future__ import annotations
 
@@ -39,6 +39,17 @@ def _value(option: Option) -> Any:
         except (ValueError, ZvlError) as error:
             message = str(error) if isinstance(error, ZvlError) else str(option.refuse(text, f"a {option.kind}"))
             raise argparse.ArgumentTypeError(message.removeprefix("Z-Image VL: ")) from None
+
+    return convert
+
+
+def _whole(low: int, high: int) -> Any:
+    """An argparse type for whole numbers in a range."""
+
+    def convert(text: str) -> int:
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"a whole number from {low} to {high} is needed, not {text!r}")
+        return int(text)
 
     return convert
 
@@ -91,6 +102,31 @@ def build_parser() -> argparse.ArgumentParser:
     compare.add_argument("--reference-out", help="also write the text embeddings' statistics here, for blend --reference-stats")
     compare.add_argument("--json", action="store_true")
     compare.set_defaults(run=_statistics)
+
+    demo = commands.add_parser("demo", help="a contact sheet of one reference and one prompt over alpha, or a page to try the product in")
+    demo.add_argument("--out", default="zvl-demo.png", help="the PNG to write; default: %(default)s")
+    demo.add_argument("--seed", type=_whole(0, 2**32 - 1), default=0, help="default: %(default)s")
+    demo.add_argument("--prompt", help="default: one of the miniature's world")
+    demo.add_argument("--reference", metavar="FILE", help="the reference image; default: one of the miniature's world")
+    demo.add_argument("--z-image", metavar="FOLDER", help="a diffusers folder of Z-Image-Turbo; default: the miniature")
+    demo.add_argument("--qwen3-vl", metavar="PATH", help="a Hugging Face folder or one .safetensors file of Qwen3-VL; default: the miniature")
+    demo.add_argument("--weights", metavar="FOLDER", help="other weights of the miniature family")
+    demo.add_argument("--size", type=_whole(64, 2048), help="width and height in pixels with the real weights; default: 1024")
+    demo.add_argument("--steps", type=_whole(1, 100), help="default: 8")
+    guidance = dataclasses.replace(BY_NAME["alpha"], name="guidance", maximum=30.0)
+    demo.add_argument("--guidance", type=_value(guidance), help="classifier-free guidance, 0 is none; default: what the weights are made for")
+    demo.add_argument("--device", default="auto", help="auto, cpu, or a torch device such as cuda:1")
+    demo.add_argument("--ui", action="store_true", help="open a page with the web UI's accordion instead")
+    demo.add_argument("--port", type=_whole(1, 65535), help="of the page; default: the first free one from 7860")
+    demo.set_defaults(run=_demo)
+
+    evaluate = commands.add_parser("evaluate", help="measure every way of conditioning on the miniature family: tables, plots and verdicts")
+    evaluate.add_argument("--out", metavar="FOLDER", help="where results.json, evidence.md and the plots go; default: evidence beside the weights")
+    evaluate.add_argument("--pairs", type=_whole(2, 10_000), help="pairs of the main part; the other parts take fewer in proportion; default: 200")
+    evaluate.add_argument("--quick", action="store_true", help="few pairs, in about two minutes: numbers with wide intervals")
+    evaluate.add_argument("--workers", type=_whole(1, 64), help="processes; default: one for each core, at most 8")
+    evaluate.add_argument("--weights", metavar="FOLDER", help="other weights of the miniature family")
+    evaluate.set_defaults(run=_evaluate)
 
     options = commands.add_parser("options", help="every control with its range, default and names")
     options.add_argument("--json", action="store_true")
@@ -218,6 +254,27 @@ def _statistics(args: argparse.Namespace) -> None:
         print(f"  per-dim correlation   {part['correlation']:.4f}")
         print(f"  std ratio vl/text     median {part['median_ratio']:.3g}x, worst {part['worst_ratio']:.4g}x ({worst})")
         print(f"  over 10x              {part['outliers']} dimensions")
+
+
+def _demo(args: argparse.Namespace) -> None:
+    if not args.ui:
+        _check_out(args.out)
+    try:
+        from .miniature import demo
+
+        args.device = _device(args.device)
+        demo.run(args)
+    except ImportError as error:
+        raise ZvlError(f"The demo needs more packages ({error}). This installs them: python install.py demo{' --ui' if args.ui else ''}") from error
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from .miniature import family
+    from .miniature.evaluation import run
+    from .miniature.evaluation.experiments import QUICK, Plan
+
+    plan = QUICK if args.quick else Plan()
+    run.run(args.weights or family.WEIGHTS, args.out, plan.of(args.pairs) if args.pairs else plan, args.workers)
 
 
 def _options(args: argparse.Namespace) -> None:

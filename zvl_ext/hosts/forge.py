@@ -92,11 +92,12 @@ def always_visible() -> Any:
     return scripts.AlwaysVisible
 
 
-def input_accordion(**kwargs: Any) -> Any:
-    """The host's accordion with a switch; its value is whether it is on."""
+def input_accordion(**kwargs: Any) -> tuple[Any, Any]:
+    """The host's accordion with a switch, as the switch and as the block: here one object is both."""
     from modules.ui_components import InputAccordion
 
-    return InputAccordion(False, **kwargs)
+    accordion = InputAccordion(False, **kwargs)
+    return accordion, accordion
 
 
 def tool_button(**kwargs: Any) -> Any:
@@ -164,6 +165,13 @@ def checkpoint(name: str) -> Checkpoint:
     if name not in found:
         raise ZvlError(f"There is no Qwen3-VL model {name!r}; there is " + ", ".join(found) + ".")
     return open_checkpoint(found[name], name)
+
+
+def unload() -> None:
+    """Free the memory that Qwen3-VL takes."""
+    from . import forge_models
+
+    forge_models.unload()
 
 
 def reference_folder() -> str:

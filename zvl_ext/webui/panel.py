@@ -1,10 +1,11 @@
-"""The accordion, built from the options. gradio is imported here and nowhere else."""
+"""The accordion, built from the options, for whatever host it stands in."""
 
 from __future__ import annotations
 
+import functools
 import html
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import gradio as gr
 
@@ -21,6 +22,31 @@ PRESET_OPTIONS = tuple(dict.fromkeys(name for values in PRESETS.values() for nam
 COST_OPTIONS = ("token_mode", "length_match", "image_dropout", "reference_tokens")
 
 
+class Host(Protocol):
+    """What the accordion needs of the page it stands in: `hosts.forge` in the web UI, `page.PageHost` in the demo's page."""
+
+    def input_accordion(self, **kwargs: Any) -> tuple[Any, Any]:
+        """The component whose value is whether the extension takes part, and the block the controls go into. Takes `label` and `elem_id`."""
+
+    def tool_button(self, **kwargs: Any) -> Any:
+        """A small button with `value`, `elem_id` and `tooltip`."""
+
+    def paste_field(self, component: Any, read: Callable[[dict], Any]) -> Any:
+        """An infotext field whose value is computed from the pasted parameters."""
+
+    def models(self) -> dict[str, str]:
+        """Qwen3-VL weights the user has, name -> path."""
+
+    def model_folders(self) -> list[str]:
+        """Where they are looked for; the first is where new ones belong."""
+
+    def unload(self) -> None:
+        """Free the memory that Qwen3-VL takes."""
+
+    def ensure_temp_folder(self) -> None:
+        """Called before a picture is set from Python."""
+
+
 def build_unsupported(title: str, elem_id: Callable[[str], str]) -> list:
     """The panel on a web UI that has no Z-Image: it says so, and has no controls."""
     with gr.Accordion(title, open=False, elem_id=elem_id("enabled")):
@@ -28,7 +54,7 @@ def build_unsupported(title: str, elem_id: Callable[[str], str]) -> list:
     return []
 
 
-def build(title: str, elem_id: Callable[[str], str]) -> tuple[list, list]:
+def build(title: str, elem_id: Callable[[str], str], host: Host = forge) -> tuple[list, list]:
     """The accordion with all controls.
 
     Returns:
@@ -37,11 +63,11 @@ def build(title: str, elem_id: Callable[[str], str]) -> tuple[list, list]:
     made: dict[str, Any] = {}
 
     def control(name: str) -> None:
-        made[name] = _control(BY_NAME[name], elem_id(name))
+        made[name] = _control(BY_NAME[name], elem_id(name), host)
 
-    made["enabled"] = forge.input_accordion(label=title, elem_id=elem_id("enabled"))
-    with made["enabled"], gr.Column(elem_classes=["zvl-panel"]):
-        missing = gr.HTML(_missing(), elem_classes=["zvl-missing"])
+    made["enabled"], accordion = host.input_accordion(label=title, elem_id=elem_id("enabled"))
+    with accordion, gr.Column(elem_classes=["zvl-panel"]):
+        missing = gr.HTML(_missing(host), elem_classes=["zvl-missing"])
         with gr.Row():
             with gr.Column(scale=2, min_width=220):
                 control("reference")
@@ -50,8 +76,8 @@ def build(title: str, elem_id: Callable[[str], str]) -> tuple[list, list]:
             with gr.Column(scale=3, min_width=280):
                 with gr.Row(elem_classes=["zvl-model"]):
                     control("model")
-                    refresh = forge.tool_button(value="\U0001f504", elem_id=elem_id("refresh"), tooltip="Look for Qwen3-VL weights again")
-                    free = forge.tool_button(value="\U0001f9f9", elem_id=elem_id("free"), tooltip="Free the memory that Qwen3-VL takes")
+                    refresh = host.tool_button(value="\U0001f504", elem_id=elem_id("refresh"), tooltip="Look for Qwen3-VL weights again")
+                    free = host.tool_button(value="\U0001f9f9", elem_id=elem_id("free"), tooltip="Free the memory that Qwen3-VL takes")
                 control("preset")
                 control("engine")
                 control("alpha")
@@ -68,8 +94,8 @@ def build(title: str, elem_id: Callable[[str], str]) -> tuple[list, list]:
                     for name in advanced[i : i + 2]:
                         control(name)
 
-    refresh.click(_refresh, inputs=[made["model"]], outputs=[made["model"], missing], show_progress=False)
-    free.click(_free, show_progress=False)
+    refresh.click(functools.partial(_refresh, host), inputs=[made["model"]], outputs=[made["model"], missing], show_progress=False)
+    free.click(functools.partial(_free, host), show_progress=False)
     set_by_preset = [made[name] for name in PRESET_OPTIONS]
     # `input` is the user's own choice; `change` would also fire when the controls below set the preset's name.
     made["preset"].input(_choose_preset, inputs=[made["preset"]], outputs=set_by_preset, show_progress=False, queue=False)
@@ -78,10 +104,10 @@ def build(title: str, elem_id: Callable[[str], str]) -> tuple[list, list]:
     decides_cost = [made[name] for name in COST_OPTIONS]
     for component in decides_cost:
         component.change(_cost, inputs=decides_cost, outputs=[cost], show_progress=False, queue=False)
-    return [made[option.name] for option in OPTIONS], _infotext_fields(made)
+    return [made[option.name] for option in OPTIONS], _infotext_fields(made, host)
 
 
-def _control(option: Option, elem_id: str) -> Any:
+def _control(option: Option, elem_id: str, host: Host) -> Any:
     common = {"label": option.label, "elem_id": elem_id}
     if option.kind == "switch":
         return gr.Checkbox(value=option.default, info=option.help, **common)
@@ -91,7 +117,7 @@ def _control(option: Option, elem_id: str) -> Any:
         kind = gr.Dropdown if option.advanced or option.name == "preset" else gr.Radio
         return kind(list(option.choices), value=option.default, info=option.help, **common)
     if option.kind == "model":
-        names = list(forge.models())
+        names = list(host.models())
         return gr.Dropdown(names, value=names[0] if names else None, info=option.help, **common)
     if option.kind == "image":
         # The mode stays as it is in the file: RGB would drop transparency and clip 16 bits. PNG keeps every pixel on a paste.
@@ -99,23 +125,21 @@ def _control(option: Option, elem_id: str) -> Any:
     return gr.Textbox(value=option.default, lines=1, max_lines=6, info=option.help, **common)
 
 
-def _missing() -> str:
+def _missing(host: Host) -> str:
     """What to get and where to put it, while there are no weights; empty when there are."""
-    if forge.models():
+    if host.models():
         return ""
-    folder = html.escape(forge.model_folders()[0])
+    folder = html.escape(host.model_folders()[0])
     return f"<div class='zvl-note'>No Qwen3-VL weights found. {html.escape(WANTED)}.<br>Put it into <code>{folder}</code> and press \U0001f504.</div>"
 
 
-def _refresh(chosen: str | None) -> tuple[Any, str]:
-    names = list(forge.models())
-    return gr.update(choices=names, value=chosen if chosen in names else (names[0] if names else None)), _missing()
+def _refresh(host: Host, chosen: str | None) -> tuple[Any, str]:
+    names = list(host.models())
+    return gr.update(choices=names, value=chosen if chosen in names else (names[0] if names else None)), _missing(host)
 
 
-def _free() -> None:
-    from ..hosts import forge_models
-
-    forge_models.unload()
+def _free(host: Host) -> None:
+    host.unload()
     gr.Info("Z-Image VL: Qwen3-VL was unloaded.")
 
 
@@ -141,30 +165,30 @@ def _cost(*values: Any) -> str:
     return f"<p class='zvl-help'>Adds up to {added} tokens: a sampling step at 1024 × 1024 takes about {step_cost(added):.0f} % longer.</p>"
 
 
-def _infotext_fields(made: dict[str, Any]) -> list:
+def _infotext_fields(made: dict[str, Any], host: Host) -> list:
     def reader(option: Option) -> Callable[[dict], Any]:
         def read(parameters: dict) -> Any:
             if option.kind == "image":
-                return _recent(parameters)
+                return _recent(parameters, host)
             value = infotext.read(option, parameters)
             if option.kind == "model":
-                value = value if value in forge.models() else None
+                value = value if value in host.models() else None
             return None if value is None else gr.update(value=value)
 
         return read
 
-    fields = [forge.paste_field(made["enabled"], lambda parameters: infotext.MARK in parameters)]
-    fields += [forge.paste_field(made[o.name], reader(o)) for o in OPTIONS if o.infotext]
-    fields.append(forge.paste_field(made["preset"], infotext.preset))
+    fields = [host.paste_field(made["enabled"], lambda parameters: infotext.MARK in parameters)]
+    fields += [host.paste_field(made[o.name], reader(o)) for o in OPTIONS if o.infotext]
+    fields.append(host.paste_field(made["preset"], infotext.preset))
     return fields
 
 
-def _recent(parameters: dict) -> Any:
+def _recent(parameters: dict, host: Host) -> Any:
     """The reference of pasted parameters, if this process has used it; a digest alone can't bring a picture back."""
     from .run import RECENT
 
     image = RECENT.get(parameters.get(BY_NAME["reference"].infotext, ""))
     if image is None:
         return None
-    forge.ensure_temp_folder()
+    host.ensure_temp_folder()
     return gr.update(value=image)

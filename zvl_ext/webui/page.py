@@ -1,0 +1,284 @@
+"""A page to try the product in, without a web UI: its accordion over the standalone pipeline."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import random
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
+
+import gradio as gr
+import torch
+from PIL import Image
+from starlette.middleware import Middleware
+
+from .. import __version__
+from ..errors import ZvlError
+from ..miniature import demo, world
+from ..options import Settings
+from ..reference import Reference, open_reference
+from . import infotext, panel
+
+TITLE = "Z-Image VL"
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_SEEDS = 2**32
+_POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
+# References to begin with: of each pair of looks one, none of which the miniature has been trained on.
+_EXAMPLES = (demo.REFERENCE, *(world.Scene(*words) for words in (
+    ("moon", "blue", "navy", "striped"), ("heart", "yellow", "black", "dotted"), ("cross", "purple", "white", "flat"),
+    ("star", "green", "white", "outlined"))))  # fmt: skip
+
+_CSS = """
+.zvl-accordion { position: relative; }
+.zvl-accordion .zvl-switch { position: absolute; top: 0.85em; left: 0.9em; width: auto; min-width: 0; z-index: 1; padding: 0; border: 0; background: none; }
+.zvl-accordion .zvl-switch label > span { display: none; }
+.zvl-accordion > .block > .label-wrap > span:first-of-type { padding-left: 1.8em; }
+.zvl-panel .form { background: none; border: 0; box-shadow: none; overflow: visible; }
+.zvl-panel .form > .block { padding: 0; border: 0; background: none; }
+.zvl-panel .zvl-tool { min-width: 2.6em; max-width: 2.6em; height: 2.6em; padding: 0; }
+.zvl-result .preview img { width: 100%; height: 100%; object-fit: contain; }
+.zvl-result:has(.preview) .grid-wrap { visibility: hidden; }
+.zvl-said p { margin: 0.2em 0; }
+.zvl-said .zvl-error { border-left: 3px solid #c33; padding: 0.4em 0.8em; }
+"""
+# The web UI gives every block a class with its name; gradio's own are these.
+_CLASSES = {".gradio-column": ".gap", ".gradio-row": ".stretch"}
+# What the web UI calls the script of the extension with.
+_HEAD = """
+<script>
+function onUiLoaded(callback) {
+    const wait = setInterval(() => { if (document.querySelector(".zvl-panel")) { clearInterval(wait); callback(); } }, 100);
+}
+function onAfterUiUpdate(callback) {
+    let timer;
+    new MutationObserver(() => { clearTimeout(timer); timer = setTimeout(callback, 200); })
+        .observe(document.documentElement, { childList: true, subtree: true });
+}
+</script>
+"""
+
+
+class PageHost:
+    """What the accordion needs of this page (`panel.Host`).
+
+    Args:
+        weights: What the page runs on.
+    """
+
+    def __init__(self, weights: demo.Weights):
+        self._weights = weights
+
+    def input_accordion(self, label: str, elem_id: str) -> tuple[Any, Any]:
+        """The switch lies on the accordion's title, as in the web UI, so that it is there when the accordion is closed."""
+        with gr.Column(elem_classes=["zvl-accordion"]):
+            switch = gr.Checkbox(False, label=label, elem_id=f"{elem_id}-checkbox", elem_classes=["zvl-switch"], container=False)
+            accordion = gr.Accordion(label, open=True, elem_id=elem_id)
+        return switch, accordion
+
+    def tool_button(self, tooltip: str, **kwargs: Any) -> Any:
+        return gr.Button(elem_classes=["zvl-tool"], **kwargs)
+
+    def paste_field(self, component: Any, read: Callable[[dict], Any]) -> Any:
+        return component, read
+
+    def models(self) -> dict[str, str]:
+        checkpoint = self._weights.model.extractor.checkpoint
+        return {checkpoint.name: checkpoint.path}
+
+    def model_folders(self) -> list[str]:
+        return [self._weights.model.extractor.checkpoint.path]
+
+    def unload(self) -> None:
+        self._weights.model.unload()
+
+    def ensure_temp_folder(self) -> None:
+        """gradio makes its own."""
+
+
+def generate(
+    weights: demo.Weights, prompt: str, negative: str, seed: float, steps: float, guidance: float, count: float, *values: Any
+) -> tuple[list[Image.Image], list[str], list[str]]:
+    """The pictures, each one's parameters, and lines about what was done differently.
+
+    Args:
+        values: The accordion's, in the order of the options.
+
+    Raises:
+        ZvlError: with one line for the user.
+    """
+    settings, notes = Settings.from_positions(values), []
+    sampling = weights.sampling | {"steps": int(steps), "guidance": float(guidance)}
+    first = random.randrange(_SEEDS) if seed is None or seed < 0 else int(seed) % _SEEDS  # noqa: S311
+    seeds = [(first + i) % _SEEDS for i in range(int(count))]
+    model, entries = weights.model, {}
+    reference = open_reference(settings.reference) if settings.enabled and settings.reference is not None else None
+    if settings.enabled and reference is None:
+        notes.append("No reference image, so the picture was made from the prompt alone.")
+    if reference is None or settings.alpha == 0.0:
+        conditionings = [model.text(prompt).embeddings] * len(seeds)
+    else:
+        conditionings = _conditionings(weights, settings, reference, prompt, seeds, notes)
+        entries = infotext.write(settings, reference, model.extractor.checkpoint.name)
+        if weights.miniature:
+            notes.append(f"The miniature has {model.text_encoder.layers} layers: read at hidden {weights.depth(settings)}.")
+            entries["ZVL miniature layer"] = str(weights.fitted(settings).hidden_layer)
+    pictures = model.generate(conditionings, seeds, **sampling, negative=negative if guidance > 0 else "")
+    if negative and guidance <= 0:
+        notes.append("The negative prompt has no effect at guidance 0.")
+    return pictures, [_parameters(weights, prompt, negative, each, sampling, entries) for each in seeds], notes
+
+
+def _conditionings(weights: demo.Weights, settings: Settings, reference: Reference, prompt: str, seeds: list[int], notes: list[str]) -> list[torch.Tensor]:
+    def say(line: str) -> None:
+        if line not in notes:  # one line for all pictures of a batch
+            notes.append(line)
+
+    return [weights.model.condition(weights.fitted(settings), reference, prompt, seed, say) for seed in seeds]
+
+
+def _parameters(weights: demo.Weights, prompt: str, negative: str, seed: int, sampling: dict[str, Any], entries: dict[str, str]) -> str:
+    """A picture's parameters, in the web UI's form."""
+    width, height = sampling["size"]
+    pairs = {"Steps": sampling["steps"], "CFG scale": f"{sampling['guidance']:g}", "Seed": seed, "Size": f"{width}x{height}", "Model": weights.name} | entries
+    line = ", ".join(f"{key}: {_quoted(str(value))}" for key, value in pairs.items())
+    return "\n".join([prompt, *([f"Negative prompt: {negative}"] if negative else []), line])
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False) if set(text) & set(',:"\n') else text
+
+
+def build(weights: demo.Weights, prompt: str | None = None, seed: int = 0, reference: Reference | None = None) -> gr.Blocks:
+    """The page.
+
+    Args:
+        prompt, seed, reference: What is in the controls from the beginning.
+    """
+    sampling = weights.sampling
+
+    def run(*values: Any) -> tuple[Any, list[str], str, str]:
+        try:
+            pictures, parameters, notes = generate(weights, *values)
+        except ZvlError as error:
+            return [], [], "", _said([str(error)], "zvl-error")
+        return pictures, parameters, parameters[0], _said(notes)
+
+    def choose(parameters: list[str], event: gr.SelectData) -> str:
+        return parameters[event.index] if event.index < len(parameters) else ""
+
+    with gr.Blocks(title=TITLE, css=_css(), head=_head(), theme=_theme(), analytics_enabled=False) as page:
+        gr.HTML(f"<h1>{TITLE}</h1><p>{_about(weights)}</p>")
+        with gr.Row():
+            with gr.Column(scale=3, min_width=420):
+                prompt = gr.Textbox(prompt or (demo.PROMPT if weights.miniature else ""), label="Prompt", lines=2, elem_id="txt2img_prompt")
+                negative = gr.Textbox(label="Negative prompt", lines=1, elem_id="txt2img_neg_prompt")
+                with gr.Row():
+                    steps = gr.Slider(1, 50, value=sampling["steps"], step=1, label="Sampling steps")
+                    guidance = gr.Slider(0, 10, value=sampling["guidance"], step=0.1, label="Guidance")
+                with gr.Row():
+                    seed = gr.Number(seed, label="Seed", info="-1: another one every time", precision=0, minimum=-1, maximum=_SEEDS - 1)
+                    count = gr.Slider(1, 8, value=1, step=1, label="Batch count", info="each picture with the next seed")
+                components, _ = panel.build(TITLE, lambda name: f"zvl_txt2img_{name}", PageHost(weights))
+            with gr.Column(scale=2, min_width=320):
+                button = gr.Button("Generate", variant="primary", elem_id="txt2img_generate")
+                gallery = gr.Gallery(
+                    label="Pictures", format="png", columns=2, height=420, object_fit="contain", preview=True, interactive=False, show_share_button=False,
+                    elem_id="txt2img_gallery", elem_classes=["zvl-result"],
+                )  # fmt: skip
+                said = gr.HTML(elem_id="zvl_said", elem_classes=["zvl-said"])
+                parameters = gr.Textbox(label="Parameters", lines=4, interactive=False, show_copy_button=True, elem_id="zvl_parameters")
+                by_name = dict(zip((option.name for option in panel.OPTIONS), components))
+                if weights.miniature:
+                    gr.Examples([[path] for path in _examples()], inputs=[by_name["reference"]], label="References to try")
+        if reference is not None:
+            by_name["reference"].value = by_name["reference"].postprocess(reference.image)
+        every = gr.State([])
+        button.click(run, inputs=[prompt, negative, seed, steps, guidance, count, *components], outputs=[gallery, every, parameters, said])
+        prompt.submit(run, inputs=[prompt, negative, seed, steps, guidance, count, *components], outputs=[gallery, every, parameters, said])
+        gallery.select(choose, inputs=[every], outputs=[parameters], show_progress="hidden")
+    return page
+
+
+def _said(lines: list[str], kind: str = "") -> str:
+    return "".join(f"<p class='{kind}'>{html.escape(line)}</p>" for line in lines)
+
+
+def _about(weights: demo.Weights) -> str:
+    if not weights.miniature:
+        return html.escape(f"Version {__version__}, over {weights.name}.")
+    judged = {name: ", ".join(world.ATTRIBUTES[name]) for name in demo.judged()}
+    known = "; ".join(f"<b>{name}</b> {values}" for name, values in judged.items())
+    return (
+        f"Version {__version__}, over the miniature: a small trained model of the real classes, which knows drawings of one object. "
+        f"Its words: {known}; small, large; left, centre, right."
+    )
+
+
+def _examples() -> list[str]:
+    """Drawings as files, which is what gradio takes."""
+    folder = tempfile.mkdtemp(prefix="zvl-")
+    paths = []
+    for scene in _EXAMPLES:
+        paths.append(os.path.join(folder, f"{scene.style} {scene.colour} {scene.shape} on {scene.background}.png"))
+        Image.fromarray(world.draw(scene, 0)).save(paths[-1])
+    return paths
+
+
+def _file(*parts: str) -> str:
+    """A file of the extension; empty where the package stands alone."""
+    try:
+        with open(os.path.join(_ROOT, *parts), encoding="utf-8") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _css() -> str:
+    style = _file("style.css")
+    for name, own in _CLASSES.items():
+        style = style.replace(name, own)
+    return style + _CSS
+
+
+def _head() -> str:
+    return f"{_HEAD}<script>{_file('javascript', 'zvl.js')}</script>"
+
+
+def _theme() -> gr.themes.Base:
+    """The fonts of the machine: gradio's own themes fetch theirs."""
+    return gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+
+
+class _Offline:
+    """Tells the browser to load nothing from anywhere else; gradio's page names a script on another server.
+
+    Args:
+        app: The ASGI application that makes the page.
+    """
+
+    def __init__(self, app: Any):
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def with_policy(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"content-security-policy", _POLICY)]
+            await send(message)
+
+        await self._app(scope, receive, with_policy)
+
+
+def serve(page: gr.Blocks, port: int | None) -> None:
+    """Show the page until the command is stopped."""
+    app = {"middleware": [Middleware(_Offline)]}
+    desktop = os.name == "nt" or sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    try:
+        page.launch(server_name="127.0.0.1", server_port=port, share=False, show_api=False, inbrowser=desktop, app_kwargs=app)
+    except OSError as error:
+        raise ZvlError(f"The page can't be opened ({str(error).splitlines()[0]}). Choose another port with --port.") from error
