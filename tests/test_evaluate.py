@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from zvl_ext.miniature import world
+from zvl_ext.miniature import family, world
 from zvl_ext.miniature.evaluation import experiments
 from zvl_ext.miniature.evaluation import table as tables
 from zvl_ext.miniature.evaluation.experiments import FOUR, QUICK, SPLICE, TEXT, Plan, Row
@@ -374,7 +374,7 @@ def evaluate(weights_folder, monkeypatch):
     from zvl_ext.miniature.evaluation import bench
     from zvl_ext.miniature.evaluation import run as evaluate
 
-    monkeypatch.setattr(bench, "STEPS", 1)
+    monkeypatch.setitem(family.SAMPLING, "steps", 1)
     monkeypatch.setattr(bench, "REAL", 20)
     monkeypatch.setattr(bench, "CAPTION_TOKENS", 3)
     said: list[str] = []

@@ -25,7 +25,7 @@ from ..measure import as_tensor, follows, frechet_distance, load_classifier, rea
 from .experiments import FOUR, TEXT, Row, pairs
 from .table import SHOWN
 
-STEPS, GUIDANCE, BATCH = 8, 2.0, 32
+BATCH = 32
 REAL = 1000  # drawings that stand for the world's real pictures
 CAPTION_TOKENS = 48
 
@@ -143,14 +143,13 @@ class Bench:
         return [made[i] for i in range(len(places))]
 
     def _generate(self, row: Row, rows: list[torch.Tensor], seeds: list[int], numbers: list[int]) -> list[Image.Image]:
-        size = (world.SIZE, world.SIZE)
         if row.how == "img2img":
             return self._img2img(rows, seeds, [self.references[n].image for n in numbers], row.values["strength"])
         if row.how == "adapter":
             tokens = torch.stack([self.image_tokens[n] for n in numbers])
             with torch.inference_mode(), self.adapter.attached(self.model.pipeline.transformer, tokens, row.values["scale"]):
-                return self.model.generate(rows, seeds, size, STEPS, GUIDANCE, len(rows))
-        return self.model.generate(rows, seeds, size, STEPS, GUIDANCE, len(rows))
+                return self.model.generate(rows, seeds, **family.SAMPLING, batch=len(rows))
+        return self.model.generate(rows, seeds, **family.SAMPLING, batch=len(rows))
 
     @torch.inference_mode()
     def _img2img(self, rows: list[torch.Tensor], seeds: list[int], images: list[Image.Image], strength: float) -> list[Image.Image]:
@@ -162,7 +161,7 @@ class Bench:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         return pipeline(
             prompt_embeds=rows, negative_prompt_embeds=[empty] * len(rows), image=images, strength=strength, generator=generators,
-            num_inference_steps=STEPS, guidance_scale=GUIDANCE,
+            num_inference_steps=family.SAMPLING["steps"], guidance_scale=family.SAMPLING["guidance"],
         ).images  # fmt: skip
 
     @torch.inference_mode()

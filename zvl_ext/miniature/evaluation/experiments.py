@@ -105,7 +105,7 @@ class Plan:
     pairs: int = 200
     side: int = 80
     diversity: int = 24
-    alphas: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.85, 1.0)
+    alphas: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5, 0.7, 0.85, 1.0)
     blend_alphas: tuple[float, ...] = (0.3, 0.7)
     splice_alphas: tuple[float, ...] = (0.5, 1.0)
 
@@ -134,6 +134,7 @@ CURVES: dict[str, dict[str, Any]] = {
     "blend image, per-dim": IMAGE,
     "blend image, sink-aware": at_depth(PRESETS["Image tokens, sink-aware"]),
     "splice all + insert": SPLICE,
+    "splice all + insert, MRoPE": SPLICE | {"positions": "mrope"},
     "splice all + insert, dropout 0.75": SPLICE | {"image_dropout": 0.75},
     "splice text": SPLICE | {"token_mode": "text", "length_match": "interpolate"},
 }

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from ..family import LAYERS, SAMPLING
 from ..world import ATTRIBUTES
 from .experiments import FOUR, PRESET_NAMES, SPLICE, TEXT, Row
 from .table import RESAMPLES, Entry, Missing, Table, caption_accuracy, pct
@@ -86,7 +87,7 @@ def _verdict_table(verdicts: list[Verdict]) -> str:
 
 def report(table: Table, shown: list[Verdict], checked: list[Verdict], plots: list[str]) -> str:
     """evidence.md."""
-    from .bench import GUIDANCE, REAL, STEPS
+    from .bench import REAL
 
     parts = [
         "# Evidence",
@@ -94,8 +95,9 @@ def report(table: Table, shown: list[Verdict], checked: list[Verdict], plots: li
         "pictures of one object each. What is shown here is how the method works on models of this architecture; how large an effect is on the real models, "
         "and whether a finding about them is right, it can't tell.",
         f"Each pair is a prompt and a reference that disagree in shape, colour, background and style, all of combinations that training never showed. "
-        f"Pictures are sampled in {STEPS} steps with guidance {GUIDANCE:g}; the same pair has the same noise in every row. Layers are named as the miniature "
-        f"counts them: 8 layers, -1 to -9; the presets' -8 and -2 lie as deep as {TEXT['hidden_layer']} and {SPLICE['hidden_layer']} here.",
+        f"Pictures are sampled in {SAMPLING['steps']} steps with guidance {SAMPLING['guidance']:g}; the same pair has the same noise in every row. "
+        f"Layers are named as the miniature counts them, -1 to -{LAYERS}; the presets' -8 and -2 lie as deep as {TEXT['hidden_layer']} and "
+        f"{SPLICE['hidden_layer']} here.",
         _MEASURES.format(real=REAL, resamples=RESAMPLES),
         "## What it must show",
         _verdict_table(shown),

@@ -229,7 +229,7 @@ def train_grounding(work: str, minutes: float) -> None:
     model = begun_from("vision", special, work)
     model.model.language_model.requires_grad_(False)
     words = averaged("text_encoder", Probes(), work).words
-    training = Training("grounding", model, work, 800, 2e-3, 1.5e-3, 0.99)
+    training = Training("grounding", model, work, 1400, 2e-3, 1.5e-3, 0.99)
     rng = np.random.default_rng((9, training.step))
 
     def loss() -> tuple[torch.Tensor, dict[str, float]]:
@@ -249,7 +249,7 @@ def train_qwen3_vl(work: str, minutes: float) -> None:
     text_encoder = averaged("text_encoder", family.text_encoder(), work, "encoder.")
     words = averaged("text_encoder", Probes(), work).words
     model = begun_from("grounding", special, work)
-    training = Training("qwen3_vl", model, work, 600, 4e-4, 3e-4, 0.99)
+    training = Training("qwen3_vl", model, work, 450, 4e-4, 3e-4, 0.99)
     rng = np.random.default_rng((5, training.step))
 
     def loss() -> tuple[torch.Tensor, dict[str, float]]:
