@@ -103,9 +103,9 @@ class Plan:
     """
 
     pairs: int = 200
-    side: int = 80
-    diversity: int = 24
-    alphas: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5, 0.7, 0.85, 1.0)
+    side: int = 60
+    diversity: int = 20
+    alphas: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.85, 1.0)
     blend_alphas: tuple[float, ...] = (0.3, 0.7)
     splice_alphas: tuple[float, ...] = (0.5, 1.0)
 
