@@ -12,27 +12,28 @@ from zvl_ext.miniature.evaluation.bench import Bench
 from zvl_ext.miniature.evaluation.experiments import CURVES, FOUR, Row
 
 PAIRS = 24
+PROMPTS = 72  # a share of 0.85 is told from chance with fewer, from 0.75 not
 
 
 @pytest.fixture(scope="module")
 def bench() -> Bench:
-    return Bench(family.WEIGHTS, PAIRS)
+    return Bench(family.WEIGHTS, PROMPTS)
 
 
 @pytest.fixture(scope="module")
 def shares(bench):
     """For a way of making pictures: the share of the prompts' and of the references' values that they show, by attribute."""
 
-    def shares(how: str, values: dict) -> tuple[dict[str, float], dict[str, float]]:
-        measured = bench.measure(Row("test", how, how, values, PAIRS))
-        return tuple({name: measured[side][name].count("1") / PAIRS for name in FOUR} for side in ("prompt", "reference"))
+    def shares(how: str, values: dict, count: int = PAIRS) -> tuple[dict[str, float], dict[str, float]]:
+        measured = bench.measure(Row("test", how, how, values, count))
+        return tuple({name: measured[side][name].count("1") / count for name in FOUR} for side in ("prompt", "reference"))
 
     return shares
 
 
 @pytest.fixture(scope="module")
 def plain(shares):
-    return shares("prompt", {})
+    return shares("prompt", {}, PROMPTS)
 
 
 def mean(by_attribute: dict[str, float]) -> float:
@@ -52,7 +53,7 @@ def test_the_prompt_alone_is_followed(plain):
     follows, _ = plain
     assert follows["colour"] >= 0.9
     assert follows["background"] >= 0.9
-    assert follows["shape"] >= 0.8
+    assert follows["shape"] >= 0.75  # 0.85 on the evidence's 200 pairs
 
 
 def test_qwen3_vl_describes_the_references(bench):

@@ -33,10 +33,12 @@ if TYPE_CHECKING:
 
 ALPHAS = tuple(i / 10 for i in range(1, 11))
 ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("blend", {"preset": "Research default"}),
+    ("blend, text tokens", {"preset": "Research default"}),
+    ("blend, image tokens", {"preset": "Image tokens, sink-aware"}),
     ("splice", {"preset": "Splice: faithful"}),
+    ("splice, MRoPE", {"preset": "Splice: faithful", "positions": "mrope"}),
 )  # what each row is called, and its settings, in terms of the real models; alpha is set by the column
-SHOWN = ("hidden_layer", "token_mode", "normalization", "length_match", "blend_mode", "image_dropout")  # of a row's settings, in words
+SHOWN = ("hidden_layer", "token_mode", "normalization", "length_match", "blend_mode", "image_dropout", "positions")  # of a row's settings, in words
 
 # Two combinations that nobody has shown the models, and that contradict each other in everything.
 REFERENCE = world.Scene("star", "green", "navy", "dotted")

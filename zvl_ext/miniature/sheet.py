@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 PAPER, INK, FAINT, TRACK = "#fbfaf8", "#1d1d22", "#6c6a72", "#e4e1dc"
 ADHERENCE, SIMILARITY = "#2f6fd0", "#d9772b"  # blue and orange: told apart by colour-blind readers, too
 
-MARGIN, GAP, LABEL = 40, 12, 130
+MARGIN, GAP, LABEL = 40, 12, 170
 LINE = 1.35  # of the font's size
 
 
@@ -64,8 +64,8 @@ def contact_sheet(title: str, subtitle: str, lines: Iterable[tuple[str, str]], t
     for row in rows:
         pen.line(y, width)
         y += 2 * GAP
-        pen.text((MARGIN, y + 24), row.title, 26)
-        pen.paragraph((MARGIN, y + 60), row.note, 14, LABEL - GAP, FAINT)
+        below = pen.paragraph((MARGIN, y + 24), row.title, 22, LABEL - GAP)
+        pen.paragraph((MARGIN, below + 6), row.note, 14, LABEL - GAP, FAINT)
         for i, cell in enumerate(row.cells):
             pen.cell(cell, MARGIN + LABEL + i * (side + GAP), y)
         y += pen.cell_height + GAP

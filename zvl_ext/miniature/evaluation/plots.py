@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,8 @@ if TYPE_CHECKING:
     from .table import Entry, Table
 
 # Colours of Okabe and Ito, which the colour-blind tell apart; blend in solid lines, splice in dashed ones.
-_COLOURS = ("#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#009E73", "#CC79A7", "#000000")
-_STYLES = {name: {"color": colour, "linestyle": "--" if name.startswith("splice") else "-"} for name, colour in zip(CURVES, _COLOURS)}
+_COLOURS = ("#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#009E73", "#B8A800", "#CC79A7", "#000000")
+_STYLES = {name: {"color": colour, "linestyle": "--" if name.startswith("splice") else "-"} for name, colour in zip(CURVES, itertools.cycle(_COLOURS))}
 
 
 def draw(table: Table, out: str) -> list[str]:
