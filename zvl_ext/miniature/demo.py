@@ -42,7 +42,7 @@ SHOWN = ("hidden_layer", "token_mode", "normalization", "length_match", "blend_m
 
 # Two combinations that nobody has shown the models, and that contradict each other in everything.
 REFERENCE = world.Scene("star", "green", "navy", "dotted")
-PROMPT = "a large red heart, on a white background, striped"
+PROMPT = "a large orange cross, on a white background, striped"
 
 REAL_SIZE, REAL_STEPS, REAL_GUIDANCE = 1024, 8, 0.0  # as Z-Image-Turbo is used
 REAL_LAYERS = 36
