@@ -309,8 +309,16 @@ def test_generating_in_the_page(page: Any, weights: demo.Weights, drawn: Referen
     assert mixed[0].tobytes() != plain[0].tobytes()
     assert f"ZVL reference: {drawn.digest[:12]}" in parameters[0]
     assert "ZVL miniature layer: -3" in parameters[0]
+    assert "ZVL miniature size" not in parameters[0]
     assert "Negative prompt: a ring: small" in parameters[0].splitlines()
     assert any("-3 of 8 (as deep as -8 of 36)" in line for line in notes)
+
+
+def test_a_large_reference_is_reduced_and_the_page_says_so(page: Any, weights: demo.Weights, drawn: Reference) -> None:
+    large = drawn.image.resize((320, 320))
+    _, parameters, notes = page.generate(weights, PROMPT, "", 5, 1, 2.0, 1, *values(enabled=True, reference=large))
+    assert "ZVL miniature size: 25" in parameters[0]
+    assert any("reduced from 256 to 25 tokens" in line for line in notes)
 
 
 def test_switched_off_or_at_alpha_0_the_page_makes_the_plain_picture(page: Any, weights: demo.Weights, drawn: Reference) -> None:

@@ -127,7 +127,12 @@ def generate(
         entries = infotext.write(settings, reference, model.extractor.checkpoint.name)
         if weights.miniature:
             notes.append(f"The miniature has {model.text_encoder.layers} layers: read at hidden {weights.depth(settings)}.")
-            entries["ZVL miniature layer"] = str(weights.fitted(settings).hidden_layer)
+            fitted, checkpoint = weights.fitted(settings), model.extractor.checkpoint
+            entries["ZVL miniature layer"] = str(fitted.hidden_layer)
+            wanted, used = (rows * columns for rows, columns in (checkpoint.grid(reference, s.reference_tokens) for s in (settings, fitted)))
+            if used < wanted:
+                notes.append(f"The miniature knows pictures of {world.SIZE} × {world.SIZE}: the reference was reduced from {wanted} to {used} tokens.")
+                entries["ZVL miniature size"] = str(fitted.reference_tokens)
     pictures = model.generate(conditionings, seeds, **sampling, negative=negative if guidance > 0 else "")
     if negative and guidance <= 0:
         notes.append("The negative prompt has no effect at guidance 0.")

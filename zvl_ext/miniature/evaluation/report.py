@@ -94,9 +94,10 @@ def report(table: Table, shown: list[Verdict], checked: list[Verdict], plots: li
         "Written by `python -m zvl_ext evaluate`. **The miniature family is not Z-Image.** It consists of tiny models of the same classes, trained on drawn "
         "pictures of one object each. What is shown here is how the method works on models of this architecture; how large an effect is on the real models, "
         "and whether a finding about them is right, it can't tell.",
-        "Three things that large models have by themselves were trained into the small ones, because nothing this small gets them: the attention sink (the "
-        "first token some twenty times as long as others), hidden states that still name their own word, and image tokens that name what their patch shows. So the "
-        "miniature shows what follows from these, not that they exist. The adapter is a small one with a short training (111,000 parameters, minutes).",
+        "Three things that large models have by themselves were trained into the small ones, because nothing this small gets them: the attention sink "
+        "(the first token some twenty times as long as others), hidden states that still name their own word, and image tokens that name what their patch "
+        "shows. So the miniature shows what follows from these, not that they exist. The adapter is a small one with a short training (111,000 "
+        "parameters, minutes).",
         f"Each pair is a prompt and a reference that disagree in shape, colour, background and style, all of combinations that training never showed. "
         f"Pictures are sampled in {SAMPLING['steps']} steps with guidance {SAMPLING['guidance']:g}; the same pair has the same noise in every row. "
         f"Layers are named as the miniature counts them, -1 to -{LAYERS}; the presets' -8 and -2 lie as deep as {TEXT['hidden_layer']} and "
