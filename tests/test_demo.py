@@ -234,7 +234,7 @@ def test_damaged_weights_are_one_line(command: Any, weights_folder: Path, tmp_pa
 
 def test_the_default_pair_is_new_to_the_models_and_contradicts_itself() -> None:
     wanted = demo.named_in(demo.PROMPT)
-    assert set(wanted) == set(demo.judged())
+    assert set(wanted) == set(world.JUDGED)
     assert world.Scene(**wanted).held_out
     assert demo.REFERENCE.held_out
     assert all(getattr(demo.REFERENCE, name) != value for name, value in wanted.items())
@@ -258,7 +258,7 @@ def test_every_caption_is_understood() -> None:
     rng = np.random.default_rng(0)
     for _ in range(300):
         scene = world.random_scene(rng, None)
-        assert demo.named_in(world.caption(scene, rng)) == {name: getattr(scene, name) for name in demo.judged()}
+        assert demo.named_in(world.caption(scene, rng)) == {name: getattr(scene, name) for name in world.JUDGED}
 
 
 # --- the page

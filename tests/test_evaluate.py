@@ -14,7 +14,7 @@ from PIL import Image
 from zvl_ext.miniature import family, world
 from zvl_ext.miniature.evaluation import experiments
 from zvl_ext.miniature.evaluation import table as tables
-from zvl_ext.miniature.evaluation.experiments import FOUR, QUICK, SPLICE, TEXT, Plan, Row
+from zvl_ext.miniature.evaluation.experiments import QUICK, SPLICE, TEXT, Plan, Row
 from zvl_ext.miniature.evaluation.table import Entry, Missing, Table, bootstrap, difference, sign
 from zvl_ext.miniature.evaluation.verdicts import decide, findings, what_it_must_show
 from zvl_ext.miniature.measure import as_tensor, follows, frechet_distance, unlike_any
@@ -46,8 +46,8 @@ def test_a_caption_names_exactly_what_it_shall_mention():
 def test_what_captions_leave_out_varies_evenly():
     rng = np.random.default_rng(0)
     mentions = [world.random_mention(rng) for _ in range(4000)]
-    partly = [mention for mention in mentions if 0 < len(mention & set(FOUR)) < 4]
-    shares = [sum(name in mention for mention in partly) / len(partly) for name in FOUR]
+    partly = [mention for mention in mentions if 0 < len(mention & set(world.JUDGED)) < 4]
+    shares = [sum(name in mention for mention in partly) / len(partly) for name in world.JUDGED]
     assert max(shares) - min(shares) < 0.08
     assert 0.05 < sum(not mention for mention in mentions) / len(mentions) < 0.11
 
@@ -79,7 +79,7 @@ def test_the_split_is_fixed_and_near_a_tenth():
     assert len(scenes) == 1920
     assert len(held) == 187
     assert all(replaced(held[0], "place", place).held_out for place in world.ATTRIBUTES["place"])  # size and place have no say
-    for name in FOUR:  # no value is only ever held out, or never
+    for name in world.JUDGED:  # no value is only ever held out, or never
         for value in world.ATTRIBUTES[name]:
             of_value = [scene for scene in scenes if getattr(scene, name) == value]
             assert 0 < sum(scene.held_out for scene in of_value) < len(of_value) / 2
@@ -103,7 +103,7 @@ def test_probabilities_are_read_at_the_scenes_own_values():
     got = follows(probabilities, scenes)
     assert got["shape"].tolist() == pytest.approx([0.9, 0.6 / 8])
     assert unlike_any(probabilities).tolist() == [True, True]
-    for name in FOUR:
+    for name in world.JUDGED:
         probabilities[name][0, 0] = 0.95
     assert unlike_any(probabilities).tolist() == [False, True]
 
@@ -141,9 +141,9 @@ def test_pairs_contradict_each_other_and_are_held_out():
     for pair in experiments.pairs(60):
         assert pair.wanted.held_out
         assert pair.shown.held_out
-        assert all(getattr(pair.wanted, name) != getattr(pair.shown, name) for name in FOUR)
+        assert all(getattr(pair.wanted, name) != getattr(pair.shown, name) for name in world.JUDGED)
         full, half = named(pair.prompt), named(pair.half)
-        assert full == {name: {getattr(pair.wanted, name)} if name in FOUR else set() for name in world.ATTRIBUTES}
+        assert full == {name: {getattr(pair.wanted, name)} if name in world.JUDGED else set() for name in world.ATTRIBUTES}
         assert half == {name: {getattr(pair.wanted, name)} if name in pair.said else set() for name in world.ATTRIBUTES}
         assert len(pair.said) == 2
 
@@ -177,7 +177,8 @@ def made(row: Row, follow: float, similar: float, distance: float = 1.0, diversi
     ones = lambda share: "".join("1" if i < round(share * count) else "0" for i in range(count))  # noqa: E731
     noise = np.random.default_rng(int(row.key, 16)).normal(0, 0.05, count)
     values: dict[str, Any] = {
-        "prompt": dict.fromkeys(FOUR, ones(follow)), "reference": dict.fromkeys(FOUR, ones(similar)[::-1]), "unlike": ones(0), "cosine": [0.0] * count,
+        "prompt": dict.fromkeys(world.JUDGED, ones(follow)), "reference": dict.fromkeys(world.JUDGED, ones(similar)[::-1]),
+        "unlike": ones(0), "cosine": [0.0] * count,
         "distance": list(distance + noise), "frechet": 1.0,
     }  # fmt: skip
     if diversity is not None:
@@ -282,8 +283,8 @@ def test_dropout_makes_seeds_differ_or_not():
 def test_half_specified_prompts_are_judged_by_what_they_say_and_by_what_they_leave_open():
     row = Row("half-specified", "x", "settings", SPLICE | {"alpha": 1.0}, 50, half=True)
     said = [pair.said for pair in experiments.pairs(50)]
-    bits = {name: "".join("1" if name in each else "0" for each in said) for name in FOUR}
-    opposite = {name: "".join("0" if name in each else "1" for each in said) for name in FOUR}
+    bits = {name: "".join("1" if name in each else "0" for each in said) for name in world.JUDGED}
+    opposite = {name: "".join("0" if name in each else "1" for each in said) for name in world.JUDGED}
     entry = Entry(row, {"prompt": bits, "reference": opposite})
     assert np.allclose(entry.metric("adherence"), 1)
     assert np.allclose(entry.metric("similarity"), 1)

@@ -9,7 +9,7 @@ pytest.importorskip("diffusers")
 
 from zvl_ext.miniature import family, measure, world
 from zvl_ext.miniature.evaluation.bench import Bench
-from zvl_ext.miniature.evaluation.experiments import CURVES, FOUR, Row
+from zvl_ext.miniature.evaluation.experiments import CURVES, Row
 
 PAIRS = 24
 PROMPTS = 72  # a share of 0.85 is told from chance with fewer, from 0.75 not
@@ -26,7 +26,7 @@ def shares(bench):
 
     def shares(how: str, values: dict, count: int = PAIRS) -> tuple[dict[str, float], dict[str, float]]:
         measured = bench.measure(Row("test", how, how, values, count))
-        return tuple({name: measured[side][name].count("1") / count for name in FOUR} for side in ("prompt", "reference"))
+        return tuple({name: measured[side][name].count("1") / count for name in world.JUDGED} for side in ("prompt", "reference"))
 
     return shares
 

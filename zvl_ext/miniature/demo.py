@@ -12,7 +12,6 @@ import re
 import shlex
 import tempfile
 import time
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +87,7 @@ def open_weights(args: argparse.Namespace) -> Weights:
     folder = args.weights or family.WEIGHTS
     if not args.z_image and not os.path.isfile(os.path.join(folder, "classifier.safetensors")):
         raise ZvlError(f"{folder} does not hold the miniature's weights. Get the whole project again, or name another folder with --weights.")
-    _be_quiet()
+    family.be_quiet()
     from safetensors import SafetensorError
 
     from ..hosts.standalone import ZImage
@@ -111,17 +110,6 @@ def open_weights(args: argparse.Namespace) -> Weights:
         raise ZvlError(f"{args.z_image or folder} can't be loaded ({' '.join(str(error).split())[:200]}).") from error
     weights.sampling |= {name: value for name in ("steps", "guidance") if (value := getattr(args, name)) is not None}
     return weights
-
-
-def _be_quiet() -> None:
-    """The libraries' hints and bars are not about what is being done here."""
-    warnings.simplefilter("ignore", FutureWarning)
-    import diffusers
-    import transformers
-
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
 
 
 def run(args: argparse.Namespace) -> None:
@@ -225,7 +213,7 @@ class Judge:
             said = "the classifier takes it for: {}"
         else:
             said = "{}"
-        self.of_reference = {name: getattr(scene, name) for name in judged()}
+        self.of_reference = {name: getattr(scene, name) for name in world.JUDGED}
         self.shown = said.format(f"{scene.colour} {scene.shape}, {scene.style}, on {scene.background}")
 
     def measure(self, picture: Image.Image) -> tuple[float | None, float]:
@@ -237,13 +225,6 @@ class Judge:
         from .measure import read
 
         return {name: probabilities[0] for name, probabilities in read(self.classifier, [picture])[0].items()}
-
-
-def judged() -> tuple[str, ...]:
-    """The attributes that prompts and references are about."""
-    from .measure import JUDGED
-
-    return JUDGED
 
 
 def _mean(seen: dict[str, torch.Tensor], wanted: dict[str, str]) -> float | None:
@@ -262,7 +243,7 @@ def named_in(prompt: str) -> dict[str, str]:
     stems = {"stripes": "striped", "dots": "dotted", "outlines": "outlined", "blurred": "soft", "plain": "flat"}
     values = [stems.get(word, word) for word in words]
     found = {}
-    for name in judged():
+    for name in world.JUDGED:
         value = next((value for value in values if value in world.ATTRIBUTES[name]), None)
         if value:
             found[name] = value

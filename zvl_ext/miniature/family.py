@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from ..sequence import TEMPLATE
 from .world import SIZE
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import AutoencoderKL, ZImageTransformer2DModel
     from tokenizers import Tokenizer
     from transformers import Qwen3ForCausalLM, Qwen3VLForConditionalGeneration
@@ -53,8 +53,12 @@ def _rope(**parameters: Any) -> dict[str, Any]:
 
     if not transformers.__version__.startswith("4."):
         return {"rope_parameters": parameters}
+    return {"rope_parameters": parameters, **_rope_of_transformers_4(parameters)}
+
+
+def _rope_of_transformers_4(parameters: dict[str, Any]) -> dict[str, Any]:
     scaling = {key: value for key, value in parameters.items() if key != "rope_theta"} if "mrope_section" in parameters else None
-    return {"rope_parameters": parameters, "rope_theta": parameters["rope_theta"], "rope_scaling": scaling}
+    return {"rope_theta": parameters["rope_theta"], "rope_scaling": scaling}
 
 
 def text_encoder() -> Qwen3ForCausalLM:
@@ -144,19 +148,12 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
     return tokenizer.encode(TEMPLATE.format(prompt), add_special_tokens=False).ids
 
 
-def to_latents(model: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
-    """Pictures [batch, 3, SIZE, SIZE] in -1..1 as the image model's latents [batch, 16, SIZE / 8, SIZE / 8]."""
-    return (model.encode(pictures).latent_dist.mode() - model.config.shift_factor) * model.config.scaling_factor
-
-
 def write_rope_for_transformers_4(path: str) -> None:
     """transformers 5 writes `rope_parameters`; transformers 4 reads `rope_theta` and `rope_scaling`. The file gets both."""
     with open(path, encoding="utf-8") as file:
         config = json.load(file)
     text = config.get("text_config", config)
-    rope = text["rope_parameters"]
-    text["rope_theta"] = rope["rope_theta"]
-    text["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"} if "mrope_section" in rope else None
+    text |= _rope_of_transformers_4(text["rope_parameters"])
     with open(path, "w", encoding="utf-8") as file:
         json.dump(config, file, indent=2)
         file.write("\n")
@@ -185,6 +182,17 @@ def layer_at_same_depth(layer: int, layers: int = LAYERS, of: int = 36) -> int:
         return -1
     deep = round((of + 1 + layer) / of * layers)
     return min(max(deep, 1), layers - 1) - layers - 1
+
+
+def be_quiet() -> None:
+    """No hints, bars and warnings of the libraries: they are not about what is being done here."""
+    warnings.filterwarnings("ignore", category=FutureWarning)  # about names that older versions need; some come with the import
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
 
 
 def load(folder: str = WEIGHTS, device: str = "cpu") -> ZImage:

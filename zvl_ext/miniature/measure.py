@@ -10,9 +10,8 @@ from PIL import Image
 
 from . import family
 from .classifier import Classifier
-from .world import ATTRIBUTES, Scene
+from .world import ATTRIBUTES, JUDGED, Scene
 
-JUDGED = ("shape", "colour", "background", "style")  # the attributes that prompts and references are about
 UNSURE = 0.5  # below this probability no value of an attribute fits a picture
 
 

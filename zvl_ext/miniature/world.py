@@ -23,6 +23,8 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "place": ("left", "centre", "right"),
 }
 
+JUDGED = ("shape", "colour", "background", "style")  # the attributes that prompts and references are about, and contradict each other in
+
 _RGB = {
     "red": (0.86, 0.13, 0.12), "orange": (0.97, 0.53, 0.08), "yellow": (0.98, 0.87, 0.15), "green": (0.16, 0.62, 0.20),
     "blue": (0.16, 0.36, 0.92), "purple": (0.52, 0.18, 0.70), "pink": (0.97, 0.55, 0.74), "teal": (0.10, 0.66, 0.66),
@@ -65,7 +67,7 @@ def contradicting(scene: Scene, rng: np.random.Generator, held_out: bool | None 
     """A scene that differs from `scene` in shape, colour, background and style, with size and place of its own."""
     while True:
         other = random_scene(rng, held_out)
-        if all(getattr(other, name) != getattr(scene, name) for name in ("shape", "colour", "background", "style")):
+        if all(getattr(other, name) != getattr(scene, name) for name in JUDGED):
             return other
 
 

@@ -217,7 +217,7 @@ def _said(lines: list[str], kind: str = "") -> str:
 def _about(weights: demo.Weights) -> str:
     if not weights.miniature:
         return html.escape(f"Version {__version__}, over {weights.name}.")
-    judged = {name: ", ".join(world.ATTRIBUTES[name]) for name in demo.judged()}
+    judged = {name: ", ".join(world.ATTRIBUTES[name]) for name in world.JUDGED}
     known = "; ".join(f"<b>{name}</b> {values}" for name, values in judged.items())
     return (
         f"Version {__version__}, over the miniature: a small trained model of the real classes, which knows drawings of one object. "

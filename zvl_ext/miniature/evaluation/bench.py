@@ -22,7 +22,8 @@ from ...statistics import compare
 from ...vision import patches
 from .. import adapter, family, world
 from ..measure import as_tensor, follows, frechet_distance, load_classifier, read, unlike_any
-from .experiments import FOUR, TEXT, Row, pairs
+from ..world import JUDGED
+from .experiments import TEXT, Row, pairs
 from .table import SHOWN
 
 BATCH = 32
@@ -196,8 +197,8 @@ class Bench:
         cosine = torch.nn.functional.cosine_similarity(features - self.real.mean(0), seen, dim=1)
         distance = torch.cdist(features, self.real).amin(1) / self.usual_distance
         values = {
-            "prompt": {name: _bits(asked[name] > SHOWN) for name in FOUR},
-            "reference": {name: _bits(shown[name] > SHOWN) for name in FOUR},
+            "prompt": {name: _bits(asked[name] > SHOWN) for name in JUDGED},
+            "reference": {name: _bits(shown[name] > SHOWN) for name in JUDGED},
             "unlike": _bits(unlike_any(probabilities)),
             "cosine": [round(float(c), 4) for c in cosine],
             "distance": [round(float(d), 4) for d in distance],

@@ -13,9 +13,7 @@ import numpy as np
 
 from ...options import PRESETS
 from ..family import LAYERS, layer_at_same_depth
-from ..world import Scene, caption, contradicting, random_scene
-
-FOUR = ("shape", "colour", "background", "style")  # what prompts and references contradict each other in
+from ..world import JUDGED, Scene, caption, contradicting, random_scene
 
 
 @dataclass(frozen=True)
@@ -46,8 +44,8 @@ def pairs(count: int, seed: int = 2026) -> tuple[Pair, ...]:
     for number in range(count):
         wanted = random_scene(rng, held_out=True)
         shown = contradicting(wanted, rng, held_out=True)
-        said = frozenset(rng.choice(FOUR, 2, replace=False).tolist())
-        made.append(Pair(wanted, shown, caption(wanted, rng, frozenset(FOUR)), caption(wanted, rng, said), said, 10**6 + number))
+        said = frozenset(rng.choice(JUDGED, 2, replace=False).tolist())
+        made.append(Pair(wanted, shown, caption(wanted, rng, frozenset(JUDGED)), caption(wanted, rng, said), said, 10**6 + number))
     return tuple(made)
 
 

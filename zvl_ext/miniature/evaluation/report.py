@@ -9,8 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 from ..family import LAYERS, SAMPLING
-from ..world import ATTRIBUTES
-from .experiments import FOUR, PRESET_NAMES, SPLICE, TEXT, Row
+from ..world import ATTRIBUTES, JUDGED
+from .experiments import PRESET_NAMES, SPLICE, TEXT, Row
 from .table import RESAMPLES, Entry, Missing, Table, caption_accuracy, pct
 from .verdicts import Verdict, decide, findings, what_it_must_show
 
@@ -54,8 +54,8 @@ def _part_table(entries: list[Entry], columns: tuple[str, ...] = _COLUMNS) -> st
 
 
 def _attribute_table(entries: list[Entry]) -> str:
-    header = ["setting", "alpha", *(f"{whose}'s {name}" for whose in ("prompt", "reference") for name in FOUR)]
-    rows = [[e.row.name, f"{e.row.alpha:g}", *(f"{e.metric(f'{w} {name}').mean():.2f}" for w in ("prompt", "reference") for name in FOUR)] for e in entries]
+    header = ["setting", "alpha", *(f"{whose}'s {name}" for whose in ("prompt", "reference") for name in JUDGED)]
+    rows = [[e.row.name, f"{e.row.alpha:g}", *(f"{e.metric(f'{w} {name}').mean():.2f}" for w in ("prompt", "reference") for name in JUDGED)] for e in entries]
     return _markdown(header, rows)
 
 

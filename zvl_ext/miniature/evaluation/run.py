@@ -13,7 +13,6 @@ import json
 import multiprocessing
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -60,23 +59,12 @@ _bench: Bench | None = None  # a worker process's own
 def _prepare(weights: str, count: int) -> None:
     global _bench
     torch.set_num_threads(1)
-    _quiet()
+    family.be_quiet()
     _bench = Bench(weights, count)
 
 
 def _measure(row: Row) -> dict[str, Any]:
     return _bench.measure(row)
-
-
-def _quiet() -> None:
-    """No progress bars and no notes of the libraries between the rows."""
-    import diffusers
-    import transformers
-
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning)  # about names that older versions of a library need
 
 
 def _measured(rows: list[Row], weights: str, count: int, workers: int) -> Iterator[tuple[Row, dict[str, Any]]]:
@@ -85,7 +73,7 @@ def _measured(rows: list[Row], weights: str, count: int, workers: int) -> Iterat
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # the numbers shall not depend on the number of workers
         try:
-            _quiet()
+            family.be_quiet()
             bench = Bench(weights, count)
             for row in rows:
                 yield row, bench.measure(row)

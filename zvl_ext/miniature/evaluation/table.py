@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .experiments import FOUR, Row, pairs
+from ..world import JUDGED
+from .experiments import Row, pairs
 
 SHOWN = 0.5  # a picture shows a value when the classifier finds it at least this probable
 RESAMPLES = 1000
@@ -53,8 +54,8 @@ class Entry:
     def _said(self, said: bool) -> dict[str, np.ndarray]:
         """Masks of the attributes that the prompt speaks of, or is silent about; all four where it is complete."""
         if not self.row.half:
-            return {name: np.ones(self.row.pairs) for name in FOUR}
-        return {name: np.array([float((name in pair.said) == said) for pair in pairs(self.row.pairs)]) for name in FOUR}
+            return {name: np.ones(self.row.pairs) for name in JUDGED}
+        return {name: np.array([float((name in pair.said) == said) for pair in pairs(self.row.pairs)]) for name in JUDGED}
 
     def metric(self, name: str) -> np.ndarray:
         """One number for each pair.
@@ -72,7 +73,7 @@ class Entry:
         if name == "similarity":
             return self._share("reference", self._said(False))
         if name == "neither":
-            every = {name: np.ones(self.row.pairs) for name in FOUR}
+            every = {name: np.ones(self.row.pairs) for name in JUDGED}
             return 1 - self._share("prompt", every) - self._share("reference", every)
         if name == "unlike":
             return self._bits(self.values["unlike"])
@@ -85,7 +86,7 @@ class Entry:
 
     def summary(self) -> dict[str, Any]:
         names = ["adherence", "similarity", "neither", "unlike", "cosine", "distance"]
-        names += [f"{whose} {name}" for whose in ("prompt", "reference") for name in FOUR]
+        names += [f"{whose} {name}" for whose in ("prompt", "reference") for name in JUDGED]
         names += ["diversity"] if "diversity" in self.values else []
         return {
             "n": self.row.pairs * self.row.seeds,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..world import ATTRIBUTES
-from .experiments import CURVES, FOUR, TEXT
+from ..world import ATTRIBUTES, JUDGED
+from .experiments import CURVES, TEXT
 from .table import LEVEL, Entry, Interval, Missing, Table, bootstrap, caption_accuracy, difference, pct, resamples, sign
 
 
@@ -286,7 +286,7 @@ def findings(table: Table) -> list[tuple[str, str, Callable[[], tuple[str, str]]
         best = max(raw, key=lambda entry: entry.metric("similarity").mean())
         model = table.curve("blend image, per-dim")[-1]
         near, far = difference(model, best, "similarity"), difference(best, model, "distance")
-        chance = float(np.mean([1 / len(ATTRIBUTES[name]) for name in FOUR]))
+        chance = float(np.mean([1 / len(ATTRIBUTES[name]) for name in JUDGED]))
         got = best.interval("similarity")
         numbers = (
             f"best at alpha 1 is {best.row.name}: similarity {pct(got)} (chance {chance:.2f}), distance {pct(best.interval('distance'))}, "

@@ -90,20 +90,26 @@ class Probes(nn.Module):
         return words + gist
 
 
+def captioned(tokenizer: Tokenizer, scene: world.Scene, rng: np.random.Generator) -> tuple[frozenset[str], list[int], list[int]]:
+    """A caption of a scene: what it mentions, the ids of the template with it, and those of the answer that lists what it mentions."""
+    mention = world.random_mention(rng)
+    prompt = family.prompt_ids(tokenizer, world.caption(scene, rng, mention))
+    return mention, prompt, [*tokenizer.encode(world.describe(scene, mention)).ids, tokenizer.token_to_id("<|im_end|>")]
+
+
 def train_text_encoder(work: str, minutes: float) -> None:
     """A language model on captions in Z-Image's template, each answered by the list of what it mentions."""
     tokenizer = tokenizer_of(work)
     model = Probes()
     training = Training("text_encoder", model, work, 800, 0.0, 3e-3, 0.99, weight_decay=0.05)
     rng = np.random.default_rng((2, training.step))
-    start, end = (tokenizer.token_to_id(token) for token in ("<|im_start|>", "<|im_end|>"))
+    start = tokenizer.token_to_id("<|im_start|>")
 
     def loss() -> tuple[torch.Tensor, dict[str, float]]:
         sequences, prompts, turns, mentioned = [], [], [], []
         for scene in scenes(rng, 48):
-            mention = world.random_mention(rng)
-            prompt = family.prompt_ids(tokenizer, world.caption(scene, rng, mention))
-            sequences.append([*prompt, *tokenizer.encode(world.describe(scene, mention)).ids, end])
+            mention, prompt, answer = captioned(tokenizer, scene, rng)
+            sequences.append([*prompt, *answer])
             prompts.append(len(prompt))
             turns.append(len(prompt) - 1 - prompt[::-1].index(start))
             values = zip(world.ATTRIBUTES.items(), scene.indices())
@@ -163,7 +169,7 @@ def vision_batch(tokenizer: Tokenizer, rng: np.random.Generator, count: int, spe
 
 def named_patches(tokenizer: Tokenizer, scene: world.Scene, seed: int) -> torch.Tensor:
     """Words for what each image position shows, [image tokens, vocabulary]: the object's on the object, the background's elsewhere."""
-    word = {name: tokenizer.encode(" " + getattr(scene, name)).ids[-1] for name in ("shape", "colour", "background", "style")}
+    word = {name: tokenizer.encode(" " + getattr(scene, name)).ids[-1] for name in world.JUDGED}
     object_, background = torch.zeros(family.VOCABULARY), torch.zeros(family.VOCABULARY)
     object_[[word["shape"], word["colour"], word["style"]]] = torch.tensor([0.4, 0.4, 0.2])
     background[[word["background"], word["style"]]] = torch.tensor([0.6, 0.4])
@@ -187,18 +193,14 @@ def grounding_loss(states: torch.Tensor, ids: torch.Tensor, image: int, words: t
     return functional.cross_entropy(8 * at_image @ functional.normalize(words, dim=-1).T, shown.flatten(0, 1))
 
 
-def special_ids(tokenizer) -> dict[str, int]:
+def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
     return {token: tokenizer.token_to_id(token) for token in family.SPECIAL}
 
 
-def language_weights(text_encoder: nn.Module) -> dict[str, torch.Tensor]:
-    return {key.removeprefix("model."): value for key, value in text_encoder.state_dict().items() if key.startswith("model.")}
-
-
-def begun_from(stage: str, special: dict[str, int], work: str) -> nn.Module:
+def begun_from(stage: str, special: dict[str, int], text_encoder: nn.Module, work: str) -> nn.Module:
     """Qwen3-VL of the text encoder's language model, with the vision tower of a stage or, for "", a new one."""
     model = family.qwen3_vl(special)
-    model.model.language_model.load_state_dict(language_weights(averaged("text_encoder", family.text_encoder(), work, "encoder.")))
+    model.model.language_model.load_state_dict(text_encoder.model.state_dict())
     model.tie_weights()
     if stage:
         state = load_file(os.path.join(work, f"{stage}.safetensors"))
@@ -206,11 +208,19 @@ def begun_from(stage: str, special: dict[str, int], work: str) -> nn.Module:
     return model
 
 
+def seen_and_named(model: nn.Module, batch: tuple[dict[str, torch.Tensor], torch.Tensor], words: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The language model's loss about pictures, and grounding_loss, of a batch from vision_batch."""
+    inputs, shown = batch
+    model.model.rope_deltas = None
+    out = model(**inputs, output_hidden_states=True)
+    return out.loss, grounding_loss(out.hidden_states[-2], inputs["input_ids"], model.config.image_token_id, words, shown)
+
+
 def train_vision(work: str, minutes: float) -> None:
     """The vision tower against the frozen text encoder, as vision-language models begin: it learns to speak its language."""
     tokenizer = tokenizer_of(work)
     special = special_ids(tokenizer)
-    model = begun_from("", special, work)
+    model = begun_from("", special, averaged("text_encoder", Probes(), work).encoder, work)
     model.model.language_model.requires_grad_(False)
     training = Training("vision", model, work, 2200, 3e-3, 2e-3)
     rng = np.random.default_rng((4, training.step))
@@ -226,18 +236,15 @@ def train_grounding(work: str, minutes: float) -> None:
     """The vision tower again, with the text encoder still frozen: now each image token also names what its patch shows."""
     tokenizer = tokenizer_of(work)
     special = special_ids(tokenizer)
-    model = begun_from("vision", special, work)
+    probes = averaged("text_encoder", Probes(), work)
+    model = begun_from("vision", special, probes.encoder, work)
     model.model.language_model.requires_grad_(False)
-    words = averaged("text_encoder", Probes(), work).words
     training = Training("grounding", model, work, 1400, 2e-3, 1.5e-3, 0.99)
     rng = np.random.default_rng((9, training.step))
 
     def loss() -> tuple[torch.Tensor, dict[str, float]]:
-        model.model.rope_deltas = None
-        inputs, shown = vision_batch(tokenizer, rng, 32, special)
-        out = model(**inputs, output_hidden_states=True)
-        named = grounding_loss(out.hidden_states[-2], inputs["input_ids"], special["<|image_pad|>"], words, shown)
-        return out.loss + 0.5 * named, {"seen": float(out.loss.detach()), "named": float(named.detach())}
+        seen, named = seen_and_named(model, vision_batch(tokenizer, rng, 32, special), probes.words)
+        return seen + 0.5 * named, {"seen": float(seen.detach()), "named": float(named.detach())}
 
     training.run(loss, minutes)
 
@@ -246,34 +253,26 @@ def train_qwen3_vl(work: str, minutes: float) -> None:
     """The whole model at a low rate, on pictures and on text, held near the text encoder: it drifts, as the real one did, a little."""
     tokenizer = tokenizer_of(work)
     special = special_ids(tokenizer)
-    text_encoder = averaged("text_encoder", family.text_encoder(), work, "encoder.")
-    words = averaged("text_encoder", Probes(), work).words
-    model = begun_from("grounding", special, work)
+    probes = averaged("text_encoder", Probes(), work)
+    model = begun_from("grounding", special, probes.encoder, work)
     training = Training("qwen3_vl", model, work, 450, 4e-4, 3e-4, 0.99)
     rng = np.random.default_rng((5, training.step))
 
     def loss() -> tuple[torch.Tensor, dict[str, float]]:
-        model.model.rope_deltas = None
-        inputs, shown = vision_batch(tokenizer, rng, 24, special)
-        seen = model(**inputs, output_hidden_states=True)
-        named = grounding_loss(seen.hidden_states[-2], inputs["input_ids"], special["<|image_pad|>"], words, shown)
-        texts = []
-        for scene in scenes(rng, 16):
-            mention = world.random_mention(rng)
-            prompt = family.prompt_ids(tokenizer, world.caption(scene, rng, mention))
-            texts.append([*prompt, *tokenizer.encode(world.describe(scene, mention)).ids, special["<|im_end|>"]])
+        seen, named = seen_and_named(model, vision_batch(tokenizer, rng, 24, special), probes.words)
+        texts = [[*prompt, *answer] for _, prompt, answer in (captioned(tokenizer, scene, rng) for scene in scenes(rng, 16))]
         ids = pad(texts, 0)
         out = model(input_ids=ids, labels=pad(texts, IGNORE), output_hidden_states=True)
         with torch.no_grad():
-            wanted = text_encoder(input_ids=ids, output_hidden_states=True).hidden_states[-2][:, 1:]
+            wanted = probes.encoder(input_ids=ids, output_hidden_states=True).hidden_states[-2][:, 1:]
         got = out.hidden_states[-2][:, 1:]
         anchor = (got - wanted).square().mean() / wanted.square().mean()
         parts = {
-            "seen": float(seen.loss.detach()),
+            "seen": float(seen.detach()),
             "named": float(named.detach()),
             "text": float(out.loss.detach()),
             "cosine": float(functional.cosine_similarity(got, wanted, dim=-1).detach().mean()),
         }
-        return seen.loss + 0.5 * named + 0.5 * out.loss + 2.0 * anchor, parts
+        return seen + 0.5 * named + 0.5 * out.loss + 2.0 * anchor, parts
 
     training.run(loss, minutes)

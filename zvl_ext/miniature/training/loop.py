@@ -9,10 +9,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .. import world
+from ..measure import as_tensor
 
 IGNORE = -100  # a label that the loss leaves out
 LOGGED = 50  # steps to a line of the log
@@ -23,7 +25,7 @@ class Training:
 
     Args:
         name: The stage's, and its files'.
-        model: Trained in place; afterwards it holds the moving average.
+        model: Trained in place; the moving average is in the state on disk.
         steps: In all, over every run of this stage.
         matrices: Muon's learning rate, for weights of two dimensions.
         rest: AdamW's, for all others, embeddings among them.
@@ -58,8 +60,8 @@ class Training:
         save_file({**tensors, "step": torch.tensor(self.step)}, self.path + ".tmp")
         os.replace(self.path + ".tmp", self.path)
 
-    def run(self, loss_of: Callable[[], tuple[torch.Tensor, dict[str, float]]], minutes: float) -> bool:
-        """Train for at most so many minutes. Returns whether all steps are done."""
+    def run(self, loss_of: Callable[[], tuple[torch.Tensor, dict[str, float]]], minutes: float) -> None:
+        """Train for at most so many minutes."""
         start = saved = time.monotonic()
         first, sums, seen = self.step, {}, 0
         while self.step < self.steps and time.monotonic() - start < 60 * minutes:
@@ -91,19 +93,11 @@ class Training:
                 self._save()
                 saved = time.monotonic()
         self._save()
-        self.use_average()
-        return self.step >= self.steps
-
-    def use_average(self) -> None:
-        with torch.no_grad():
-            for key, parameter in self.parameters.items():
-                parameter.copy_(self.average[key])
 
 
 def pictures(scenes: list[world.Scene], rng: np.random.Generator) -> torch.Tensor:
     """Drawn scenes as float [batch, 3, SIZE, SIZE] in -1..1."""
-    drawn = np.stack([world.draw(scene, int(rng.integers(2**31))) for scene in scenes])
-    return torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return as_tensor([Image.fromarray(world.draw(scene, int(rng.integers(2**31)))) for scene in scenes])
 
 
 def scenes(rng: np.random.Generator, count: int, held_out: bool | None = False) -> list[world.Scene]:
@@ -122,7 +116,9 @@ def averaged(name: str, model: nn.Module, work: str, prefix: str = "") -> nn.Mod
     prefix = f"average.{prefix}"
     weights = {key.removeprefix(prefix): tensor for key, tensor in load_file(path).items() if key.startswith(prefix)}
     missing, unknown = model.load_state_dict(weights, strict=False)
-    tied = {key for key, value in model.state_dict().items() if any(value.data_ptr() == model.state_dict()[k].data_ptr() for k in weights)}
+    state = model.state_dict()
+    loaded = {state[key].data_ptr() for key in weights if key in state}
+    tied = {key for key, value in state.items() if value.data_ptr() in loaded}
     if unknown or set(missing) - tied:
         raise SystemExit(f"{path} does not fit: {unknown or missing}. Delete it and train the stage {name} again.")
     return model.eval().requires_grad_(False)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch import nn
 from torch.nn import functional
 
 from ... import vision
@@ -82,6 +83,23 @@ def noise_levels(count: int) -> torch.Tensor:
     return torch.where(torch.rand(count) < 0.7, 3 * middle / (1 + 2 * middle), 0.85 + 0.15 * torch.rand(count))
 
 
+def flow_matching(model: nn.Module, target: torch.Tensor, prompts: list[torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+    """The image model's error about the way from noise to the latents, in all and by noise level.
+
+    Args:
+        target: Latents [batch, 16, height, width].
+        prompts: Text embeddings, each [tokens, hidden].
+    """
+    sigma = noise_levels(len(target))
+    noise = torch.randn_like(target)
+    level = sigma[:, None, None, None]
+    noisy = (1 - level) * target + level * noise
+    output = model(list(noisy[:, :, None].unbind()), 1 - sigma, prompts, return_dict=False)[0]
+    error = (torch.stack(output)[:, :, 0] - (target - noise)).square().mean((1, 2, 3))
+    high = sigma > 0.85
+    return error.mean(), {"high_noise": float(error[high].detach().mean()), "low_noise": float(error[~high].detach().mean())}
+
+
 def train_transformer(work: str, minutes: float) -> None:
     """Flow matching of the latents under captions of varied completeness."""
     tokenizer = tokenizer_of(work)
@@ -95,14 +113,7 @@ def train_transformer(work: str, minutes: float) -> None:
     def loss() -> tuple[torch.Tensor, dict[str, float]]:
         chosen = rng.integers(len(latents), size=32)
         captions = [world.caption(shown[i], rng, world.random_mention(rng)) for i in chosen]
-        target, sigma = latents[chosen], noise_levels(len(chosen))
-        noise = torch.randn_like(target)
-        level = sigma[:, None, None, None]
-        noisy = (1 - level) * target + level * noise
-        output = model(list(noisy[:, :, None].unbind()), 1 - sigma, encode_prompts(text_encoder, tokenizer, captions), return_dict=False)[0]
-        error = (torch.stack(output)[:, :, 0] - (target - noise)).square().mean((1, 2, 3))
-        high = sigma > 0.85
-        return error.mean(), {"high_noise": float(error[high].detach().mean()), "low_noise": float(error[~high].detach().mean())}
+        return flow_matching(model, latents[chosen], encode_prompts(text_encoder, tokenizer, captions))
 
     training.run(loss, minutes)
 
@@ -128,14 +139,7 @@ def train_adapter(work: str, minutes: float) -> None:
     def loss() -> tuple[torch.Tensor, dict[str, float]]:
         chosen = rng.integers(scenes_seen, size=32)
         captions = [world.caption(shown[i], rng, frozenset() if rng.random() < 0.3 else world.random_mention(rng)) for i in chosen]
-        target, sigma = latents[chosen], noise_levels(len(chosen))
-        noise = torch.randn_like(target)
-        level = sigma[:, None, None, None]
-        noisy = (1 - level) * target + level * noise
         with small.attached(model, references[chosen]):
-            output = model(list(noisy[:, :, None].unbind()), 1 - sigma, encode_prompts(text_encoder, tokenizer, captions), return_dict=False)[0]
-        error = (torch.stack(output)[:, :, 0] - (target - noise)).square().mean((1, 2, 3))
-        high = sigma > 0.85
-        return error.mean(), {"high_noise": float(error[high].detach().mean()), "low_noise": float(error[~high].detach().mean())}
+            return flow_matching(model, latents[chosen], encode_prompts(text_encoder, tokenizer, captions))
 
     training.run(loss, minutes)

@@ -48,11 +48,12 @@ def publish(work: str, out: str, stages: Iterable[str] = ()) -> None:
     model.bfloat16().save_pretrained(qwen3_vl)
     for folder in (os.path.join(z_image, "text_encoder"), qwen3_vl):
         family.write_rope_for_transformers_4(os.path.join(folder, "config.json"))
-    small = averaged("classifier", Classifier(), work)
-    save_file({key: value.bfloat16() for key, value in small.state_dict().items()}, os.path.join(out, "classifier.safetensors"))
-    if os.path.isfile(os.path.join(work, "adapter.safetensors")):
-        trained = averaged("adapter", adapter.for_model(pipeline.transformer), work)
-        save_file({key: value.bfloat16() for key, value in trained.state_dict().items()}, os.path.join(out, adapter.FILE))
+    instruments = {"classifier": Classifier(), "adapter": adapter.for_model(pipeline.transformer)}
+    for stage, model in instruments.items():
+        if stage == "adapter" and not os.path.isfile(os.path.join(work, adapter.FILE)):  # a family without one can be tried, too
+            continue
+        state = averaged(stage, model, work).state_dict()
+        save_file({key: value.bfloat16() for key, value in state.items()}, os.path.join(out, f"{stage}.safetensors"))
     curves = {}
     for stage in stages:
         if os.path.isfile(log := os.path.join(work, f"{stage}.jsonl")):
