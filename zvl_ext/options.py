@@ -254,6 +254,12 @@ class Settings:
         "as in Qwen3-VL.",
         choices=("sequential", "mrope"), infotext="ZVL positions", advanced=True, axis="Positions", cost=0.4,
     )  # fmt: skip
+    storage: str = _option(
+        "choice", "auto", "Weights in memory",
+        "How engine blend keeps Qwen3-VL's language model. auto: as the file has it (fp8 stays fp8), else bf16. fp8: half the memory, slightly "
+        "different hidden states.",
+        choices=("auto", "fp8"), infotext="ZVL storage", advanced=True, axis="Weights in memory", cost=0.6,
+    )  # fmt: skip
 
     @classmethod
     def from_mapping(cls, values: dict[str, Any]) -> Settings:
