@@ -129,7 +129,7 @@ class Counting:
         self.passes: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("hidden_states", "image_tokens"):
+        if name in ("extend", "image_tokens", "states"):
             self.passes.append(name)
         return getattr(self.part, name)
 

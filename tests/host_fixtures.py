@@ -38,11 +38,12 @@ from zvl_ext.options import OPTIONS, Settings
 from zvl_ext.sequence import Sequence
 from zvl_ext.splice import ImageTokens
 from zvl_ext.statistics import REFERENCE_PROMPTS
+from zvl_ext.store import Disk
 from zvl_ext.webui import run
 
 torch.set_num_threads(1)
 TEMPLATE = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
-LAYERS = 9  # of the tiny Qwen3-VL: one more than the default layer, -8, needs
+LAYERS = 12  # of the tiny Qwen3-VL: the default layer, -8, lies behind the three that DeepStack adds to
 TEXT_LAYERS = 3
 
 
@@ -73,7 +74,9 @@ class ZImage(zimage.ZImage):
         stage = torch.nn.ModuleDict({"qwen3": self.text_encoder})
         cpu = torch.device("cpu")
         clip = SimpleNamespace(cond_stage_model=stage, patcher=ModelPatcher(stage, load_device=cpu, offload_device=cpu))
-        predictor = SimpleNamespace(set_parameters=lambda shift: None)
+        shifts: list[float] = []
+        self.shifts = shifts  # what the sampler was told
+        predictor = SimpleNamespace(set_parameters=lambda shift: shifts.append(shift))
         self.forge_objects = SimpleNamespace(clip=clip, unet=SimpleNamespace(model=SimpleNamespace(predictor=predictor)))
         self.text_processing_engine_gemma = Qwen3TextProcessingEngine(
             text_encoder=self.text_encoder,
@@ -94,7 +97,10 @@ class AnotherArchitecture(ZImage):
 
 
 class Events(list):
-    """What was run, in order: ("text", ids), ("load", model), ("tower", model), ("place", whole), ("vision", patches) and ("vl", rows)."""
+    """What was run, in order.
+
+    ("text", ids), ("load", model), ("deepen", layers), ("tower", model), ("place", whole), ("vision", patches) and ("vl", rows).
+    """
 
     def kinds(self) -> list[str]:
         return [kind for kind, _ in self]
@@ -102,12 +108,15 @@ class Events(list):
     def count(self, kind: str) -> int:
         return self.kinds().count(kind)
 
+    def of(self, kind: str) -> list:
+        return [what for each, what in self if each == kind]
+
 
 @pytest.fixture
 def events(monkeypatch: pytest.MonkeyPatch) -> Events:
     """Every pass of a Qwen3-VL and its placing by the web UI; the text encoders of `make_engine` report here, too."""
     seen = Events()
-    load, load_tower, place = language.load, vision.load, mm.load_models_gpu
+    load, deepen, load_tower, place = language.load, language.Qwen3VL.deepen, vision.load, mm.load_models_gpu
 
     def watched_load(*args: Any) -> language.Qwen3VL:
         model = load(*args)
@@ -115,6 +124,11 @@ def events(monkeypatch: pytest.MonkeyPatch) -> Events:
         model.module.language_model.register_forward_pre_hook(lambda m, a, k: seen.append(("vl", k["inputs_embeds"].shape[1])), with_kwargs=True)
         model.module.visual.register_forward_pre_hook(lambda m, a: seen.append(("vision", a[0].shape[0])))
         return model
+
+    def watched_deepen(model: language.Qwen3VL, depth: int) -> None:
+        if model.depth:
+            seen.append(("deepen", depth))
+        deepen(model, depth)
 
     def watched_tower(*args: Any) -> torch.nn.Module:
         tower = load_tower(*args)
@@ -129,6 +143,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> Events:
         return place(models, *args, **kwargs)
 
     monkeypatch.setattr(language, "load", watched_load)
+    monkeypatch.setattr(language.Qwen3VL, "deepen", watched_deepen)
     monkeypatch.setattr(vision, "load", watched_tower)
     monkeypatch.setattr(mm, "load_models_gpu", watched_place)
     return seen
@@ -233,14 +248,18 @@ def _settled(vl_folder: Path) -> None:
 
 
 @pytest.fixture
-def web(_settled: None, make_engine: Callable[..., ZImage], events: Events, weights: Path, vl_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebUI]:
+def web(
+    _settled: None, make_engine: Callable[..., ZImage], events: Events, weights: Path, vl_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[WebUI]:
     """A web UI just started: nothing in its caches, nothing remembered."""
     (weights / "tiny-vl").symlink_to(vl_folder)
     for kind, names in ((processing.StableDiffusionProcessing, ("cached_c", "cached_uc")),
                         (processing.StableDiffusionProcessingTxt2Img, ("cached_hr_c", "cached_hr_uc"))):  # fmt: skip
         for name in names:
             monkeypatch.setattr(kind, name, [None, None, None])
-    run.HIDDEN_STATES.clear()
+    monkeypatch.setattr(run, "_DISK", Disk(str(tmp_path / "kept"), 0))
+    monkeypatch.setattr(run.KEPT, "disk", None)
+    run.KEPT.clear()
     yield WebUI(make_engine(), events, weights, monkeypatch)
     forge_models._LOADED.drop()
 

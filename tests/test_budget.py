@@ -1,4 +1,4 @@
-"""How many tokens the conditioning gets: never more than the limit, never fewer than there is room for."""
+"""How many tokens the conditioning gets: never more than the limit, never fewer than there is room for. And the memory it takes."""
 
 import dataclasses
 from itertools import pairwise
@@ -6,8 +6,12 @@ from itertools import pairwise
 import pytest
 import tiny
 import torch
+import transformers
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLModel
 
-from zvl_ext.budget import MAX_TOKENS, STEP_COST, dropped, inserted_tokens, step_cost, token_budget
+from zvl_ext import language, vision
+from zvl_ext.budget import MAX_TOKENS, STEP_COST, dropped, inserted_tokens, language_depth, step_cost, token_budget, weight_bytes, working_bytes
+from zvl_ext.checkpoint import Checkpoint, Stored
 from zvl_ext.conditioner import Text, condition
 from zvl_ext.options import BY_NAME, Settings
 from zvl_ext.reference import open_reference
@@ -27,9 +31,13 @@ class Blind:
     def __init__(self, checkpoint):
         self.checkpoint = checkpoint
 
-    def hidden_states(self, sequence, reference, tokens, layers):
-        assert self.checkpoint.grid(reference, tokens) == sequence.grid
-        return {layer: torch.ones(len(sequence.ids), self.checkpoint.hidden_size) for layer in layers}
+    def extend(self, sequences, reference, tokens, depth, prefix=None, tails=None):
+        def ones(count):
+            kept = torch.ones(depth, 1, count, 1)
+            return language.Pass(torch.ones(depth + 1, count, self.checkpoint.hidden_size), kept, kept) if count else None
+
+        assert all(self.checkpoint.grid(reference, tokens) == sequence.grid for sequence in sequences)
+        return ones(sequences[0].fork), [ones(len(sequence.ids) - sequence.fork) for sequence in sequences]
 
 
 @pytest.fixture
@@ -176,3 +184,75 @@ def test_every_added_token_costs_more():
 
 def test_the_points_that_were_counted_are_in_order():
     assert all(a < b and p < q for (a, p), (b, q) in pairwise(STEP_COST))
+
+
+# --- memory
+
+# Qwen3-VL-4B's numbers, counted from its published shapes: the vision tower, one layer's matrices, their rows and its norms.
+TOWER, MATRICES, ROWS, NORMS, WIDTH = 415_347_712, 100_925_440, 30_720, 5_376, 2_560
+EIGHTH_LAST = {"engine": "blend", "hidden_layer": -8}  # 29 layers
+
+
+def qwen3vl_4b(fp8=()):
+    """Qwen3-VL-4B as a checkpoint of shapes, from transformers' own class; tensors below the given prefixes are stored in fp8."""
+    text = {"vocab_size": 151936, "hidden_size": WIDTH, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
+            "num_key_value_heads": 8, "head_dim": 128, "rope_scaling": {"rope_type": "default"}}  # fmt: skip
+    tower = {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "out_hidden_size": WIDTH, "num_heads": 16, "num_position_embeddings": 2304,
+             "deepstack_visual_indexes": [5, 11, 17]}  # fmt: skip
+    with torch.device("meta"):
+        built = Qwen3VLModel(transformers.Qwen3VLConfig(text_config=text, vision_config=tower))
+    stored = {n: Stored("x", n, tuple(p.shape), "F8_E4M3" if n.startswith(fp8) and p.ndim > 1 else "BF16") for n, p in built.named_parameters()}
+    return Checkpoint("x", "x", {"text_config": text, "vision_config": tower}, stored, {})
+
+
+@pytest.fixture(scope="module")
+def full():
+    return qwen3vl_4b()
+
+
+def test_blend_holds_the_tower_the_layers_that_run_and_the_last_norm(full):
+    held = weight_bytes(full, Settings.from_mapping(EIGHTH_LAST))
+    assert held == 2 * (TOWER + 29 * (MATRICES + NORMS) + WIDTH) == 6_684_687_872
+    assert weight_bytes(full, Settings.from_mapping(EIGHTH_LAST), itemsize=4) == 2 * held
+    assert weight_bytes(full, Settings(hidden_layer=-1)) == 2 * (full.parameters - 151936 * WIDTH), "all but the input embedding"
+
+
+@pytest.mark.parametrize(("layer", "depth"), [(-1, 36), (-2, 35), (-8, 29), (-36, 1)])
+def test_every_layer_that_runs_takes_the_same(full, layer, depth):
+    assert language_depth(Settings(hidden_layer=layer), 36) == depth
+    assert weight_bytes(full, Settings(hidden_layer=layer)) == 2 * (TOWER + depth * (MATRICES + NORMS) + WIDTH)
+
+
+def test_a_layer_that_does_not_exist_is_as_far_as_the_model_goes():
+    assert language_depth(Settings(hidden_layer=-36), 28) == 0
+    assert language_depth(Settings(hidden_layer=3), 28) == 28
+
+
+def test_splice_holds_the_tower_alone(full):
+    for values in ({}, {"hidden_layer": -1}, {"storage": "fp8"}):
+        assert weight_bytes(full, Settings.from_mapping({"engine": "splice", **values})) == 2 * TOWER
+
+
+@pytest.mark.parametrize(("storage", "stored"), [("fp8", ()), ("auto", ("language_model.layers.",)), ("auto", ("",)), ("fp8", ("",))])
+def test_fp8_takes_a_byte_for_a_number_of_a_layers_matrices_and_a_scale_for_each_row(storage, stored):
+    """In whatever else a file has fp8, it is brought to the dtype that is computed in."""
+    held = weight_bytes(qwen3vl_4b(stored), Settings.from_mapping({**EIGHTH_LAST, "storage": storage}))
+    assert held == 2 * (TOWER + WIDTH + 29 * NORMS) + 29 * (MATRICES + 4 * ROWS)
+
+
+@pytest.mark.parametrize("storage", BY_NAME["storage"].choices)
+@pytest.mark.parametrize("layer", [-1, -4])
+def test_what_is_counted_for_blend_is_what_is_loaded(checkpoint, storage, layer):
+    settings = Settings(hidden_layer=layer, storage=storage)
+    model = language.load(checkpoint, torch.bfloat16, language_depth(settings, checkpoint.layers), storage)
+    assert sum(t.nbytes for t in model.module.state_dict().values()) == weight_bytes(checkpoint, settings)
+
+
+def test_what_is_counted_for_splice_is_what_is_loaded(checkpoint):
+    tower = vision.load(checkpoint, torch.float32)
+    assert sum(t.nbytes for t in tower.state_dict().values()) == weight_bytes(checkpoint, Settings(engine="splice"), itemsize=4)
+
+
+def test_a_pass_needs_more_for_every_token():
+    assert working_bytes(0) == 2**30 // 4
+    assert working_bytes(1024) == 2**30 * 3 // 4

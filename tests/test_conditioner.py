@@ -5,6 +5,7 @@ import pytest
 import tiny
 import torch
 
+from zvl_ext.checkpoint import Checkpoint
 from zvl_ext.conditioner import Text, condition, extract, mix, needs_statistics
 from zvl_ext.hosts.standalone import StandaloneExtractor
 from zvl_ext.options import Settings
@@ -23,8 +24,8 @@ def settings(**values) -> Settings:
 def plain_rows(model, tokenizer):
     """Rows of plain transformers for a prompt, a picture and a token mode."""
 
-    def make(prompt, mode="text", layer=-2, system="", size=(160, 96)):
-        pixels = tiny.plain_pixels(tiny.picture(*size), 24)
+    def make(prompt, mode="text", layer=-2, system="", size=(160, 96), pixels=None):
+        pixels = pixels or tiny.plain_pixels(tiny.picture(*size), 24)
         ids, modes = tiny.plain_ids(tokenizer, prompt, int(pixels["image_grid_thw"].prod()) // 4, system)
         return tiny.plain_hidden_states(model, ids, pixels, modes["image_no_markers"])[layer][modes[mode]]
 
@@ -86,32 +87,57 @@ def test_a_pass_is_made_once_for_all_that_comes_after_the_selection(extractor, s
         {"outlier_repair": "zero"}, {"length_match": "truncate"}, {"vl_prompt": "{prompt}"}, {"reference_tokens": 256},
     ):  # fmt: skip
         extract(settings(**values), reference, text, sources)
-    assert extractor.passes == ["hidden_states"]  # 256 tokens give the same grid: the reference is smaller than either budget
+    assert extractor.passes == ["extend"]  # 256 tokens give the same grid: the reference is smaller than either budget
 
 
 def test_the_same_picture_opened_anew_makes_no_new_pass(extractor, sources, text_of):
     for source in (tiny.picture(160, 96), tiny.encoded(tiny.picture(160, 96), "PNG")):
         extract(settings(), open_reference(source), text_of(), sources)
-    assert extractor.passes == ["hidden_states"]
+    assert extractor.passes == ["extend"]
 
 
-@pytest.mark.parametrize("change", ["prompt", "layer", "picture", "size", "vl_prompt", "system", "precision", "weights"])
-def test_whatever_changes_the_states_makes_a_new_pass(change, extractor, sources, reference, text_of, plain_rows):
-    text, values = text_of(), {}
+BEFORE = 3 + 17  # tokens up to the fork: the template's head, 15 image tokens and their markers
+EVERYTHING = (0, 4), (0, 4)
+CHANGES = {  # what is changed -> settings, and which layers run over the tokens before the fork and over those behind it
+    "prompt": ({}, ((0, 0), (0, 4))),
+    "vl_prompt": ({"vl_prompt": "x"}, ((0, 0), (0, 4))),
+    "shallower layer": ({"hidden_layer": -3}, ((0, 0), (0, 0))),
+    "deeper layer": ({"hidden_layer": -1}, ((4, 5), (4, 5))),
+    "system": ({"system_prompt": "x"}, EVERYTHING),
+    "size": ({"reference_tokens": 8}, EVERYTHING),
+    "picture": ({}, EVERYTHING),
+    "precision": ({}, EVERYTHING),
+    "weights": ({}, EVERYTHING),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changes_the_states_runs_what_it_changes_and_nothing_else(change, extractor, sources, reference, text_of, plain_rows, encode):
+    text, (values, (before, behind)) = text_of(), CHANGES[change]
     extract(settings(), reference, text, sources)
+    prompt, source = "a photo of a cat", tiny.picture(160, 96)
     if change == "prompt":
-        text = text_of("a photo of a dog")
+        prompt, text = "a photo of a dog, seen from behind", text_of("a photo of a dog, seen from behind")
     elif change == "picture":
-        reference = open_reference(tiny.picture(160, 96, seed=1))
+        source = tiny.picture(160, 96, seed=1)
     elif change == "precision":
         extractor.precision = "cuda:0 torch.bfloat16"
     elif change == "weights":
-        extractor.checkpoint = type("Other", (), {"identity": "other", "grid": extractor.checkpoint.grid, "check_layer": extractor.checkpoint.check_layer,
-                                                  "vision_tokens": extractor.checkpoint.vision_tokens})()  # fmt: skip
-    else:
-        values = {"layer": {"hidden_layer": -3}, "size": {"reference_tokens": 8}, "vl_prompt": {"vl_prompt": "x"}, "system": {"system_prompt": "x"}}[change]
-    extract(settings(**values), reference, text, sources)
-    assert extractor.passes == ["hidden_states"] * 2
+        extractor.checkpoint = Renamed(**vars(extractor.checkpoint))
+    with tiny.work() as done:
+        got = extract(settings(token_mode="all", **values), open_reference(source), text, sources).states
+    assert done.looks == (before == (0, 4))
+    fork = {"system": BEFORE + len(encode("<|im_start|>system\nx<|im_end|>\n")), "size": BEFORE - 15 + 6}.get(change, BEFORE)
+    rest = len(encode("<|im_start|>user\n" + values.get("vl_prompt", prompt) + "<|im_end|>\n<|im_start|>assistant\n")) - 3
+    assert done.read == tiny.layers(*before, fork) + tiny.layers(*behind, rest)
+    pixels = tiny.plain_pixels(source, values.get("reference_tokens", 24))
+    assert_close(got, plain_rows(values.get("vl_prompt", prompt), "all", values.get("hidden_layer", -2), values.get("system_prompt", ""), pixels=pixels))
+
+
+class Renamed(Checkpoint):
+    """The same weights under another identity."""
+
+    identity = ("other",)
 
 
 def test_what_is_kept_is_not_changed_by_mixing(extractor, sources, reference, text_of):
@@ -235,7 +261,7 @@ def test_a_text_encoder_of_another_width_is_refused_before_a_pass(extractor, sou
 
 def test_a_host_with_another_template_is_refused(sources, encode, reference, text_of, refused):
     with refused("do not begin with Z-Image's template"):
-        condition(settings(), reference, Text("a", tuple(encode("a cat")), torch.zeros(3, HIDDEN)), sources)
+        condition(settings(scale_to_text=False), reference, Text("a", tuple(encode("a cat")), torch.zeros(3, HIDDEN)), sources)
 
 
 # --- the standalone extractor

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import base64
 import copy
+import functools
 import gc
+import itertools
 import os
+import uuid
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,12 +23,15 @@ import pytest
 import tiny
 import torch
 from backend import memory_management as mm
-from host_fixtures import TEMPLATE, AnotherArchitecture, WebUI, close, conds, positions, rows, same
-from modules import prompt_parser
+from host_fixtures import LAYERS, TEMPLATE, AnotherArchitecture, WebUI, close, conds, positions, rows, same
+from modules import prompt_parser, shared
 
+from zvl_ext import language
 from zvl_ext.errors import ZvlError
 from zvl_ext.hosts import forge, forge_models
+from zvl_ext.options import Settings
 from zvl_ext.statistics import REFERENCE_PROMPTS
+from zvl_ext.store import Store
 from zvl_ext.webui import run
 
 pytest_plugins = ["host_fixtures"]
@@ -33,6 +39,12 @@ pytest_plugins = ["host_fixtures"]
 CAT, DOG = "a photo of a cat", "a photo of a dog"
 # No statistics are needed, so the text encoder reads the prompts and nothing else.
 BARE = {"scale_to_text": False}
+BEFORE = 3 + 6 + 2  # tokens up to the end of the vision block: the template's head, those of `picture`, the markers
+
+
+def behind(web: WebUI) -> list[int]:
+    """How many tokens stand behind the vision block, for each text that the text encoder has read."""
+    return [len(line) - 3 for ids in web.events.of("text") for line in ids]
 
 
 # --- where nothing may change
@@ -192,11 +204,12 @@ def test_a_batch_of_different_prompts(web: WebUI, picture: Any) -> None:
 
 
 def test_repeated_prompts_are_read_once(web: WebUI, picture: Any) -> None:
-    batch = conds(web.run(web.p([CAT, DOG, CAT, CAT]), reference=picture))
+    batch = conds(web.run(web.p([CAT, DOG, CAT, CAT]), reference=picture, **BARE))
     assert torch.equal(batch[0], batch[2])
     assert torch.equal(batch[0], batch[3])
     assert not torch.equal(batch[0], batch[1])
-    assert web.events.count("vl") == 2
+    assert web.events.of("vl") == [BEFORE, *behind(web)]
+    assert len(behind(web)) == 2
 
 
 def test_a_schedule_keeps_its_steps_and_every_text_gets_its_own_blend(web: WebUI, picture: Any) -> None:
@@ -334,44 +347,233 @@ def test_each_model_has_one_phase(web: WebUI, picture: Any) -> None:
     kinds = web.events.kinds()
     last_text = len(kinds) - 1 - kinds[::-1].index("text")
     assert last_text < kinds.index("load") < kinds.index("vl")
-    assert kinds.count("vl") == 5
+    assert kinds.count("vl") == 1 + 5, "the reference, and five texts behind it"
+    assert kinds.count("load") == kinds.count("place") == kinds.count("vision") == 1
     assert kinds.count("text") == 5 + len(REFERENCE_PROMPTS)
 
 
-def test_qwen3_vl_is_placed_whole_before_every_pass(web: WebUI, picture: Any) -> None:
+def test_qwen3_vl_is_placed_whole_and_once_for_all_that_a_picture_reads(web: WebUI, picture: Any) -> None:
     web.run(web.p([CAT, DOG]), reference=picture, **BARE)
-    assert web.events.kinds() == ["text", "text", "load", *["place", "vision", "vl"] * 2]
-    assert all(whole is True for kind, whole in web.events if kind == "place")
+    assert web.events.kinds() == ["text", "text", "load", "place", "vision", "vl", "vl", "vl"]
+    web.run(web.p(""), reference=picture, **BARE)
+    assert web.events.kinds()[8:] == ["text", "place", "vl"]
+    assert all(whole is True for whole in web.events.of("place"))
 
 
-def test_a_sweep_costs_no_pass_of_qwen3_vl(web: WebUI, picture: Any) -> None:
+def test_a_sweep_costs_no_pass_of_any_model(web: WebUI, picture: Any) -> None:
     web.run(web.p([CAT, DOG]), reference=picture)
     web.events.clear()
     for name in ("alpha", "token_mode", "scale_to_text", "normalization", "length_match", "blend_mode", "outlier_repair", "outlier_threshold"):
         web.run(web.p([CAT, DOG]), reference=picture, **{name: CHANGES[name]})
-    assert set(web.events.kinds()) == {"text"}
+    assert not web.events
 
 
-def test_what_does_cost_a_pass(web: WebUI, picture: Any, other_picture: Any) -> None:
-    base = {"reference": picture}
+def test_what_does_cost_a_pass(web: WebUI, picture: Any, other_picture: Any, tokenizer: Any) -> None:
+    base = {"reference": picture, **BARE}
     web.run(web.p(), **base)
-    for change in ({"hidden_layer": -7}, {"reference": other_picture}, {"reference_tokens": 4}, {"vl_prompt": ""}, {"system_prompt": "Look."}):
-        web.events.clear()
-        web.run(web.p(), **base | change)
-        assert web.events.count("vl") == 1, change
-    web.events.clear()
-    web.run(web.p(DOG), **base)
-    assert web.events.count("vl") == 1
-    assert web.events.count("load") == 0
+    (tail,), depth = behind(web), LAYERS - 8 + 1
+
+    def read(prompt: str = CAT, **changed: Any) -> tuple[list, int]:
+        with tiny.work() as done:
+            web.run(web.p(prompt), **base | changed)
+        return done.read, done.looks
+
+    assert read(hidden_layer=-7) == (tiny.layers(depth, depth + 1, BEFORE) + tiny.layers(depth, depth + 1, tail), 0), "it goes on from layer -8"
+    assert read(hidden_layer=-9) == ([], 0), "it has been passed"
+    system = len(tokenizer.encode("<|im_start|>system\nLook.<|im_end|>\n").ids)
+    for changed, more in (({"reference": other_picture}, 4 - 6), ({"reference_tokens": 4}, 2 - 6), ({"system_prompt": "Look."}, system)):
+        assert read(**changed) == (tiny.layers(0, depth, BEFORE + more) + tiny.layers(0, depth, tail), 1), changed
+    assert read(vl_prompt="") == (tiny.layers(0, depth, 5), 0), "the template's end alone"
+    assert read(DOG) == (tiny.layers(0, depth, behind(web)[-1]), 0)
+    assert (web.events.count("load"), web.events.of("deepen")) == (1, [depth + 1])
 
 
 def test_the_text_encoder_is_measured_once_and_only_if_needed(web: WebUI, picture: Any) -> None:
     web.run(web.p(CAT), reference=picture, **BARE)
     assert web.events.count("text") == 1
     web.run(web.p(CAT), reference=picture)
-    assert web.events.count("text") == 2 + len(REFERENCE_PROMPTS)
+    assert web.events.count("text") == 1 + len(REFERENCE_PROMPTS), "the prompt has been read"
     web.run(web.p(DOG), reference=picture)
-    assert web.events.count("text") == 3 + len(REFERENCE_PROMPTS)
+    assert web.events.count("text") == 2 + len(REFERENCE_PROMPTS)
+
+
+# --- what is reused of the web UI's own work
+
+
+def restarted(web: WebUI) -> WebUI:
+    """As after a restart of the web UI with the same checkpoint."""
+    for slot in (web.p().cached_c, web.p().cached_uc):
+        slot[:] = [None, None, None]
+    run.KEPT.clear()
+    run._RECORDED.clear()
+    forge_models._LOADED.drop()
+    web.events.clear()
+    return web
+
+
+SWEPT = {
+    "blend": {},
+    "image rows inserted": {"token_mode": "image", "length_match": "insert"},
+    "dropout": {"token_mode": "image", "length_match": "insert", "image_dropout": 0.5},
+    "splice": SPLICE,
+    "splice, image rows": SPLICE | {"token_mode": "image", "positions": "mrope"},
+}
+
+
+@pytest.mark.parametrize("settings", SWEPT.values(), ids=SWEPT)
+def test_a_sweep_over_alpha_encodes_the_prompts_once_and_is_what_its_pictures_are_one_by_one(web: WebUI, picture: Any, settings: dict) -> None:
+    alphas, encodings = (0.1, 0.45, 0.8, 1.0), []
+    web.engine.text_encoder.model.register_forward_pre_hook(lambda *_: encodings.append(1))
+
+    def made(alpha: float) -> Any:
+        return web.run(web.p([CAT, DOG, CAT]), reference=picture, **BARE, **settings | {"alpha": alpha}).c
+
+    swept = [made(alphas[0])]
+    first, encoded = len(web.events), len(encodings)
+    swept += [made(alpha) for alpha in alphas[1:]]
+    assert (len(web.events), len(encodings)) == (first, encoded), "after the first picture no model runs"
+    assert encoded == 2 + {"splice": 2, "splice, image rows": 1}.get(next(name for name in SWEPT if SWEPT[name] is settings), 0)
+    for alpha, c in zip(alphas, swept):
+        restarted(web)
+        assert same(made(alpha), c)
+    if settings.get("token_mode") != "image":  # image rows that are put in do not depend on it
+        assert not any(same(one, other) for one, other in itertools.combinations(swept, 2))
+
+
+def test_the_sampler_is_told_the_shift_of_every_picture(web: WebUI, picture: Any) -> None:
+    """The web UI's engine tells it when it encodes a prompt; a picture whose prompt is not encoded again must not keep another one's."""
+    for i, shift in enumerate((3.0, 5.0, 3.0, 5.0, 5.0, 3.0)):
+        web.run(web.p(distilled_cfg_scale=shift), reference=picture, alpha=0.1 * (i + 1), **BARE)
+        assert web.engine.shifts[-1] == shift
+    assert web.events.count("text") == 2, "one for each shift: it is part of the web UI's own key"
+
+
+@pytest.mark.parametrize("change", ["lora", "prompt", "checkpoint", "size", "setting"])
+def test_what_may_change_the_text_embeddings_has_the_prompt_encoded_again(
+    web: WebUI, make_engine: Any, picture: Any, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    web.run(web.p(), reference=picture, alpha=0.2, **BARE)
+    web.run(web.p(), reference=picture, alpha=0.3, **BARE)
+    assert web.events.count("text") == 1
+    prompt, fields = CAT, {}
+    if change == "lora":
+        web.engine.forge_objects.clip.patcher.patches_uuid = uuid.uuid4()  # what the web UI does when it puts one on
+        web.engine.text_encoder.model.layers[0].mlp.down_proj.weight.mul_(1.5)
+    elif change == "prompt":
+        prompt = DOG
+    elif change == "checkpoint":
+        web.use(make_engine(seed=9, filename="another.safetensors"))
+    elif change == "size":
+        fields = {"width": 128}
+    else:
+        monkeypatch.setitem(shared.opts.data, "persistent_cond_cache", False)
+    got = conds(web.run(web.p(prompt, **fields), reference=picture, alpha=0.4, **BARE))[0]
+    assert web.events.count("text") == 2
+    restarted(web)
+    assert torch.equal(got, conds(web.run(web.p(prompt, **fields), reference=picture, alpha=0.4, **BARE))[0])
+
+
+def test_image_rows_alone_are_read_again_with_another_lora(web: WebUI, picture: Any) -> None:
+    """Engine splice: no word of the prompt is read, but the text encoder reads the picture."""
+    settings = SPLICE | BARE | {"token_mode": "image", "reference": picture}
+    first = conds(web.run(web.p(CAT), **settings))[0]
+    web.engine.forge_objects.clip.patcher.patches_uuid = uuid.uuid4()
+    web.engine.text_encoder.model.layers[0].mlp.down_proj.weight.mul_(1.5)
+    changed = conds(web.run(web.p(CAT), **settings | {"alpha": 0.9}))[0]
+    assert not torch.allclose(first[3:11], changed[3:11], rtol=0.01), "with insert, image rows do not depend on alpha"
+    restarted(web)
+    assert torch.equal(changed, conds(web.run(web.p(CAT), **settings | {"alpha": 0.9}))[0])
+
+
+def test_a_web_ui_that_does_not_count_its_loras_encodes_every_time(web: WebUI, picture: Any) -> None:
+    web.engine.forge_objects.clip.patcher.patches_uuid = None
+    for i, alpha in enumerate((0.2, 0.3, 0.4)):
+        web.run(web.p(), reference=picture, alpha=alpha, **BARE)
+        assert web.events.count("text") == i + 1
+
+
+def test_a_checkpoint_that_is_gone_is_not_kept_by_what_was_recorded_of_it(web: WebUI, make_engine: Any, picture: Any) -> None:
+    first, second = shared.sd_model, make_engine(seed=9, filename="second.safetensors")
+    gone = [weakref.ref(second), weakref.ref(second.text_encoder)]
+    shared.sd_model = second
+    for prompt in (CAT, DOG):
+        web.run(web.p(prompt), reference=picture)
+        web.run(web.p(prompt), reference=picture, **SPLICE)
+    assert second in run._RECORDED
+    shared.sd_model = first
+    del second
+    gc.collect()
+    assert [ref() for ref in gone] == [None, None]
+    assert first not in run._RECORDED
+    web.run(web.p(CAT), reference=picture)
+    assert list(run._RECORDED) == [first]
+
+
+def test_a_few_recordings_are_kept_and_the_oldest_goes(web: WebUI, picture: Any) -> None:
+    prompts = [f"{n} cats" for n in range(run._RECORDINGS + 1)]
+    for prompt in prompts:
+        web.run(web.p(prompt), reference=picture, alpha=0.2, **BARE)
+    assert len(run._RECORDED[web.engine]) == run._RECORDINGS
+    web.events.clear()
+    web.run(web.p(prompts[1]), reference=picture, alpha=0.3, **BARE)
+    assert web.events.count("text") == 0
+    web.run(web.p(prompts[0]), reference=picture, alpha=0.3, **BARE)
+    assert web.events.count("text") == 1
+
+
+# --- what is kept, and where
+
+
+def test_the_users_limit_on_memory_holds_from_the_next_picture_on(web: WebUI, picture: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    web.run(web.p(), reference=picture, **BARE)
+    run.KEPT.put("large", {"x": torch.zeros(100 * 2**18)})  # 100 MiB
+    web.run(web.p(), reference=picture, alpha=0.4, **BARE)
+    assert run.KEPT.get("large") is not None
+    monkeypatch.setitem(shared.opts.data, "zvl_memory", 64)
+    web.run(web.p(), reference=picture, alpha=0.5, **BARE)
+    assert run.KEPT.limit == 64 * 2**20
+    assert run.KEPT.get("large") is None
+    assert 0 < run.KEPT.size <= 64 * 2**20
+    monkeypatch.setitem(shared.opts.data, "zvl_memory", 2048)
+    web.run(web.p(), reference=picture, alpha=0.6, **BARE)
+    assert run.KEPT.limit == 2048 * 2**20
+
+
+@pytest.mark.parametrize("settings", [{}, SPLICE], ids=["blend", "splice"])
+def test_what_is_kept_on_disk_outlives_the_web_ui_and_gives_the_same_bits(
+    web: WebUI, picture: Any, settings: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web.run(web.p(), reference=picture, **BARE, **settings)
+    assert not (tmp_path / "kept").exists(), "off by default"
+    restarted(web)
+    monkeypatch.setitem(shared.opts.data, "zvl_disk", 256)
+    first = web.run(web.p(), reference=picture, **BARE, **settings)
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+    monkeypatch.setattr(run, "KEPT", Store())
+    restarted(web)
+    again = web.run(web.p(), reference=picture, **BARE, **settings)
+    assert set(web.events.kinds()) == {"text"}, "only the prompt, by the web UI itself"
+    assert same(again.c, first.c)
+
+
+@pytest.mark.parametrize("still_on", [True, False], ids=["disk on", "disk switched off since"])
+def test_forgetting_leaves_nothing_of_references_and_prompts(web: WebUI, picture: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, still_on: bool) -> None:
+    monkeypatch.setitem(shared.opts.data, "zvl_disk", 256)
+    for settings in (SPLICE, {}):
+        web.run(web.p(), reference=picture, **BARE, **settings)
+    if not still_on:
+        monkeypatch.setitem(shared.opts.data, "zvl_disk", 0)
+        web.run(web.p(), reference=picture, alpha=0.9, **BARE)
+    in_memory, on_disk = run.KEPT.size, sum(file.stat().st_size for file in (tmp_path / "kept").iterdir())
+    assert 0 < in_memory < on_disk
+    assert run.forget() >= in_memory + on_disk
+    assert (run.KEPT.size, run.RECENT.size, len(run._RECORDED)) == (0, 0, 0)
+    assert not list((tmp_path / "kept").iterdir())
+    assert run.forget() == 0
+    web.events.clear()
+    web.run(web.p(), reference=picture, alpha=0.6, **BARE)
+    assert [kind for kind in web.events.kinds() if kind not in ("load", "tower")] == ["text", "place", "vision", "vl", "vl"]
+    assert run.forget() > 0
 
 
 # --- hooks on p, and on nothing else
@@ -499,9 +701,9 @@ def test_hires_has_the_reference_in_both_passes(web: WebUI, picture: Any, by_han
 
 
 def test_hires_with_the_same_prompt_costs_no_second_pass_of_qwen3_vl(web: WebUI, picture: Any) -> None:
-    p = web.run(web.p(enable_hr=True), reference=picture)
+    p = web.run(web.p(enable_hr=True), reference=picture, **BARE)
     assert same(p.hr_c, p.c)
-    assert web.events.count("vl") == 1
+    assert web.events.of("vl") == [BEFORE, *behind(web)[:1]]
 
 
 def test_hires_with_another_checkpoint_uses_that_ones_text_encoder_and_statistics(web: WebUI, make_engine: Any, picture: Any, by_hand: Any) -> None:
@@ -667,6 +869,86 @@ def test_the_web_ui_knows_of_the_model_and_can_take_it_away(web: WebUI, picture:
     assert same(web.run(web.p(), reference=picture).c, first.c)
 
 
+@pytest.fixture
+def placed(web: WebUI, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which models were placed by the web UI, in order, each time another one's turn came."""
+    turns: list[str] = []
+    place = mm.load_models_gpu
+
+    @functools.wraps(place)
+    def watched(models: list, *args: Any, **kwargs: Any) -> Any:
+        for patcher in models:
+            name = type(patcher.model).__name__
+            if turns[-1:] != [name]:
+                turns.append(name)
+        return place(models, *args, **kwargs)
+
+    monkeypatch.setattr(mm, "load_models_gpu", watched)
+    return turns
+
+
+TEXT, WHOLE, TOWER = "ModuleDict", "Qwen3VLModel", "Qwen3VLVisionModel"
+TURNS = {
+    "blend": ({}, [TEXT, WHOLE], [TEXT, WHOLE]),
+    "splice": (SPLICE, [TOWER, TEXT], [TEXT]),
+    "splice, positions of Qwen3-VL": (SPLICE | {"positions": "mrope", "normalization": "global"}, [TOWER, TEXT], [TEXT]),
+    "splice, image rows": (SPLICE | {"token_mode": "image"}, [TOWER, TEXT], [TEXT]),
+    "splice, dropout": (SPLICE | {"image_dropout": 0.5}, [TOWER, TEXT], [TEXT]),
+}
+
+
+@pytest.mark.parametrize(("settings", "first", "another_prompt"), TURNS.values(), ids=TURNS)
+def test_each_model_is_placed_once_for_a_picture(
+    web: WebUI, placed: list[str], picture: Any, settings: dict, first: list[str], another_prompt: list[str]
+) -> None:
+    """The vision tower alone goes before the text encoder, which splice needs after it; the whole Qwen3-VL goes behind."""
+    web.run(web.p([CAT, DOG]), reference=picture, **settings)
+    assert placed == first
+    placed.clear()
+    web.run(web.p([CAT, "else"]), reference=picture, **settings)
+    assert placed == another_prompt
+    placed.clear()
+    web.run(web.p([CAT, "else"]), reference=picture, **settings | {"alpha": 0.7})
+    assert placed == []
+
+
+def test_a_deeper_layer_is_loaded_beside_those_that_are_there_and_the_web_ui_learns_of_the_growth(
+    web: WebUI, picture: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deepen, placed = language.Qwen3VL.deepen, []
+    monkeypatch.setattr(language.Qwen3VL, "deepen", lambda model, depth: placed.append(len(loaded_models())) or deepen(model, depth))
+    web.run(web.p(), reference=picture, hidden_layer=-8)
+    (before,) = loaded_models()
+    module, known = before.model, weakref.ref(before)
+    assert len(module.language_model.layers) == LAYERS - 7
+    del before
+    web.run(web.p(), reference=picture, hidden_layer=-2)
+    gc.collect()
+    (after,) = loaded_models()
+    assert placed == [0, 0], "while it grows the web UI has it not"
+    assert after is forge_models._LOADED.patcher
+    assert known() is None, "it had been told another size"
+    assert after.model is module
+    assert len(module.language_model.layers) == LAYERS - 1
+    web.run(web.p(DOG), reference=picture, hidden_layer=-8)
+    assert loaded_models() == [after]
+    assert (web.events.count("load"), web.events.of("deepen")) == (1, [LAYERS - 1])
+
+
+def test_a_deeper_layer_that_is_damaged_leaves_the_others_of_use(web: WebUI, picture: Any, vl_model: Any, refused: Any) -> None:
+    stored, _ = tiny.quantize(tiny.inner_state(vl_model), "rows")
+    stored[f"language_model.layers.{LAYERS - 1}.mlp.up_proj.weight_scale"] = torch.ones(5)
+    tiny.save_single(stored, web.weights / "bad.safetensors", metadata=tiny.config_metadata(vl_model.config))
+    chosen = {"reference": picture, "model": "bad.safetensors"}
+    first = web.run(web.p(), **chosen)
+    for _ in range(2):
+        with refused(r"bad\.safetensors: the scale of language_model\.layers\.11\.mlp\.up_proj\.weight does not fit it"):
+            web.run(web.p(), hidden_layer=-1, **chosen)
+    web.run(web.p(DOG), **chosen)
+    run.KEPT.clear()
+    assert same(web.run(web.p(), **chosen).c, first.c)
+
+
 def test_dropping_it_gives_the_memory_back(web: WebUI, picture: Any) -> None:
     web.run(web.p(), reference=picture)
     module = weakref.ref(loaded_models()[0].model)
@@ -719,10 +1001,10 @@ def test_a_card_that_is_too_small_means_the_cpu_and_a_note(web: WebUI, picture: 
     on_cpu = web.run(web.p(), reference=picture)
     monkeypatch.setattr(mm, "text_encoder_device", lambda: torch.device("meta"))  # stands for a graphics card
     monkeypatch.setattr(mm, "get_total_memory", lambda *a: 2**20)
-    extractor = forge_models.ForgeExtractor(forge.checkpoint(""), "auto")
+    extractor = forge_models.ForgeExtractor(forge.checkpoint(""), Settings())
     assert extractor.device == torch.device("cpu")
     assert "it runs on the CPU, which is slower" in extractor.note
-    assert forge_models.ForgeExtractor(forge.checkpoint(""), "cpu").note == ""
+    assert forge_models.ForgeExtractor(forge.checkpoint(""), Settings(device="cpu")).note == ""
     monkeypatch.undo()
     assert on_cpu.comments == {}
 
@@ -841,7 +1123,7 @@ class NewerTextEngine:
 @pytest.mark.parametrize("settings", [{}, SPLICE, SPLICE | {"positions": "mrope"}], ids=["blend", "splice", "mrope"])
 def test_the_newer_text_engine_gives_the_same(web: WebUI, picture: Any, settings: dict) -> None:
     expected = web.run(web.p([CAT, DOG]), reference=picture, **settings).c
-    run.HIDDEN_STATES.clear()
+    run.KEPT.clear()
     web.engine.text_processing_engine_gemma = NewerTextEngine(web.engine.text_processing_engine_gemma)
     web.engine.filename = "newer.safetensors"  # so that nothing kept for the older one is served
     assert same(web.run(web.p([CAT, DOG]), reference=picture, **settings).c, expected)
@@ -850,7 +1132,7 @@ def test_the_newer_text_engine_gives_the_same(web: WebUI, picture: Any, settings
 def test_a_web_ui_that_asks_for_one_stacked_prompt_at_a_time(web: WebUI, picture: Any) -> None:
     """Some versions call with a single text and take a tensor [1, tokens, hidden] back."""
     expected = conds(web.run(web.p(CAT), reference=picture))[0]
-    run.HIDDEN_STATES.clear()
+    run.KEPT.clear()
     plain = web.engine.get_learned_conditioning
     web.engine.get_learned_conditioning = lambda prompts: torch.stack(list(plain(prompts)))
     p = web.p(CAT)

@@ -293,6 +293,30 @@ def test_the_page_has_the_web_uis_accordion(page: Any, weights: demo.Weights) ->
     assert "fonts.googleapis" not in str(built.get_config_file())
 
 
+def test_the_page_says_what_memory_its_own_weights_take(page: Any, weights: demo.Weights) -> None:
+    host, checkpoint = page.PageHost(weights), weights.model.extractor.checkpoint
+    tower, every = (4 * checkpoint.count(prefix) for prefix in ("visual.", ""))  # float32
+    room = 2**28 + 25 * 2**19  # of the 256 tokens the miniature takes 25
+    assert host.memory(Settings(engine="splice")).needed == tower + room
+    assert tower + room < host.memory(Settings()).needed < every + room
+    line = next(block.value for block in page.build(weights).blocks.values() if "zvl-memory" in (block.elem_classes or []))
+    assert line == "<p class='zvl-help'>Qwen3-VL takes about 0.3 GiB while it reads the reference.</p>"
+
+
+def test_the_page_forgets_what_its_model_has_kept(page: Any, weights: demo.Weights, drawn: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(page.gr, "Info", said.append)
+    page.generate(weights, PROMPT, "", 5, 1, 2.0, 1, *values(enabled=True, reference=drawn.image))
+    kept = weights.model.store.size
+    assert kept > 0
+    built = page.build(weights)
+    button = next(block for block in built.blocks.values() if block.elem_id == "zvl_txt2img_forget")
+    next(fn for fn in built.fns.values() if (button._id, "click") in fn.targets).fn()
+    assert weights.model.store.size == 0
+    assert said == [f"Z-Image VL: what was kept of references is forgotten ({kept / 2**20:.1f} MiB)."]
+    assert page.PageHost(weights).forget() == 0
+
+
 def test_what_the_command_line_names_is_in_the_page(page: Any, weights: demo.Weights, drawn: Reference) -> None:
     built = page.build(weights, PROMPT, 7, drawn)
     image = next(block for block in built.blocks.values() if block.elem_id == "zvl_txt2img_reference")

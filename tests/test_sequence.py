@@ -114,6 +114,22 @@ def test_positions_take_the_literal_text_of_an_image_token_for_text(encode, host
     assert torch.equal(literal.position_ids(), ordinary.position_ids())
 
 
+@pytest.mark.parametrize("system", ["", "Be brief."])
+@pytest.mark.parametrize("name", PROMPTS)
+def test_up_to_the_fork_a_sequence_has_no_word_of_the_prompt_and_all_that_image_rows_need(name, system, encode, host, vision):
+    """But for line breaks that begin a prompt: they are one token with the template's."""
+    sequence = build_sequence(host(PROMPTS[name]), GRID, encode, system, vision)
+    front = sequence.without_text()
+    assert sequence.fork == len(front.ids) == sequence.system + 3 + 1 + 15 + 1
+    assert front.ids == sequence.ids[: sequence.fork]
+    assert front.without_text() == front
+    for mode in ("image", "image_no_markers"):
+        assert front.rows(mode) == sequence.rows(mode)
+    assert torch.equal(front.position_ids(), sequence.position_ids()[:, : sequence.fork])
+    another = build_sequence(host("another"), GRID, encode, system, vision).without_text()
+    assert (front == another) == (host(PROMPTS[name])[:3] == host("another")[:3])
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "a cat", "<|im_start|>", "<|im_start|>user", "<|im_start|>user\n", "<|im_start|>system\nx", "user\na cat<|im_end|>", "<|im_start|>assistant\na"],

@@ -17,7 +17,7 @@ STANDIN = Path(__file__).parent / "standin"
 # The web UI has gradio and its own modules by the time it loads scripts/zvl.py; only what comes on top is measured.
 LOAD = """
 import importlib.util, json, os, sys, time
-import gradio, modules.scripts, modules.script_callbacks, modules.ui_components, modules.infotext_utils
+import gradio, modules.scripts, modules.script_callbacks, modules.shared, modules.ui_components, modules.infotext_utils
 from modules import processing
 
 def load(path):
@@ -33,6 +33,8 @@ module = load(root + "/scripts/zvl.py")
 result["seconds"] = time.perf_counter() - start
 result["loaded"] = sorted({name.partition(".")[0] for name in set(sys.modules) - before})
 modules.script_callbacks.before_ui_callback()  # there is no X/Y/Z plot
+modules.script_callbacks.ui_settings_callback()
+result["settings"] = sorted(modules.shared.opts.data_labels)
 (script_class,) = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, modules.scripts.Script)]
 script = script_class()
 with gradio.Blocks() as page:
@@ -97,6 +99,11 @@ def test_a_generation_is_left_alone(unsupported: dict[str, Any]) -> None:
 
 def test_the_plot_gets_no_axes(unsupported: dict[str, Any]) -> None:
     assert not any("Z-Image" in label for label in unsupported["axes"])
+
+
+def test_there_is_nothing_in_the_settings(unsupported: dict[str, Any], supported: dict[str, Any]) -> None:
+    assert unsupported["settings"] == []
+    assert supported["settings"] == ["zvl_disk", "zvl_memory"]
 
 
 def test_a_supported_web_ui_gets_the_controls(supported: dict[str, Any]) -> None:

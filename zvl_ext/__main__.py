@@ -1,4 +1,4 @@
-"""The command line: `python -m zvl_ext extract | blend | statistics | demo | evaluate | options`."""
+"""The command line: `python -m zvl_ext extract | blend | statistics | demo | evaluate | benchmark | cache | options`."""
 
 from __future__ import annotations
 
@@ -127,6 +127,21 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--workers", type=_whole(1, 64), help="processes; default: one for each core, at most 8")
     evaluate.add_argument("--weights", metavar="FOLDER", help="other weights of the miniature family")
     evaluate.set_defaults(run=_evaluate)
+
+    benchmark = commands.add_parser("benchmark", help="what a reference image costs in time and memory, beside the naive way; on random weights")
+    benchmark.add_argument(
+        "--full", action="store_true", help="the real sizes: 9 GB on disk, 16 GB of memory and many minutes; default: a quarter of the widths"
+    )
+    benchmark.add_argument("--json", action="store_true")
+    benchmark.add_argument("--repetitions", type=_whole(1, 100), default=3, help="of each measurement; the medians are told; default: %(default)s")
+    benchmark.add_argument("--work", metavar="FOLDER", help="where the random weights are written, or used again, and stay; default: a temporary folder")
+    benchmark.set_defaults(run=_benchmark)
+
+    cache = commands.add_parser("cache", help="the hidden states kept on disk: where, how many and how large")
+    cache.add_argument("--clear", action="store_true", help="remove them")
+    cache.add_argument("--folder", help="another folder")
+    cache.add_argument("--json", action="store_true")
+    cache.set_defaults(run=_cache)
 
     options = commands.add_parser("options", help="every control with its range, default and names")
     options.add_argument("--json", action="store_true")
@@ -275,6 +290,25 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     plan = QUICK if args.quick else Plan()
     run.run(args.weights or family.WEIGHTS, args.out, plan.of(args.pairs) if args.pairs else plan, args.workers)
+
+
+def _benchmark(args: argparse.Namespace) -> None:
+    from .benchmark import run, size
+
+    report = run.run(size.FULL if args.full else size.SMALL, args.repetitions, args.work)
+    print(json.dumps(report, indent=2, ensure_ascii=False) if args.json else run.table(report))
+
+
+def _cache(args: argparse.Namespace) -> None:
+    from .store import Disk, data_folder
+
+    disk = Disk(args.folder or data_folder(), limit=0)
+    removed = disk.clear() if args.clear else 0
+    sizes = [file.size for file in disk.files()]
+    if args.json:
+        print(json.dumps({"folder": disk.folder, "entries": len(sizes), "bytes": sum(sizes), "removed": removed}, indent=2))
+        return
+    print(f"{disk.folder}: {len(sizes)} entries, {sum(sizes)} bytes{f'; {removed} files removed' if args.clear else ''}")
 
 
 def _options(args: argparse.Namespace) -> None:

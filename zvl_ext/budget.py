@@ -1,11 +1,17 @@
-"""How many tokens the conditioning gets, and what they cost. Plain arithmetic on settings."""
+"""How many tokens the conditioning gets and what they cost, and the memory that reading takes. Plain arithmetic on settings."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from .errors import ZvlError
 from .options import Settings
+
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoint, Stored
 
 # Z-Image was trained with captions of up to 512 tokens; twice that is as far as its conditioning should be stretched.
 MAX_TOKENS = 1000
@@ -47,3 +53,54 @@ def step_cost(added: int) -> float:
         if added <= high:
             return low_cost + (high_cost - low_cost) * (added - low) / (high - low)
     return STEP_COST[-1][1] * added / STEP_COST[-1][0]
+
+
+# --- memory
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What reading a reference takes, and what there is, in bytes.
+
+    Attributes:
+        needed: The weights and what a pass needs besides.
+        card: All memory of the graphics card that is to read it; None for the CPU.
+        free: Main memory that is free for it; None where nobody knows.
+    """
+
+    needed: int
+    card: int | None = None
+    free: int | None = None
+
+
+def language_depth(settings: Settings, layers: int) -> int:
+    """How many of the language model's layers run for engine blend: from 0 to all, also for a layer that does not exist."""
+    return min(max(layers + settings.hidden_layer + 1, 0), layers)
+
+
+def weight_bytes(checkpoint: Checkpoint, settings: Settings, itemsize: int = 2) -> int:
+    """Bytes of the weights that are held for a read.
+
+    The input embedding is not among them: it stays in the mapped file, where a token's row is looked up.
+
+    Args:
+        itemsize: Bytes of a number in the dtype that is computed in.
+    """
+    tower = checkpoint.count("visual.") * itemsize
+    if settings.engine == "splice":
+        return tower
+    held = ("language_model.norm.", *(f"language_model.layers.{i}." for i in range(language_depth(settings, checkpoint.layers))))
+    language = (stored for name, stored in checkpoint.tensors.items() if name.startswith(held))
+    return tower + sum(_held(stored, settings.storage == "fp8", itemsize) for stored in language)
+
+
+def _held(stored: Stored, fp8: bool, itemsize: int) -> int:
+    """A matrix in fp8 takes a byte for each number and a float32 scale for each row."""
+    if len(stored.shape) == 2 and (fp8 or stored.dtype.startswith("F8")):
+        return math.prod(stored.shape) + 4 * stored.shape[0]
+    return math.prod(stored.shape) * itemsize
+
+
+def working_bytes(tokens: int) -> int:
+    """Bytes that a pass needs besides the weights: 0.25 GiB for the vision tower, 0.5 MiB for every token."""
+    return 2**28 + tokens * 2**19

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +129,15 @@ class Checkpoint:
         """Raise ZvlError unless the language model has that layer."""
         check_layer(layer, self.layers, self.name)
 
+    def depth(self, layer: int) -> int:
+        """How many layers of the language model have to run for a hidden layer.
+
+        Raises:
+            ZvlError: it has no such layer.
+        """
+        self.check_layer(layer)
+        return self.layers + layer + 1
+
     def require_width(self, width: int) -> None:
         """Raise ZvlError unless the hidden states fit text embeddings of that width."""
         if self.hidden_size != width:
@@ -138,36 +147,54 @@ class Checkpoint:
                 + ("Choose a Qwen3-VL-4B." if width == 2560 else "Choose a Qwen3-VL of the same width.")
             )
 
-    def read(self, names: list[str], dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
+    def read(self, names: Iterable[str], dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
         """Read tensors in the given dtype, file by file; fp8 is multiplied with its scales.
 
         A tensor that is stored in `dtype` stays a view of the mapped file: no second copy is made.
         """
+        for name, value, scale in self.read_stored(names):
+            yield name, dequantize(value, scale, dtype) if self.is_fp8(name) else value.to(dtype)
+
+    def read_stored(self, names: Iterable[str]) -> Iterator[tuple[str, torch.Tensor, torch.Tensor | None]]:
+        """Read tensors as they are stored, views of the mapped files, with the scales of those in fp8."""
         from safetensors import SafetensorError, safe_open
 
-        wanted = {file: [n for n in names if self.tensors[n].file == file] for file in self.files}
+        by_file: dict[str, list[str]] = {}
+        for name in names:
+            by_file.setdefault(self.tensors[name].file, []).append(name)
         with contextlib.ExitStack() as stack:  # a scale may lie in another shard than its tensor
             try:
                 opened = {file: stack.enter_context(safe_open(file, "pt")) for file in self.files}
             except (OSError, SafetensorError) as error:
                 raise ZvlError(f"{self.name}: the weights can't be read ({error}). Download the file again.") from error
-            for file, members in wanted.items():
+            for file, members in sorted(by_file.items()):
                 for name in members:
-                    stored = self.tensors[name]
-                    value = opened[file].get_tensor(stored.key)
-                    if stored.dtype in _FP8:
-                        scale = self.scales.get(name)
-                        try:
-                            value = dequantize(value, opened[scale.file].get_tensor(scale.key) if scale else None, dtype)
-                        except RuntimeError as error:
-                            raise ZvlError(f"{self.name}: the scale of {name} does not fit it. Download the weights again.") from error
-                    yield name, value.to(dtype)
+                    value, scale = opened[file].get_tensor(self.tensors[name].key), None
+                    if self.is_fp8(name) and name in self.scales:
+                        scale = opened[self.scales[name].file].get_tensor(self.scales[name].key)
+                        if not _scale_fits(value.shape, scale):
+                            raise ZvlError(f"{self.name}: the scale of {name} does not fit it. Download the weights again.")
+                    yield name, value, scale
+
+    def is_fp8(self, name: str) -> bool:
+        return self.tensors[name].dtype in _FP8
 
 
 def check_layer(layer: int, layers: int, owner: str) -> None:
     """Raise ZvlError unless a model with that many layers, called `owner`, has this one."""
     if not -layers <= layer <= -1:
         raise ZvlError(f"Hidden layer {layer} does not exist: {owner} has layers -1 to -{layers}.")
+
+
+_BLOCK = 128  # side of the squares that Qwen's own fp8 files have a scale for
+
+
+def _has_blocks(shape: tuple[int, ...], scale: torch.Tensor) -> bool:
+    return len(shape) == scale.ndim == 2 and scale.numel() > 1 and scale.shape == tuple(-(-side // _BLOCK) for side in shape)
+
+
+def _scale_fits(shape: tuple[int, ...], scale: torch.Tensor) -> bool:
+    return scale.numel() in (1, shape[0]) or _has_blocks(shape, scale)
 
 
 def dequantize(value: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
@@ -177,14 +204,10 @@ def dequantize(value: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dty
     if scale is None:
         return value.to(dtype)
     value, scale = value.float(), scale.float()
-    if scale.ndim == 2 and value.ndim == 2 and scale.numel() > 1 and scale.shape == tuple(-(-side // 128) for side in value.shape):
-        scale = scale.repeat_interleave(128, 0).repeat_interleave(128, 1)[: value.shape[0], : value.shape[1]]
-    elif scale.numel() > 1:
-        if scale.numel() != value.shape[0]:
-            raise RuntimeError("scale")
-        scale = scale.reshape(-1, *[1] * (value.ndim - 1))
+    if _has_blocks(value.shape, scale):
+        scale = scale.repeat_interleave(_BLOCK, 0).repeat_interleave(_BLOCK, 1)[: value.shape[0], : value.shape[1]]
     else:
-        scale = scale.reshape(())
+        scale = scale.reshape(-1, *[1] * (value.ndim - 1)) if scale.numel() > 1 else scale.reshape(())
     return torch.mul(value, scale).to(dtype)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,11 +14,12 @@ from .blend import blend
 from .budget import MAX_TOKENS, dropped, token_budget
 from .checkpoint import Checkpoint, check_layer
 from .errors import ZvlError
+from .language import Pass, whole_states
 from .match import match_length, match_text
 from .normalize import normalize, repair_outliers, sink_aware
 from .options import PROMPT, Settings
 from .reference import Reference
-from .select import Rows, drop_image_rows, select
+from .select import IMAGE_ONLY, Rows, drop_image_rows, select
 from .sequence import TEMPLATE, Encode, Sequence, build_sequence
 from .splice import ImageTokens, TextEncoder, embeddings
 from .statistics import ReferenceStatistics
@@ -30,14 +31,16 @@ class Extractor(Protocol):
 
     Attributes:
         checkpoint: The weights' headers, known without loading them.
-        precision: Device and dtype as text; results of another precision are not reused.
+        precision: Device, dtype and storage as text; results of another precision are not reused.
     """
 
     checkpoint: Checkpoint
     precision: str
 
-    def hidden_states(self, sequence: Sequence, reference: Reference, tokens: int, layers: Iterable[int]) -> dict[int, torch.Tensor]:
-        """As `language.Qwen3VL.hidden_states`."""
+    def extend(
+        self, sequences: list[Sequence], reference: Reference, tokens: int, depth: int, prefix: Pass | None = None, tails: list[Pass | None] | None = None
+    ) -> tuple[Pass, list[Pass | None]]:
+        """As `language.Qwen3VL.extend`, with the layers loaded that it needs."""
 
     def image_tokens(self, reference: Reference, tokens: int) -> torch.Tensor:
         """The vision tower's output, float32 [1 + DeepStack additions, N, hidden] on the CPU: image tokens first."""
@@ -78,9 +81,11 @@ class Sources:
         encode: The host's tokenizer, for the template's head and for texts of Qwen3-VL's own.
         statistics: Gives the text encoder's reference statistics; called only when the settings need them.
         text_encoder: Needed by engine splice.
-        store: Hidden states of whole sequences are kept here, so that only the reference, the prompt, the model, the layer and
-            the size make a new pass; everything after the selection is cheap.
+        store: What the language model and the vision tower leave is kept here, so that a reference is read once, and a prompt
+            once behind it; everything after the selection is cheap.
         say: Takes a line for the user about something that was done differently.
+        every_layer: Whether engine splice keeps the states at every layer it passes: for a grid over layers. (Engine blend
+            always does: it needs them to go on from.)
     """
 
     extractor: Extractor
@@ -89,6 +94,7 @@ class Sources:
     text_encoder: TextEncoder | None
     store: Store
     say: Callable[[str], None] = lambda line: None
+    every_layer: bool = False
 
 
 def uses_sink_aware(settings: Settings) -> bool:
@@ -102,6 +108,27 @@ def needs_statistics(settings: Settings) -> bool:
 
 def extract(settings: Settings, reference: Reference, text: Text, sources: Sources) -> Rows:
     """The hidden states that the settings select, float32 on the CPU."""
+    return extract_all(settings, reference, [text], sources)[0]
+
+
+def extract_all(settings: Settings, reference: Reference, texts: list[Text], sources: Sources) -> list[Rows]:
+    """As `extract`, for several prompts: those behind one reference are read together."""
+    make = _spliced_states if settings.engine == "splice" else _language_model_states
+    jobs = [_job(settings, reference, text, sources) for text in texts]
+    states = make(settings, reference, jobs, sources)
+    return [select(rows, job.sequence, settings.token_mode) for rows, job in zip(states, jobs)]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One prompt's part of an extraction: what is read, and the reference's token budget."""
+
+    text: Text
+    sequence: Sequence
+    budget: int
+
+
+def _job(settings: Settings, reference: Reference, text: Text, sources: Sources) -> _Job:
     checkpoint = sources.extractor.checkpoint
     ids = text.ids
     if settings.vl_prompt != PROMPT:
@@ -115,48 +142,89 @@ def extract(settings: Settings, reference: Reference, text: Text, sources: Sourc
             f"so that the conditioning has no more than {MAX_TOKENS}."
         )
     sequence = build_sequence(ids, grid, sources.encode, settings.system_prompt.replace(PROMPT, text.prompt), checkpoint.vision_tokens)
-    make = _spliced_states if settings.engine == "splice" else _language_model_states
-    return select(make(settings, reference, budget, sequence, text, sources), sequence, settings.token_mode)
+    return _Job(text, sequence.without_text() if settings.token_mode in IMAGE_ONLY else sequence, budget)
 
 
-def _language_model_states(settings: Settings, reference: Reference, budget: int, sequence: Sequence, text: Text, sources: Sources) -> torch.Tensor:
-    """Engine blend: the whole sequence through Qwen3-VL."""
-    extractor, layer = sources.extractor, settings.hidden_layer
-    extractor.checkpoint.check_layer(layer)
-    key = ("blend", extractor.checkpoint.identity, extractor.precision, reference.digest, sequence, layer)
-    states = sources.store.get(key)
-    if states is None:
-        states = extractor.hidden_states(sequence, reference, budget, [layer])[layer]
-        sources.store.put(key, states)
-    return states
+def _seen(reference: Reference, grid: tuple[int, int], sources: Sources) -> tuple:
+    """What decides the vision tower's output."""
+    return (sources.extractor.checkpoint.identity, sources.extractor.precision, reference.digest, grid)
 
 
-def _spliced_states(settings: Settings, reference: Reference, budget: int, sequence: Sequence, text: Text, sources: Sources) -> torch.Tensor:
+def _language_model_states(settings: Settings, reference: Reference, jobs: list[_Job], sources: Sources) -> list[torch.Tensor]:
+    """Engine blend: the whole sequences through Qwen3-VL, [tokens, hidden] each.
+
+    What is kept has no layer in its key: a deeper one goes on from what is there, a shallower one is in it.
+    """
+    checkpoint, store, layer = sources.extractor.checkpoint, sources.store, settings.hidden_layer
+    depth = checkpoint.depth(layer)
+    groups: dict[tuple, list[_Job]] = {}
+    for job in jobs:
+        key = ("pass", *_seen(reference, job.sequence.grid, sources), job.sequence.ids[: job.sequence.fork])
+        groups.setdefault(key, []).append(job)
+    states: dict[Sequence, torch.Tensor] = {}
+    for key, group in groups.items():
+        sequences = list(dict.fromkeys(job.sequence for job in group))
+        keys = [key, *((*key, sequence.ids[sequence.fork :]) for sequence in sequences if len(sequence.ids) > sequence.fork)]
+        kept = [Pass(**bundle) if (bundle := store.get(k)) else None for k in keys]
+        prefix, tails = kept[0], kept[1:] or [None]
+        if not all(each and each.depth >= depth for each in kept):
+            prefix, tails = sources.extractor.extend(sequences, reference, group[0].budget, depth, prefix, tails)
+            for k, old, new in zip(keys, kept, [prefix, *tails]):
+                if new is not old:
+                    store.put(k, new.tensors())
+        states |= {sequence: whole_states(prefix, tail, layer, checkpoint) for sequence, tail in zip(sequences, tails)}
+    return [states[job.sequence] for job in jobs]
+
+
+def look(reference: Reference, grid: tuple[int, int], budget: int, sources: Sources) -> ImageTokens:
+    """What the vision tower makes of a reference, for engine splice; run once for a reference and a size."""
+    key = ("vision", *_seen(reference, grid, sources))
+    kept = sources.store.get(key)
+    if kept is None:
+        kept = {"tokens": sources.extractor.image_tokens(reference, budget)}
+        sources.store.put(key, kept)
+    tokens, *deepstack = kept["tokens"]
+    return ImageTokens(tokens, tuple(deepstack), tuple(sources.extractor.checkpoint.config["text_config"]["rope_scaling"]["mrope_section"]))
+
+
+def _spliced_states(settings: Settings, reference: Reference, jobs: list[_Job], sources: Sources) -> list[torch.Tensor]:
     """Engine splice: the vision tower's tokens through the image model's own text encoder."""
-    extractor, encoder, layer = sources.extractor, sources.text_encoder, settings.hidden_layer
-    check_layer(layer, encoder.layers, "the text encoder")
-    seen = ("vision", extractor.checkpoint.identity, extractor.precision, reference.digest, sequence.grid)
-    key = ("splice", seen, sequence, layer, settings.positions, encoder.identity, text.digest)
-    states = sources.store.get(key)
-    if states is not None:
-        return states
-    stacked = sources.store.get(seen)
-    if stacked is None:
-        stacked = extractor.image_tokens(reference, budget)
-        sources.store.put(seen, stacked)
-    section = extractor.checkpoint.config["text_config"]["rope_scaling"]["mrope_section"]
-    image = ImageTokens(stacked[0], tuple(stacked[1:]), tuple(section))
-    vision = extractor.checkpoint.vision_tokens
-    own = text.inputs if settings.vl_prompt == PROMPT else None
-    if own is None:
-        own = encoder.embed([*sequence.ids[sequence.system : sequence.system + sequence.head], *sequence.ids[sequence.image_end + 1 :]])
-    system = encoder.embed(list(sequence.ids[: sequence.system])) if sequence.system else None
-    embeds = embeddings(own, system, encoder.embed([vision.start, vision.end]).to(own), image.tokens, sequence.head)
-    states = encoder.hidden_states(embeds, layer, image if settings.positions == "mrope" else None, sequence)
-    if not torch.isfinite(states).all():
+    check_layer(settings.hidden_layer, sources.text_encoder.layers, "the text encoder")
+    return [_spliced(settings, reference, job, sources) for job in jobs]
+
+
+def _spliced(settings: Settings, reference: Reference, job: _Job, sources: Sources) -> torch.Tensor:
+    encoder, store, sequence, layer = sources.text_encoder, sources.store, job.sequence, settings.hidden_layer
+    wanted = encoder.layers + layer + 1
+    alone = len(sequence.ids) == sequence.fork  # no word of the prompt is read: whatever it is, the states are the same
+    encoded = encoder.state if alone else job.text.digest
+    key = ("splice", *_seen(reference, sequence.grid, sources), sequence, settings.positions, encoder.identity, encoded)
+    states = store.get(key) or {}
+    if str(wanted) not in states:
+        deepest = max((int(k) for k in states if int(k) < wanted), default=0)
+        embeds = states[str(deepest)] if deepest else None
+        image = None
+        if embeds is None or settings.positions == "mrope":
+            image = look(reference, sequence.grid, job.budget, sources)
+        if embeds is None:
+            embeds = _spliced_embeddings(settings, image, job, sources)
+        indices = range(deepest + 1, wanted + 1) if sources.every_layer else [wanted]
+        more = encoder.states(embeds, indices, image if settings.positions == "mrope" else None, sequence, deepest)
+        states = states | {str(k): rows for k, rows in more.items()}
+        store.put(key, states)
+    if not torch.isfinite(states[str(wanted)]).all():
         raise ZvlError(f"Hidden layer {layer} of the text encoder has values that are not finite. Choose positions sequential, or another layer.")
-    sources.store.put(key, states)
-    return states
+    return states[str(wanted)]
+
+
+def _spliced_embeddings(settings: Settings, image: ImageTokens, job: _Job, sources: Sources) -> torch.Tensor:
+    """Input embeddings of the whole sequence [tokens, hidden]: the host's own where the prompt is read as it is."""
+    encoder, sequence, vision = sources.text_encoder, job.sequence, sources.extractor.checkpoint.vision_tokens
+    own = job.text.inputs if settings.vl_prompt == PROMPT and len(sequence.ids) > sequence.fork else None
+    if own is None:
+        own = encoder.embed([*sequence.ids[sequence.system : sequence.system + sequence.head], *sequence.ids[sequence.fork :]])
+    system = encoder.embed(list(sequence.ids[: sequence.system])) if sequence.system else None
+    return embeddings(own, system, encoder.embed([vision.start, vision.end]).to(own), image.tokens, sequence.head)
 
 
 def mix(settings: Settings, text: torch.Tensor, rows: Rows, statistics: ReferenceStatistics | None) -> torch.Tensor:
@@ -205,9 +273,19 @@ def condition(settings: Settings, reference: Reference, text: Text, sources: Sou
     Raises:
         ZvlError: with one line for the user.
     """
+    return condition_all(settings, reference, [text], sources)[0](seed)
+
+
+def condition_all(settings: Settings, reference: Reference, texts: list[Text], sources: Sources) -> list[Callable[[int], torch.Tensor]]:
+    """As `condition`, for several prompts, which are read together: for each a function from a picture's seed to its conditioning."""
     if settings.alpha == 0.0:
-        return text.embeddings
-    sources.extractor.checkpoint.require_width(text.embeddings.shape[-1])
-    rows = extract(settings, reference, text, sources)
-    rows = drop_image_rows(rows, dropped(settings, int(rows.image.sum())), seed)
-    return mix(settings, text.embeddings, rows, sources.statistics() if needs_statistics(settings) else None)
+        return [lambda seed, text=text: text.embeddings for text in texts]
+    for text in texts:
+        sources.extractor.checkpoint.require_width(text.embeddings.shape[-1])
+    statistics = sources.statistics() if needs_statistics(settings) else None
+
+    def mixed(text: Text, rows: Rows, seed: int) -> torch.Tensor:
+        rows = drop_image_rows(rows, dropped(settings, int(rows.image.sum())), seed)
+        return mix(settings, text.embeddings, rows, statistics)
+
+    return [functools.partial(mixed, text, rows) for text, rows in zip(texts, extract_all(settings, reference, texts, sources))]

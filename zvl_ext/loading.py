@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .errors import ZvlError
+from .linear import Linear, adopt, to_fp8
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
+
+Slots = dict[str, tuple[torch.nn.Module, str]]  # a tensor's name in the checkpoint -> where it belongs: (module, parameter)
 
 
 def transformers_classes() -> tuple[type, type, type]:
@@ -38,7 +41,7 @@ def config_object(config: dict[str, Any]) -> Any:
 
 
 def build(model_class: type, checkpoint: Checkpoint, dtype: torch.dtype, prefix: str = "", section: str = "") -> torch.nn.Module:
-    """Build a module without memory and fill it tensor by tensor from the checkpoint, on the CPU.
+    """A module filled tensor by tensor from the checkpoint, on the CPU.
 
     Args:
         model_class: Qwen3VLModel, or the class of one of its parts.
@@ -48,6 +51,13 @@ def build(model_class: type, checkpoint: Checkpoint, dtype: torch.dtype, prefix:
     Raises:
         ZvlError: a tensor is missing, unknown or misshapen; it is named.
     """
+    module = blank(model_class, checkpoint, prefix, section)
+    fill(slots(module, prefix), checkpoint, dtype)
+    return module
+
+
+def blank(model_class: type, checkpoint: Checkpoint, prefix: str = "", section: str = "") -> torch.nn.Module:
+    """As `build`, with parameters that have a shape and no memory: `fill` gives them theirs."""
 
     def made(data: dict[str, Any]) -> torch.nn.Module:
         config = config_object(data)
@@ -58,11 +68,7 @@ def build(model_class: type, checkpoint: Checkpoint, dtype: torch.dtype, prefix:
             module = made(checkpoint.config)
     except (ArithmeticError, ValueError, TypeError, RuntimeError, AttributeError) as error:
         raise ZvlError(f"{checkpoint.name}: its configuration does not describe a Qwen3-VL ({error}). Download config.json again.") from error
-    slots = dict(module.named_parameters())
-    _check_names(checkpoint, {prefix + name: tuple(slot.shape) for name, slot in slots.items()}, prefix)
-    for name, value in checkpoint.read([prefix + name for name in slots], dtype):
-        owner, _, leaf = name.removeprefix(prefix).rpartition(".")
-        setattr(module.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=False))
+    _check_names(checkpoint, {prefix + name: tuple(slot.shape) for name, slot in module.named_parameters()}, prefix)
     # Computed buffers (the rotary frequencies) are not in the file. They come from a second module of the same head sizes with
     # hardly any weights, which does not depend on how a version of transformers calls or builds the parts that hold them.
     empty = [name for name, part in module.named_modules() if any(b.is_meta for b in part.buffers(recurse=False))]
@@ -70,7 +76,41 @@ def build(model_class: type, checkpoint: Checkpoint, dtype: torch.dtype, prefix:
     for name in empty:
         owner, _, leaf = name.rpartition(".")
         setattr(module.get_submodule(owner), leaf, small.get_submodule(name))
+    adopt(module)
     return module.eval().requires_grad_(False)
+
+
+def slots(module: torch.nn.Module, prefix: str) -> Slots:
+    """Where each tensor below a prefix of the checkpoint belongs in a module that stands at that place."""
+    return {prefix + name: (module.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name, _ in module.named_parameters()}
+
+
+def fill(places: Slots, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+    """Read tensors into their places, in the given dtype."""
+    for name, value in checkpoint.read(places, dtype):
+        _set(*places[name], value)
+
+
+def fill_layers(layers: dict[str, torch.nn.Module], checkpoint: Checkpoint, dtype: torch.dtype, fp8: bool) -> None:
+    """Read modules (by their prefixes) whose matrices stay in fp8 where they are stored so.
+
+    Args:
+        dtype: Of everything else, and what is computed in.
+        fp8: Bring matrices that are stored in another way to fp8, too.
+    """
+    places = {name: place for prefix, layer in layers.items() for name, place in slots(layer, prefix).items()}
+    packed = {name: place for name, place in places.items() if isinstance(place[0], Linear) and place[1] == "weight" and (fp8 or checkpoint.is_fp8(name))}
+    fill({name: place for name, place in places.items() if name not in packed}, checkpoint, dtype)
+    for name, value, scale in checkpoint.read_stored(packed):
+        if not checkpoint.is_fp8(name):
+            value, scale = to_fp8(value)
+        owner, leaf = packed[name]
+        _set(owner, leaf, value)
+        owner.register_buffer("scale", scale)
+
+
+def _set(owner: torch.nn.Module, leaf: str, value: torch.Tensor) -> None:
+    setattr(owner, leaf, torch.nn.Parameter(value, requires_grad=False))
 
 
 def smallest(config: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import torch
 
 from .sequence import Sequence
 
+IMAGE_ONLY = ("image", "image_no_markers")  # token modes without a row of the prompt
+
 
 @dataclass(frozen=True)
 class Rows:

@@ -5,6 +5,7 @@ Built from ids, not from strings: whatever the tokenizer merges, the text positi
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -60,6 +61,15 @@ class Sequence:
     @property
     def image_end(self) -> int:
         return self.image_start + self.image_tokens
+
+    @property
+    def fork(self) -> int:
+        """First position behind the vision block. The language model is causal: what stands before depends on the reference alone."""
+        return self.image_end + 1
+
+    def without_text(self) -> Sequence:
+        """The sequence up to the fork: all that the image positions need."""
+        return dataclasses.replace(self, ids=self.ids[: self.fork], tail=0)
 
     def rows(self, token_mode: str) -> list[int]:
         """Positions that a token mode selects, in order; m of them.

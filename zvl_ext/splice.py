@@ -11,13 +11,14 @@ encoder then runs on embeddings, with one of two ways to count positions:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from .language import first_layers, recorded
+from .language import layers_between, recorded
 from .sequence import Sequence
 
 
@@ -36,26 +37,41 @@ class ImageTokens:
     mrope_section: tuple[int, int, int]
 
 
-class TextEncoder(Protocol):
+class TextEncoder(ABC):
     """The image model's text encoder as a language model on embeddings.
 
     Attributes:
         layers: How many layers it has.
         identity: Names its weights; results of another one are not reused.
+        state: Changes whenever its weights may have been changed, by a LoRA for instance; means something in this process only.
     """
 
     layers: int
     identity: str
+    state: str = ""
 
+    @abstractmethod
     def embed(self, ids: list[int]) -> torch.Tensor:
         """Input embeddings [len(ids), hidden], float32."""
 
-    def hidden_states(self, embeds: torch.Tensor, layer: int, image: ImageTokens | None, sequence: Sequence) -> torch.Tensor:
-        """Hidden states [tokens, hidden], float32 on the CPU, of a sequence of input embeddings.
+    @abstractmethod
+    def states(
+        self, rows: torch.Tensor, indices: Iterable[int], image: ImageTokens | None, sequence: Sequence | None, first: int = 0
+    ) -> dict[int, torch.Tensor]:
+        """Hidden states of a sequence, float32 [tokens, hidden] on the CPU, by index as in transformers' `hidden_states`.
 
-        `layer` counts as in transformers' `hidden_states`. With `image` given, positions are Qwen3-VL's and DeepStack's
-        additions are made; otherwise positions are sequential.
+        Index k is the state after k layers; that after all layers has been through the final norm.
+
+        Args:
+            rows: Input embeddings [tokens, hidden], or the state at index `first`.
+            indices: Larger than `first`; no layer behind the last of them runs.
+            image: If given, positions are Qwen3-VL's and DeepStack's additions are made; otherwise positions are sequential.
         """
+
+    def hidden_states(self, embeds: torch.Tensor, layer: int, image: ImageTokens | None, sequence: Sequence | None) -> torch.Tensor:
+        """The state [tokens, hidden] at a negative layer index, from input embeddings."""
+        index = self.layers + layer + 1
+        return self.states(embeds, [index], image, sequence)[index]
 
 
 def embeddings(text: torch.Tensor, system: torch.Tensor | None, ends: torch.Tensor, image: torch.Tensor, head: int) -> torch.Tensor:
@@ -90,21 +106,23 @@ def mrope_tables(positions: torch.Tensor, head_dim: int, theta: float, section: 
 
 
 @torch.inference_mode()
-def state_at(model: torch.nn.Module, layer: int, forward: Callable[[], torch.Tensor]) -> torch.Tensor:
-    """One pass of a text encoder, no deeper than needed.
+def states_at(model: torch.nn.Module, first: int, indices: Iterable[int], forward: Callable[[], torch.Tensor]) -> dict[int, torch.Tensor]:
+    """One pass of a text encoder over the layers from `first` on, no deeper than needed.
 
     Args:
         model: Has `layers`.
-        layer: As in transformers' `hidden_states`.
+        indices: As in transformers' `hidden_states`, larger than `first`.
         forward: Calls the model; returns its last state after the final norm, [1, tokens, hidden].
 
     Returns:
-        float32 [tokens, hidden] on the CPU.
+        float32 [tokens, hidden] on the CPU, by index.
     """
-    count = len(model.layers) + layer + 1
-    with first_layers(model, count), recorded(model, {count - 1: layer}) as states:
+    indices, count = set(indices), len(model.layers)
+    with layers_between(model, first, max(indices)), recorded(model, {k - 1 - first: k for k in indices if k < count}) as states:
         last = forward()
-    return (last if layer == -1 else states[layer])[0].float().cpu()
+    if count in indices:
+        states[count] = last
+    return {k: state[0].float().cpu() for k, state in states.items()}
 
 
 @contextlib.contextmanager

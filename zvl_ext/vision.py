@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from .linear import float32_memory
 from .loading import build, transformers_classes
 
 if TYPE_CHECKING:
@@ -45,10 +46,8 @@ def image_tokens(tower: torch.nn.Module, image: Image.Image) -> tuple[torch.Tens
     config = tower.config
     weight = tower.patch_embed.proj.weight
     values, (rows, columns) = patches(image, config.patch_size, config.spatial_merge_size, config.temporal_patch_size)
-    output = tower(
-        values.to(weight.device, weight.dtype),
-        grid_thw=torch.tensor([[1, rows, columns]], device=weight.device),
-    )
+    with float32_memory():
+        output = tower(values.to(weight.device, weight.dtype), grid_thw=torch.tensor([[1, rows, columns]], device=weight.device))
     # transformers 4 returns (tokens, deepstack), transformers 5 an object.
     tokens, deepstack = output if isinstance(output, tuple) else (output.pooler_output, output.deepstack_features)
     merge = config.spatial_merge_size

@@ -7,14 +7,18 @@ feature, never by version, so that this module imports on every web UI of the fa
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import inspect
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from ..budget import Memory, weight_bytes, working_bytes
 from ..checkpoint import WANTED, Checkpoint, find, open_checkpoint
 from ..errors import ZvlError
+from ..options import Settings
 
 FOLDER = "qwen3_vl"  # below the host's models folder; not its text_encoder folder, whose files it merges into the checkpoint
 
@@ -131,6 +135,36 @@ def on_before_ui(callback: Callable[[], None]) -> None:
     script_callbacks.on_before_ui(callback, **({"name": "zvl_axes"} if takes(script_callbacks.on_before_ui, "name") else {}))
 
 
+def on_ui_settings(callback: Callable[[], None]) -> None:
+    """Have it called before the host builds its settings page, where a host lets extensions have settings."""
+    from modules import script_callbacks
+
+    if register := getattr(script_callbacks, "on_ui_settings", None):
+        register(callback, **({"name": "zvl_settings"} if takes(register, "name") else {}))
+
+
+def register_settings(section: tuple[str, str], settings: Iterable[Any]) -> None:
+    """Put sliders on a page of the host's settings, in place of earlier ones of their names.
+
+    Args:
+        section: The page's id and title.
+        settings: As `webui.settings.Setting`.
+    """
+    import gradio as gr
+    from modules import shared
+
+    for s in settings:
+        option = shared.OptionInfo(s.default, s.label, gr.Slider, {"minimum": s.minimum, "maximum": s.maximum, "step": s.step}, section=section)
+        shared.opts.add_option(s.name, option.info(s.help) if hasattr(option, "info") else option)
+
+
+def setting(name: str, default: Any) -> Any:
+    """A setting's value as the host has it: anything, where a user wrote it into a file. The default where it has none."""
+    from modules import shared
+
+    return getattr(shared.opts, name, default)
+
+
 def xyz_module() -> Any:
     """The X/Y/Z plot's module as the host runs it. It is not importable by name: that would make a second copy."""
     from modules import scripts
@@ -164,7 +198,21 @@ def checkpoint(name: str) -> Checkpoint:
     name = name or next(iter(found))
     if name not in found:
         raise ZvlError(f"There is no Qwen3-VL model {name!r}; there is " + ", ".join(found) + ".")
-    return open_checkpoint(found[name], name)
+    return _opened(found[name], name, _signature(found[name]))
+
+
+@functools.lru_cache(maxsize=4)
+def _opened(path: str, name: str, signature: tuple) -> Checkpoint:
+    """The headers, read once for each state of the files: the panel asks for them whenever a control moves."""
+    return open_checkpoint(path, name)
+
+
+def _signature(path: str) -> tuple:
+    """Changes when a file of weights does, or what is in a folder of them."""
+    with contextlib.suppress(OSError):
+        files = [entry.path for entry in os.scandir(path) if entry.is_file()] if os.path.isdir(path) else [path]
+        return tuple((file, (info := os.stat(file)).st_size, info.st_mtime_ns) for file in sorted(files))
+    return ()
 
 
 def unload() -> None:
@@ -172,6 +220,32 @@ def unload() -> None:
     from . import forge_models
 
     forge_models.unload()
+
+
+def memory(settings: Settings) -> Memory | None:
+    """What reading a reference with these settings takes and what there is. None where it can't be told."""
+    with contextlib.suppress(Exception):  # a line of help: whatever a host does differently, the panel stays whole
+        opened = checkpoint(settings.model)
+        import torch
+        from backend import memory_management as mm
+
+        # Computed in two bytes, or in float32 where the host's text encoder is; a text encoder in fp8 does not count.
+        weights = weight_bytes(opened, settings, max(2, mm.text_encoder_dtype().itemsize))
+        device = mm.text_encoder_device()
+        on_cpu = "cpu" in (settings.device, device.type) or getattr(mm.vram_state, "name", "") == "NO_VRAM"
+        return Memory(
+            needed=weights + working_bytes(settings.reference_tokens),
+            card=None if on_cpu else mm.get_total_memory(device),
+            free=mm.get_free_memory(torch.device("cpu")) + _held(),
+        )
+    return None
+
+
+def _held() -> int:
+    """Bytes of main memory that Qwen3-VL holds from an earlier read, and gives back for the next."""
+    models = sys.modules.get(f"{__package__}.forge_models")  # imported by the first read
+    module = getattr(models and models._LOADED.patcher, "model", None)
+    return sum(t.nbytes for t in module.state_dict().values() if t.device.type == "cpu") if module is not None else 0
 
 
 def reference_folder() -> str:

@@ -6,7 +6,9 @@ Loaded with the first generation that uses a reference; the host has imported to
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -15,11 +17,13 @@ from backend import memory_management as mm
 from backend.patcher.base import ModelPatcher
 
 from .. import language, vision
+from ..budget import weight_bytes, working_bytes
 from ..checkpoint import Checkpoint
 from ..errors import ZvlError
+from ..options import Settings
 from ..reference import Reference, sized
 from ..sequence import TEMPLATE, Encode, Sequence
-from ..splice import ImageTokens, as_qwen3vl, mrope_tables, state_at
+from ..splice import ImageTokens, TextEncoder, as_qwen3vl, mrope_tables, states_at
 from .forge import queue_lock, show_progress, takes
 
 GIB = 2**30
@@ -75,7 +79,43 @@ def observed(engine: Any) -> Iterator[list[tuple[list[int], Any]]]:
             handle.remove()
 
 
-class ForgeTextEncoder:
+@contextlib.contextmanager
+def told(engine: Any) -> Iterator[list[Callable[[], None]]]:
+    """What the engine tells its predictor while the context is open, as calls to be made again.
+
+    Some engines set the sampling shift whenever they encode a prompt: who spares the encoding has to do that.
+    """
+    calls: list[Callable[[], None]] = []
+    predictor = getattr(getattr(engine.forge_objects.unet, "model", None), "predictor", None)
+    tell = getattr(predictor, "set_parameters", None)
+    if tell is None:
+        yield calls
+        return
+
+    def noted(*args: Any, **kwargs: Any) -> None:
+        calls.append(functools.partial(tell, *args, **kwargs))
+        tell(*args, **kwargs)
+
+    own = "set_parameters" in vars(predictor)
+    predictor.set_parameters = noted
+    try:
+        yield calls
+    finally:
+        if own:
+            predictor.set_parameters = tell
+        else:
+            del predictor.set_parameters
+
+
+def text_state(engine: Any) -> str:
+    """Another one for every text encoder that is loaded and every LoRA put into it; of this process.
+
+    A host that does not count its changes gets one that nothing equals.
+    """
+    return str(getattr(engine.forge_objects.clip.patcher, "patches_uuid", None) or uuid.uuid4())
+
+
+class ForgeTextEncoder(TextEncoder):
     """The host's text encoder as splice's language model: Qwen3-4B, placed by the host, LoRA included."""
 
     def __init__(self, engine: Any):
@@ -83,6 +123,7 @@ class ForgeTextEncoder:
         self._model = _language_model(engine)
         self.layers = len(self._model.layers)
         self.identity = str(getattr(engine, "filename", ""))
+        self.state = text_state(engine)
         if not takes(self._model.forward, "embeds"):
             raise ZvlError(UNKNOWN)
 
@@ -90,18 +131,18 @@ class ForgeTextEncoder:
         self._place()
         return self._model.embed_tokens(torch.tensor(ids, device=self._device())).float()
 
-    def hidden_states(self, embeds: Any, layer: int, image: ImageTokens | None, sequence: Sequence) -> Any:
+    def states(self, rows: Any, indices: Iterable[int], image: ImageTokens | None, sequence: Sequence | None, first: int = 0) -> dict[int, Any]:
         self._place()
-        embeds = embeds.to(self._device())
+        rows = rows.to(self._device())
 
         def forward() -> Any:
-            mask = torch.ones(1, embeds.shape[0], dtype=torch.long, device=embeds.device)
-            return self._model(None, attention_mask=mask, embeds=embeds[None], num_tokens=[embeds.shape[0]])[0]
+            mask = torch.ones(1, rows.shape[0], dtype=torch.long, device=rows.device)
+            return self._model(None, attention_mask=mask, embeds=rows[None], num_tokens=[rows.shape[0]])[0]
 
         if image is None:
-            return state_at(self._model, layer, forward)
+            return states_at(self._model, first, indices, forward)
         with as_qwen3vl(self._model.layers, image, sequence.image_start, "freqs_cis", self._rotary_tables(image, sequence)):
-            return state_at(self._model, layer, forward)
+            return states_at(self._model, first, indices, forward)
 
     def _rotary_tables(self, image: ImageTokens, sequence: Sequence) -> Callable[[Any], Any]:
         """The host hands its layers (cos [1, 1, tokens, head_dim], sin and -sin [1, 1, tokens, head_dim / 2])."""
@@ -133,12 +174,22 @@ class _Loaded:
     model: Any = None
     patcher: Any = None
 
+    def hold(self, key: tuple, model: Any, module: Any, device: Any) -> None:
+        """Let the host's memory management place a model's module on a device."""
+        offload = device if device.type == "cpu" else mm.text_encoder_offload_device()
+        self.key, self.model, self.patcher = key, model, ModelPatcher(module, load_device=device, offload_device=offload)
+
+    def take_off(self) -> None:
+        """Take the module from the host: it goes to where the host keeps what is not in use."""
+        self.patcher.detach()
+        mm.unload_model(self.patcher)
+        self.patcher = None
+
     def drop(self) -> None:
         if self.model is None:
             return
         with contextlib.suppress(Exception):  # best effort: this runs after failures, too
-            self.patcher.detach()
-            mm.unload_model(self.patcher)
+            self.take_off()
         self.key = self.model = self.patcher = None
         gc.collect()
         mm.soft_empty_cache()
@@ -156,46 +207,56 @@ def unload() -> None:
 class ForgeExtractor:
     """Qwen3-VL, or its vision tower alone, on the host's device, placed by the host's memory management.
 
-    A model is always loaded whole: the host's partial offloading leaves parts of a transformers model on the wrong device.
+    What is loaded of it is always placed whole: the host's partial offloading leaves parts of a transformers model on the wrong
+    device.
 
     Args:
         checkpoint: The weights.
-        device: `auto` (the text encoder's device, or the CPU where the model can't fit) or `cpu`.
-        tower: Whether only the vision tower is needed (engine splice).
+        settings: Of which the engine, the layer, the storage and the device matter. Device `auto` is the text encoder's, or the
+            CPU where the model can't fit.
 
     Attributes:
         note: Something the user should know about the placement, or "".
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: str, tower: bool = False):
+    def __init__(self, checkpoint: Checkpoint, settings: Settings):
         self.checkpoint = checkpoint
         self.note = ""
-        self.device = torch.device("cpu") if device == "cpu" else mm.text_encoder_device()
+        self._storage = "auto" if settings.engine == "splice" else settings.storage
+        self.device = torch.device("cpu") if settings.device == "cpu" else mm.text_encoder_device()
         self.dtype = _compute_dtype(self.device)
         if self.device.type != "cpu":
-            needed = checkpoint.count("visual." if tower else "") * self.dtype.itemsize + _activations(0)
+            needed = weight_bytes(checkpoint, settings, self.dtype.itemsize) + working_bytes(settings.reference_tokens)
             total = mm.get_total_memory(self.device)
             no_vram = getattr(mm.vram_state, "name", "") == "NO_VRAM"
             if needed > total or no_vram:
                 self.note = f"Qwen3-VL needs {needed / GIB:.1f} GiB, the graphics card has {total / GIB:.1f}: it runs on the CPU, which is slower."
                 self.device = torch.device("cpu")
                 self.dtype = _compute_dtype(self.device)
-        self.precision = f"{self.device} {self.dtype}"
+        self.precision = f"{self.device} {self.dtype}" + (" fp8" if self._storage == "fp8" else "")
 
-    def hidden_states(self, sequence: Sequence, reference: Reference, tokens: int, layers: Iterable[int]) -> dict[int, Any]:
-        with self._placed(language.load, len(sequence.ids)) as model:
-            return model.hidden_states(sequence, reference, tokens, layers)
+    def extend(
+        self,
+        sequences: list[Sequence],
+        reference: Reference,
+        tokens: int,
+        depth: int,
+        prefix: language.Pass | None = None,
+        tails: list[language.Pass | None] | None = None,
+    ) -> tuple[language.Pass, list[language.Pass | None]]:
+        with self._placed("language", sum(len(sequence.ids) for sequence in sequences), depth) as model:
+            return model.extend(sequences, reference, tokens, depth, prefix, tails)
 
     def image_tokens(self, reference: Reference, tokens: int) -> Any:
-        with self._placed(vision.load, tokens) as tower:
+        with self._placed("vision", tokens) as tower:
             return vision.stacked_tokens(tower, sized(reference, tokens, self.checkpoint.unit))
 
     @contextlib.contextmanager
-    def _placed(self, load: Callable, tokens: int) -> Iterator[Any]:
+    def _placed(self, part: str, tokens: int, depth: int = 0) -> Iterator[Any]:
         """The model on its device for the time of one pass; failures are told in one line and leave nothing behind."""
         out_of_memory = getattr(mm, "OOM_EXCEPTION", torch.cuda.OutOfMemoryError)
         try:
-            self._place(load, tokens)
+            self._place(part, tokens, depth)
             show_progress("Z-Image VL: reading the reference")
             yield _LOADED.model
         except (out_of_memory, MemoryError) as error:
@@ -207,22 +268,29 @@ class ForgeExtractor:
                 raise ZvlError("Not enough main memory for Qwen3-VL. Close other programs, or use a computer with more.") from error
             raise
 
-    def _place(self, load: Callable, tokens: int) -> None:
-        key = (self.checkpoint.identity, self.precision, load)
-        if _LOADED.key != key:
-            _LOADED.drop()
-            show_progress(f"Z-Image VL: loading {self.checkpoint.name}")
-            # The host moves the weights later, outside inference mode, where tensors made inside could not be replaced.
-            with torch.inference_mode(False):
-                model = load(self.checkpoint, self.dtype)
-            cpu = torch.device("cpu")
-            offload = cpu if self.device == cpu else mm.text_encoder_offload_device()
-            module = getattr(model, "module", model)
-            _LOADED.patcher = ModelPatcher(module, load_device=self.device, offload_device=offload)
-            _LOADED.model, _LOADED.key = model, key
-        more = {"force_full_load": True} if takes(mm.load_models_gpu, "force_full_load") else {}
+    def _place(self, part: str, tokens: int, depth: int) -> None:
+        key = (self.checkpoint.identity, self.precision, part)
+        # The host moves the weights later, outside inference mode, where tensors made inside could not be replaced.
         with torch.inference_mode(False):
-            mm.load_models_gpu([_LOADED.patcher], memory_required=_activations(tokens), **more)
+            if _LOADED.key != key:
+                _LOADED.drop()
+                show_progress(f"Z-Image VL: loading {self.checkpoint.name}")
+                if part == "vision":
+                    tower = vision.load(self.checkpoint, self.dtype)
+                    _LOADED.hold(key, tower, tower, self.device)
+                else:
+                    model = language.load(self.checkpoint, self.dtype, depth, self._storage)
+                    _LOADED.hold(key, model, model.module, self.device)
+            elif depth > getattr(_LOADED.model, "depth", depth):
+                show_progress(f"Z-Image VL: loading more of {self.checkpoint.name}")
+                model = _LOADED.model
+                _LOADED.take_off()  # the host would not learn that the module has grown
+                try:
+                    model.deepen(depth)
+                finally:  # what was there is still of use
+                    _LOADED.hold(key, model, model.module, self.device)
+            more = {"force_full_load": True} if takes(mm.load_models_gpu, "force_full_load") else {}
+            mm.load_models_gpu([_LOADED.patcher], memory_required=working_bytes(tokens), **more)
 
 
 def _compute_dtype(device: Any) -> Any:
@@ -236,8 +304,3 @@ def _compute_dtype(device: Any) -> Any:
     if device.type == "cpu" or mm.should_use_bf16(device):
         return torch.bfloat16
     return torch.float16
-
-
-def _activations(tokens: int) -> int:
-    """Bytes that a pass needs besides the weights: 0.25 GiB for the vision tower, 0.5 MiB for every token."""
-    return GIB // 4 + tokens * 2**19

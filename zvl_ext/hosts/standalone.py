@@ -16,7 +16,7 @@ from ..errors import ZvlError
 from ..options import Settings
 from ..reference import Reference, sized
 from ..sequence import TEMPLATE, Encode, Sequence
-from ..splice import ImageTokens, as_qwen3vl, mrope_tables, state_at
+from ..splice import ImageTokens, TextEncoder, as_qwen3vl, mrope_tables, states_at
 from ..statistics import REFERENCE_PROMPTS, ReferenceStatistics, measure
 from ..store import Store
 
@@ -35,27 +35,39 @@ class StandaloneExtractor:
 
     Args:
         device: `auto` (the first accelerator, else the CPU) or a torch device's name.
-        dtype: `auto` (as stored, fp8 as bfloat16; small models on the CPU in float32) or a key of DTYPES.
+        dtype: `auto` (as stored, fp8 as bfloat16; small models on the CPU in float32), a key of DTYPES, or torch's own.
+        storage: As the option of that name.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: str = "auto", dtype: str = "auto"):
+    def __init__(self, checkpoint: Checkpoint, device: str = "auto", dtype: str | torch.dtype = "auto", storage: str = "auto"):
         self.checkpoint = checkpoint
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         if dtype != "auto":
-            self.dtype = DTYPES[dtype]
+            self.dtype = DTYPES.get(dtype, dtype)
         elif self.device.type == "cpu" and checkpoint.parameters <= _SMALL:
             self.dtype = torch.float32
         else:
             self.dtype = _STORED.get(checkpoint.stored_dtype, torch.bfloat16)
-        self.precision = f"{self.device} {self.dtype}"
+        self.storage = storage
+        self.precision = f"{self.device} {self.dtype}" + (" fp8" if storage == "fp8" else "")
         self._model: language.Qwen3VL | None = None
         self._tower: torch.nn.Module | None = None
 
-    def hidden_states(self, sequence: Sequence, reference: Reference, tokens: int, layers: Iterable[int]) -> dict[int, torch.Tensor]:
+    def extend(
+        self,
+        sequences: list[Sequence],
+        reference: Reference,
+        tokens: int,
+        depth: int,
+        prefix: language.Pass | None = None,
+        tails: list[language.Pass | None] | None = None,
+    ) -> tuple[language.Pass, list[language.Pass | None]]:
         if self._model is None:
-            self._model = language.load(self.checkpoint, self.dtype)
-            self._model.module.to(self.device)
-        return self._model.hidden_states(sequence, reference, tokens, layers)
+            self._model = language.load(self.checkpoint, self.dtype, depth, self.storage)
+        elif self._model.depth < depth:
+            self._model.deepen(depth)
+        self._model.module.to(self.device)
+        return self._model.extend(sequences, reference, tokens, depth, prefix, tails)
 
     def image_tokens(self, reference: Reference, tokens: int) -> torch.Tensor:
         if self._tower is None:
@@ -66,7 +78,7 @@ class StandaloneExtractor:
         self._model = self._tower = None
 
 
-class StandaloneTextEncoder:
+class StandaloneTextEncoder(TextEncoder):
     """A text encoder of transformers (Qwen3Model or alike) as splice's language model.
 
     Args:
@@ -84,14 +96,16 @@ class StandaloneTextEncoder:
         embedding = self.model.embed_tokens
         return embedding(torch.tensor(ids, device=embedding.weight.device)).float()
 
-    def hidden_states(self, embeds: torch.Tensor, layer: int, image: ImageTokens | None, sequence: Sequence) -> torch.Tensor:
+    def states(
+        self, rows: torch.Tensor, indices: Iterable[int], image: ImageTokens | None, sequence: Sequence | None, first: int = 0
+    ) -> dict[int, torch.Tensor]:
         def forward() -> torch.Tensor:
-            return self.model(inputs_embeds=embeds[None].to(self.model.embed_tokens.weight), use_cache=False).last_hidden_state
+            return self.model(inputs_embeds=rows[None].to(self.model.embed_tokens.weight), use_cache=False).last_hidden_state
 
         if image is None:
-            return state_at(self.model, layer, forward)
+            return states_at(self.model, first, indices, forward)
         with as_qwen3vl(self.model.layers, image, sequence.image_start, "position_embeddings", self._rotary_tables(image, sequence)):
-            return state_at(self.model, layer, forward)
+            return states_at(self.model, first, indices, forward)
 
     def _rotary_tables(self, image: ImageTokens, sequence: Sequence) -> Callable[[tuple], tuple]:
         """transformers hands its layers (cos, sin), each [1, tokens, head_dim]."""
@@ -132,6 +146,7 @@ class ZImage:
         language_model = getattr(self.pipeline.text_encoder, "model", self.pipeline.text_encoder)
         self.text_encoder = StandaloneTextEncoder(language_model, os.path.abspath(z_image))
         self.store = Store()
+        self._other: StandaloneExtractor | None = None
         self._reference_prompts = reference_prompts
 
     @functools.cached_property
@@ -153,19 +168,23 @@ class ZImage:
 
     def condition(self, settings: Settings, reference: Reference, prompt: str, seed: int = 0, say: Callable[[str], None] = lambda line: None) -> torch.Tensor:
         """As `conditioner.condition`, for a prompt as text."""
-        extractor = self._on_cpu if settings.device == "cpu" else self.extractor
-        sources = Sources(extractor, self.encode, lambda: self.statistics, self.text_encoder, self.store, say)
+        sources = Sources(self._extractor_for(settings), self.encode, lambda: self.statistics, self.text_encoder, self.store, say)
         return condition(settings, reference, self.text(prompt), sources, seed)
 
-    @functools.cached_property
-    def _on_cpu(self) -> StandaloneExtractor:
-        """For device cpu: Qwen3-VL in main memory, wherever the image model is."""
-        return self.extractor if self.extractor.device.type == "cpu" else StandaloneExtractor(self.extractor.checkpoint, "cpu")
+    def _extractor_for(self, settings: Settings) -> StandaloneExtractor:
+        """The one for a device and a storage; besides the first there is one more at most."""
+        main = self.extractor
+        device, storage = ("cpu" if settings.device == "cpu" else str(main.device)), settings.storage
+        if (device, storage) == (str(main.device), main.storage):
+            return main
+        if self._other is None or (str(self._other.device), self._other.storage) != (device, storage):
+            self._other = StandaloneExtractor(main.checkpoint, device, "auto" if device != str(main.device) else main.dtype, storage)
+        return self._other
 
     def unload(self) -> None:
         """Free the memory that Qwen3-VL takes; it is loaded again when it is needed."""
         self.extractor.unload()
-        self._on_cpu.unload()
+        self._other = None
 
     @torch.inference_mode()
     def generate(

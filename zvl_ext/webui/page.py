@@ -19,6 +19,7 @@ from PIL import Image
 from starlette.middleware import Middleware
 
 from .. import __version__
+from ..budget import Memory, weight_bytes, working_bytes
 from ..errors import ZvlError
 from ..miniature import demo, world
 from ..options import Settings
@@ -96,6 +97,18 @@ class PageHost:
 
     def unload(self) -> None:
         self._weights.model.unload()
+
+    def memory(self, settings: Settings) -> Memory:
+        """The need alone: a model that stands alone goes nowhere else when it does not fit."""
+        extractor, settings = self._weights.model.extractor, self._weights.fitted(settings)
+        return Memory(weight_bytes(extractor.checkpoint, settings, extractor.dtype.itemsize) + working_bytes(settings.reference_tokens))
+
+    def forget(self) -> int:
+        """Forget what is kept of references; gives the bytes that it took."""
+        store = self._weights.model.store
+        freed = store.size
+        store.clear()
+        return freed
 
     def ensure_temp_folder(self) -> None:
         """gradio makes its own."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import gradio as gr
 
-from ..budget import inserted_tokens, step_cost
+from ..budget import Memory, inserted_tokens, step_cost
 from ..checkpoint import WANTED
 from ..errors import ZvlError
 from ..hosts import forge
@@ -20,6 +20,14 @@ from . import infotext
 PRESET_OPTIONS = tuple(dict.fromkeys(name for values in PRESETS.values() for name in values))
 # Those that decide how many tokens the conditioning gets.
 COST_OPTIONS = ("token_mode", "length_match", "image_dropout", "reference_tokens")
+# Those that decide how much memory reading the reference takes, and where.
+MEMORY_OPTIONS = ("model", "engine", "hidden_layer", "reference_tokens", "storage", "device")
+# What may make a read fit that does not: in words, and as values.
+_SMALLER = (
+    ("engine splice", {"engine": "splice"}),
+    ("weights in memory fp8", {"storage": "fp8"}),
+    ("a reference of 256 tokens", {"reference_tokens": 256}),
+)
 
 
 class Host(Protocol):
@@ -42,6 +50,12 @@ class Host(Protocol):
 
     def unload(self) -> None:
         """Free the memory that Qwen3-VL takes."""
+
+    def memory(self, settings: Settings) -> Memory | None:
+        """What reading a reference with these settings takes and what there is; None where it can't be told. Never raises."""
+
+    def forget(self) -> int:
+        """Forget what is kept of references; gives the bytes that it took. `hosts.forge` lacks it: there, `run` is what keeps."""
 
     def ensure_temp_folder(self) -> None:
         """Called before a picture is set from Python."""
@@ -73,11 +87,15 @@ def build(title: str, elem_id: Callable[[str], str], host: Host = forge) -> tupl
                 control("reference")
                 gr.HTML(f"<p class='zvl-help'>{html.escape(BY_NAME['reference'].help)}</p>")
                 cost = gr.HTML(_cost(*(BY_NAME[name].default for name in COST_OPTIONS)))
+                memory = gr.HTML(_memory(host, *(BY_NAME[name].default for name in MEMORY_OPTIONS)), elem_classes=["zvl-memory"])
             with gr.Column(scale=3, min_width=280):
                 with gr.Row(elem_classes=["zvl-model"]):
                     control("model")
                     refresh = host.tool_button(value="\U0001f504", elem_id=elem_id("refresh"), tooltip="Look for Qwen3-VL weights again")
                     free = host.tool_button(value="\U0001f9f9", elem_id=elem_id("free"), tooltip="Free the memory that Qwen3-VL takes")
+                    forget = host.tool_button(
+                        value="\U0001f5d1\ufe0f", elem_id=elem_id("forget"), tooltip="Forget what is kept of references (memory and disk)"
+                    )
                 control("preset")
                 control("engine")
                 control("alpha")
@@ -94,8 +112,12 @@ def build(title: str, elem_id: Callable[[str], str], host: Host = forge) -> tupl
                     for name in advanced[i : i + 2]:
                         control(name)
 
-    refresh.click(functools.partial(_refresh, host), inputs=[made["model"]], outputs=[made["model"], missing], show_progress=False)
+    decides_memory = [made[name] for name in MEMORY_OPTIONS]
+    show_memory = {"fn": functools.partial(_memory, host), "inputs": decides_memory, "outputs": [memory], "show_progress": False, "queue": False}
+    refreshed = refresh.click(functools.partial(_refresh, host), inputs=[made["model"]], outputs=[made["model"], missing], show_progress=False)
+    refreshed.then(**show_memory)  # other weights may have come under the same name
     free.click(functools.partial(_free, host), show_progress=False)
+    forget.click(functools.partial(_forget, host), show_progress=False)
     set_by_preset = [made[name] for name in PRESET_OPTIONS]
     # `input` is the user's own choice; `change` would also fire when the controls below set the preset's name.
     made["preset"].input(_choose_preset, inputs=[made["preset"]], outputs=set_by_preset, show_progress=False, queue=False)
@@ -104,6 +126,8 @@ def build(title: str, elem_id: Callable[[str], str], host: Host = forge) -> tupl
     decides_cost = [made[name] for name in COST_OPTIONS]
     for component in decides_cost:
         component.change(_cost, inputs=decides_cost, outputs=[cost], show_progress=False, queue=False)
+    for component in decides_memory:
+        component.change(**show_memory)
     return [made[option.name] for option in OPTIONS], _infotext_fields(made, host)
 
 
@@ -143,6 +167,15 @@ def _free(host: Host) -> None:
     gr.Info("Z-Image VL: Qwen3-VL was unloaded.")
 
 
+def _forget(host: Host) -> None:
+    if host is forge:
+        from . import run as keeper  # on a click only: it loads what meets the host's models
+    else:
+        keeper = host
+    freed = keeper.forget()
+    gr.Info(f"Z-Image VL: what was kept of references is forgotten ({freed / 2**20:.1f} MiB).")
+
+
 def _choose_preset(name: str) -> list:
     values = PRESETS.get(name, {})
     return [gr.update(value=values[key]) if key in values else gr.update() for key in PRESET_OPTIONS]
@@ -163,6 +196,38 @@ def _cost(*values: Any) -> str:
     if not added:
         return "<p class='zvl-help'>Adds no tokens: sampling takes as long as without a reference.</p>"
     return f"<p class='zvl-help'>Adds up to {added} tokens: a sampling step at 1024 × 1024 takes about {step_cost(added):.0f} % longer.</p>"
+
+
+def _memory(host: Host, *values: Any) -> str:
+    """What reading the reference takes of the memory there is, as a line of HTML; what to do where that is not enough."""
+    try:
+        settings = Settings.from_mapping(dict(zip(MEMORY_OPTIONS, values)))
+    except ZvlError:  # a number is being typed
+        return ""
+    memory = host.memory(settings)
+    if memory is None:
+        return ""
+    takes = f"{'The vision tower' if settings.engine == 'splice' else 'Qwen3-VL'} takes about {_gib(memory.needed)}"
+    room = memory.free if memory.card is None else memory.card
+    if room is None:
+        return f"<p class='zvl-help'>{takes} while it reads the reference.</p>"
+    if memory.needed <= room:
+        there = f"{_gib(room)} of main memory are free" if memory.card is None else f"the graphics card has {_gib(room)}"
+        return f"<p class='zvl-help'>{takes} while it reads the reference; {there}.</p>"
+    free = f"the main memory that is free ({_gib(memory.free)})" if memory.free is not None and memory.needed > memory.free else ""
+    if memory.card is None:
+        problem = f"does not fit {free}."
+    elif free:
+        problem = f"fits neither the graphics card ({_gib(room)}) nor {free}."
+    else:
+        problem = f"does not fit the graphics card ({_gib(room)}): it runs on the CPU, which is slower."
+    smaller = [words for words, change in _SMALLER if (other := host.memory(settings.changed(change))) and other.needed <= room]
+    advice = ([f"Choose {' or '.join(smaller)}."] if smaller else []) + (["Close other programs."] if free else [])
+    return f"<p class='zvl-help zvl-note'>{takes} and {' '.join([problem, *advice])}</p>"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
 
 
 def _infotext_fields(made: dict[str, Any], host: Host) -> list:

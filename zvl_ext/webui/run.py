@@ -6,6 +6,7 @@ Nothing here outlives `p`, and nothing of the host is replaced: the instance get
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import copy
 import functools
@@ -21,12 +22,15 @@ from ..errors import ZvlError
 from ..hosts import forge, forge_models
 from ..options import BY_NAME, Settings
 from ..reference import Reference, open_reference
-from ..store import Store
-from . import axes, infotext
+from ..store import Disk, Store, data_folder
+from . import axes, infotext, settings
 
-HIDDEN_STATES = Store()
+KEPT = Store()  # what the models made of references and prompts
+_DISK = Disk(data_folder(), 0)  # where the user wants it
 RECENT = Store(128 * 2**20, size=lambda image: 3 * image.width * image.height)  # references, for pasting their parameters
 _STATISTICS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # by engine, and gone with it
+_RECORDED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # likewise: the last recordings
+_RECORDINGS = 8
 _HOOKS = ("cached_params", "get_conds_with_caching")
 _RUN = "zvl_run"  # on p: the run that is attached
 
@@ -35,6 +39,23 @@ def parse(args: tuple | list, cell: dict[str, Any]) -> Settings:
     """Settings from a script's arguments: one dict in the first place (the API's named form), or all values in order."""
     named = bool(args) and isinstance(args[0], dict)
     return (Settings.from_mapping(args[0]) if named else Settings.from_positions(args)).changed(cell)
+
+
+def forget() -> int:
+    """Drop what is kept of references and prompts, in memory and on disk; the bytes that it took."""
+    freed = KEPT.size + RECENT.size + _DISK.size
+    KEPT.clear()
+    RECENT.clear()
+    _RECORDED.clear()
+    _DISK.clear()  # switched off or not: it may have been on
+    return freed
+
+
+def _limit() -> None:
+    """Keep to the user's settings, which may have changed."""
+    _DISK.limit = settings.disk_limit()
+    KEPT.disk = _DISK if _DISK.limit else None
+    KEPT.resize(settings.memory_limit())
 
 
 def attach(p: Any, args: tuple | list) -> None:
@@ -93,6 +114,8 @@ class Run:
         self.error: Exception | None = None
         self.before: dict[str, Callable] = {}
         self._extractor: forge_models.ForgeExtractor | None = None
+        self._asked: Any = None  # the host's own key for the conditioning it is about to make
+        self._sweeps_layers = False
 
     @property
     def acts(self) -> bool:
@@ -101,18 +124,19 @@ class Run:
     def prepare(self, args: tuple | list) -> None:
         """Read the arguments; leaves `settings` None where there is nothing to do."""
         cell = getattr(self.p, axes.VALUES, {})
-        settings = parse(args, cell)
-        if not settings.enabled:
+        self._sweeps_layers = "hidden_layer" in cell
+        chosen = parse(args, cell)
+        if not chosen.enabled:
             if cell:
                 self.p.comment("Z-Image VL is switched off, so its X/Y/Z axes change nothing.")
-        elif settings.alpha == 0.0:
+        elif chosen.alpha == 0.0:
             pass  # the text embeddings themselves, to the last bit
-        elif settings.reference is None:
+        elif chosen.reference is None:
             if forge.is_api(self.p):
                 raise ZvlError("Z-Image VL is enabled without a reference. Send one as base64 text, or send enabled: false.")
             self.p.comment("Z-Image VL: no reference image, so the picture was made from the prompt alone.")
         else:
-            self.settings, self.reference = settings, open_reference(settings.reference)
+            self.settings, self.reference = chosen, open_reference(chosen.reference)
             RECENT.put(self.reference.digest[: infotext.DIGEST], self.reference.image)
 
     def install(self) -> None:
@@ -129,7 +153,7 @@ class Run:
     def extractor(self) -> forge_models.ForgeExtractor:
         """Made on first use: until then not even the headers of the weights are read."""
         if self._extractor is None:
-            self._extractor = forge_models.ForgeExtractor(forge.checkpoint(self.settings.model), self.settings.device, self.settings.engine == "splice")
+            self._extractor = forge_models.ForgeExtractor(forge.checkpoint(self.settings.model), self.settings)
             if self._extractor.note:
                 self.p.comment(self._extractor.note)
         return self._extractor
@@ -142,7 +166,7 @@ class Run:
         A longer tuple never equals the host's own, so on, off and on again all find what belongs to them.
         """
         with self._current() as newest:
-            key = self._original("cached_params")(required_prompts, *args, **kwargs)
+            self._asked = key = self._original("cached_params")(required_prompts, *args, **kwargs)
             if not newest or self.settings is None or not self._applies(required_prompts):
                 return key
             s = self.settings
@@ -182,6 +206,8 @@ class Run:
                 self.p.comment(f"Z-Image VL did nothing: {type(forge.current_engine()).__name__} is not Z-Image.")
             return original(function, required_prompts, *args, **kwargs)
 
+        self._asked = None
+
         def conditioned(engine: Any, prompts: Any, *rest: Any, **more: Any) -> Any:
             return self._conditioned(function, engine, prompts, *rest, **more)
 
@@ -196,27 +222,49 @@ class Run:
     def _conditioned(self, function: Callable, engine: Any, prompts: Any, *rest: Any, **more: Any) -> Any:
         """Call the host's function twice: once to learn what texts it encodes, once to give it the conditioning.
 
-        The text encoder is done with all texts before Qwen3-VL reads the first, so that each is placed on the device once,
-        however many prompts a batch has.
+        Each model is placed on the device once, however many prompts a batch has: the vision tower alone (engine splice) before
+        the text encoder, which splice needs again after it, and Qwen3-VL (engine blend) after the text encoder has read everything.
         """
-        recorder = _Recorder(engine)
-        function(recorder, prompts, *rest, **more)
         s = self.settings
-        known = self._statistics(engine, prompts) if conditioner.needs_statistics(s) else None
+        _limit()
         text_encoder = forge_models.ForgeTextEncoder(engine) if s.engine == "splice" else None
-        sources = conditioner.Sources(self.extractor, forge_models.encoder(engine), lambda: known, text_encoder, HIDDEN_STATES, self.p.comment)
+        sources = conditioner.Sources(
+            self.extractor, forge_models.encoder(engine), lambda: self._statistics(engine, prompts), text_encoder, KEPT, self.p.comment, self._sweeps_layers
+        )
+        texts, stacked = self._texts(function, engine, prompts, sources, *rest, **more)
+        made = dict(zip(texts, conditioner.condition_all(s, self.reference, list(texts.values()), sources)))
 
         def player(seed: int) -> _Player:
-            def make(prompt: str) -> torch.Tensor:
-                return conditioner.condition(s, self.reference, recorder.texts[prompt], sources, seed)
-
-            return _Player(engine, functools.cache(make), recorder.stacked)
+            return _Player(engine, functools.cache(lambda prompt: made[prompt](seed)), stacked)
 
         if not self._per_picture:
             return function(player(0), prompts, *rest, **more)
         # The host encodes a prompt once per batch, whatever the pictures' seeds: so every picture gets a call of its own.
         pictures = zip(prompts, self._seeds(prompts))
         return _joined([function(player(seed), _with_prompts(prompts, [prompt]), *rest, **more) for prompt, seed in pictures])
+
+    def _texts(self, function: Callable, engine: Any, prompts: Any, sources: conditioner.Sources, *rest: Any, **more: Any) -> tuple[dict, bool]:
+        """What the host makes of the prompts (as `_Recorder`), from an earlier picture where it asked for the same.
+
+        In a grid over alpha the host's own cache can't help, because every cell's conditioning is another: without this, each
+        cell would load the text encoder again.
+        """
+        key = (function, self._asked, forge_models.text_state(engine))
+        keeps = self._asked is not None and forge.setting("persistent_cond_cache", True)
+        kept = _RECORDED.setdefault(engine, collections.deque(maxlen=_RECORDINGS)) if keeps else []
+        for known, texts, stacked, told in kept:
+            if known == key:
+                for tell in told:
+                    tell()
+                return texts, stacked
+        if self.settings.engine == "splice":  # before the text encoder, which is needed once more after it
+            tokens = self.settings.reference_tokens
+            conditioner.look(self.reference, self.extractor.checkpoint.grid(self.reference, tokens), tokens, sources)
+        recorder = _Recorder(engine)
+        with forge_models.told(engine) as told:
+            function(recorder, prompts, *rest, **more)
+        kept.append((key, recorder.texts, recorder.stacked, told))
+        return recorder.texts, recorder.stacked
 
     @property
     def _per_picture(self) -> bool:

@@ -5,7 +5,37 @@ class FakeInitialModel:
     """What stands for the model until the first one is loaded."""
 
 
-opts = SimpleNamespace(CLIP_stop_at_last_layers=1, emphasis="Original", persistent_cond_cache=True, use_old_scheduling=False)
+class OptionInfo:
+    """One setting as the settings page shows it."""
+
+    def __init__(self, default=None, label="", component=None, component_args=None, onchange=None, section=None):
+        self.default, self.label, self.component, self.component_args, self.section = default, label, component, component_args, section
+        self.comment_after = ""
+
+    def info(self, text):
+        self.comment_after += f"<span class='info'>({text})</span>"
+        return self
+
+
+class Options:
+    """Settings: the values in `data`, as the user's file holds them, and what extensions have added, in `data_labels`."""
+
+    def __init__(self, **data):
+        self.data, self.data_labels = data, {}
+
+    def __getattr__(self, name):
+        if name in self.data:
+            return self.data[name]
+        if name in self.data_labels:
+            return self.data_labels[name].default
+        raise AttributeError(name)
+
+    def add_option(self, name, info):
+        self.data_labels[name] = info
+        self.data.setdefault(name, info.default)
+
+
+opts = Options(CLIP_stop_at_last_layers=1, emphasis="Original", persistent_cond_cache=True, use_old_scheduling=False)
 cmd_opts = SimpleNamespace()
 state = SimpleNamespace(textinfo=None, interrupted=False)
 sd_model = FakeInitialModel()

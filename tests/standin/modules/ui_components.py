@@ -5,11 +5,11 @@ component_meta.create_or_modify_pyi = lambda *args, **kwargs: None  # gradio wou
 
 
 class ToolButton(gr.Button):
-    """A small button; `tooltip` is an attribute that this web UI gives every component."""
+    """A small button; `webui_tooltip` is an attribute that this web UI gives every component."""
 
     def __init__(self, value="", tooltip=None, **kwargs):
         super().__init__(value, **kwargs)
-        self.tooltip = tooltip
+        self.webui_tooltip = tooltip
 
 
 class InputAccordion(gr.Checkbox):

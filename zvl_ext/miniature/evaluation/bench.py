@@ -238,7 +238,9 @@ def hidden_state_statistics(bench: Bench, count: int) -> dict[str, Any]:
     model, settings = bench.model, Settings.from_mapping(TEXT)
     texts = [model.text(pair.prompt) for pair in bench.pairs[:count]]
     checkpoint = model.extractor.checkpoint
-    module = language.load(checkpoint, torch.float32).module.language_model
+    whole = language.load(checkpoint, torch.float32)
+    module = whole.module.language_model
+    module.embed_tokens = whole.embedding
     reader = StandaloneTextEncoder(module, "Qwen3-VL")
     drifted = [reader.hidden_states(reader.embed(list(text.ids)), TEXT_LAYER, None, None) for text in texts]
     result: dict[str, Any] = {
@@ -255,7 +257,7 @@ def hidden_state_statistics(bench: Bench, count: int) -> dict[str, Any]:
         picked: dict[str, list[Rows]] = {"text": [], "image_no_markers": []}
         for text, reference in zip(texts, bench.references):
             sequence = build_sequence(text.ids, checkpoint.grid(reference, settings.reference_tokens), model.encode, vision=checkpoint.vision_tokens)
-            states = model.extractor.hidden_states(sequence, reference, settings.reference_tokens, [layer])[layer]
+            states = whole.hidden_states(sequence, reference, settings.reference_tokens, [layer])[layer]
             for mode, rows in picked.items():
                 rows.append(select(states, sequence, mode))
         for mode, name in (("text", "text positions"), ("image_no_markers", "image positions")):
