@@ -8,7 +8,7 @@ from typing import Any
 import hosts
 import pytest
 import tiny
-from host_fixtures import WebUI, same
+from host_fixtures import LAYERS, WebUI, same
 from modules import processing
 from PIL import Image
 
@@ -81,7 +81,7 @@ def test_types_and_choices(plot: Any, references: Path) -> None:
 
 
 def test_what_costs_a_pass_of_qwen3_vl_is_the_outer_loop(plot: Any) -> None:
-    passes = ("engine", "preset", "reference", "hidden_layer", "reference_tokens", "positions")
+    passes = ("engine", "preset", "reference", "hidden_layer", "reference_tokens", "positions", "storage")
     dear = [axis(plot, name).cost for name in LABELED if name in passes]
     cheap = [axis(plot, name).cost for name in LABELED if name not in passes]
     assert max(cheap) < min(dear) <= max(dear) < 1.0  # below a checkpoint's
@@ -205,9 +205,12 @@ def test_an_axis_of_references_by_name(grid: Grid, picture: Any, other_picture: 
 def test_a_grid_pays_for_every_layer_once(grid: Grid, picture: Any) -> None:
     p = grid.web.p()
     p.script_args = [{"enabled": True, "reference": picture}]
-    grid.run(p, ("alpha", [0.1, 0.3, 0.6]), ("token_mode", ["text", "all"]), ("hidden_layer", [-2, -4, -8]))
+    with tiny.work() as done:
+        grid.run(p, ("alpha", [0.1, 0.3, 0.6]), ("token_mode", ["text", "all"]), ("hidden_layer", [-8, -2, -4]))
     assert len(grid.cells) == 18
-    assert grid.web.events.count("vl") == 3
+    assert done.looks == 1
+    tokens = 3 + 6 + 2 + 10  # the template's head, the picture and its markers, the prompt behind them
+    assert [sum(n for at, n in done.read if at == layer) for layer in range(LAYERS - 1)] == [tokens] * (LAYERS - 1)
 
 
 def test_the_cells_preset_is_custom_where_an_axis_leaves_it(web: WebUI, plot: Any, picture: Any) -> None:
@@ -226,7 +229,7 @@ def test_a_grid_with_the_extension_off_says_so(grid: Grid) -> None:
 
 
 def test_one_failing_cell_leaves_the_others(grid: Grid, picture: Any) -> None:
-    """This Qwen3-VL has nine layers: -20 is an allowed value and fails in its cell only."""
+    """This Qwen3-VL has twelve layers: -20 is an allowed value and fails in its cell only."""
     p = grid.web.p()
     p.script_args = [{"enabled": True, "reference": picture}]
     cells = grid.run(p, ("hidden_layer", [-8, -20, -2]))

@@ -106,13 +106,21 @@ def needs_statistics(settings: Settings) -> bool:
     return (settings.scale_to_text and settings.normalization in ("global", "per_dim", "hybrid")) or settings.outlier_repair != "none"
 
 
+def check_layer_of(settings: Settings, sources: Sources) -> None:
+    """Raise ZvlError unless the model that reads has the settings' layer: before anything is loaded or run."""
+    if settings.engine == "splice":
+        check_layer(settings.hidden_layer, sources.text_encoder.layers, "the text encoder")
+    else:
+        sources.extractor.checkpoint.check_layer(settings.hidden_layer)
+
+
 def extract(settings: Settings, reference: Reference, text: Text, sources: Sources) -> Rows:
     """The hidden states that the settings select, float32 on the CPU."""
     return extract_all(settings, reference, [text], sources)[0]
 
 
 def extract_all(settings: Settings, reference: Reference, texts: list[Text], sources: Sources) -> list[Rows]:
-    """As `extract`, for several prompts: those behind one reference are read together."""
+    """As `extract`, for several prompts: a reference is read once for all of them."""
     make = _spliced_states if settings.engine == "splice" else _language_model_states
     jobs = [_job(settings, reference, text, sources) for text in texts]
     states = make(settings, reference, jobs, sources)
@@ -167,12 +175,13 @@ def _language_model_states(settings: Settings, reference: Reference, jobs: list[
         keys = [key, *((*key, sequence.ids[sequence.fork :]) for sequence in sequences if len(sequence.ids) > sequence.fork)]
         kept = [Pass(**bundle) if (bundle := store.get(k)) else None for k in keys]
         prefix, tails = kept[0], kept[1:] or [None]
-        if not all(each and each.depth >= depth for each in kept):
+        ready = all(each and each.depth >= depth for each in kept)
+        if not ready:
             prefix, tails = sources.extractor.extend(sequences, reference, group[0].budget, depth, prefix, tails)
-            for k, old, new in zip(keys, kept, [prefix, *tails]):
-                if new is not old:
-                    store.put(k, new.tensors())
         states |= {sequence: whole_states(prefix, tail, layer, checkpoint) for sequence, tail in zip(sequences, tails)}
+        for k, old, new in zip(keys, kept, [] if ready else [prefix, *tails]):
+            if new is not old:  # here at last: values that are not finite have been refused
+                store.put(k, new.tensors())
     return [states[job.sequence] for job in jobs]
 
 
@@ -189,7 +198,7 @@ def look(reference: Reference, grid: tuple[int, int], budget: int, sources: Sour
 
 def _spliced_states(settings: Settings, reference: Reference, jobs: list[_Job], sources: Sources) -> list[torch.Tensor]:
     """Engine splice: the vision tower's tokens through the image model's own text encoder."""
-    check_layer(settings.hidden_layer, sources.text_encoder.layers, "the text encoder")
+    check_layer_of(settings, sources)
     return [_spliced(settings, reference, job, sources) for job in jobs]
 
 
@@ -211,9 +220,9 @@ def _spliced(settings: Settings, reference: Reference, job: _Job, sources: Sourc
         indices = range(deepest + 1, wanted + 1) if sources.every_layer else [wanted]
         more = encoder.states(embeds, indices, image if settings.positions == "mrope" else None, sequence, deepest)
         states = states | {str(k): rows for k, rows in more.items()}
+        if not torch.isfinite(states[str(wanted)]).all():
+            raise ZvlError(f"Hidden layer {layer} of the text encoder has values that are not finite. Choose positions sequential, or another layer.")
         store.put(key, states)
-    if not torch.isfinite(states[str(wanted)]).all():
-        raise ZvlError(f"Hidden layer {layer} of the text encoder has values that are not finite. Choose positions sequential, or another layer.")
     return states[str(wanted)]
 
 
@@ -277,7 +286,7 @@ def condition(settings: Settings, reference: Reference, text: Text, sources: Sou
 
 
 def condition_all(settings: Settings, reference: Reference, texts: list[Text], sources: Sources) -> list[Callable[[int], torch.Tensor]]:
-    """As `condition`, for several prompts, which are read together: for each a function from a picture's seed to its conditioning."""
+    """As `condition`, for several prompts, all read at once: for each a function from a picture's seed to its conditioning."""
     if settings.alpha == 0.0:
         return [lambda seed, text=text: text.embeddings for text in texts]
     for text in texts:

@@ -152,7 +152,7 @@ class Settings:
     engine: str = _option(
         "choice", "blend", "Engine",
         "blend: Qwen3-VL reads the reference and the prompt. splice: Z-Image's own text encoder reads what Qwen3-VL's vision tower sees; "
-        "fewer artifacts, a tenth of the memory.",
+        "fewer artifacts, and an eighth of the memory.",
         choices=("blend", "splice"), infotext="ZVL engine", axis="Engine", cost=0.6,
     )  # fmt: skip
     reference: Any = _option(

@@ -231,6 +231,7 @@ class Run:
         sources = conditioner.Sources(
             self.extractor, forge_models.encoder(engine), lambda: self._statistics(engine, prompts), text_encoder, KEPT, self.p.comment, self._sweeps_layers
         )
+        conditioner.check_layer_of(s, sources)
         texts, stacked = self._texts(function, engine, prompts, sources, *rest, **more)
         made = dict(zip(texts, conditioner.condition_all(s, self.reference, list(texts.values()), sources)))
 
