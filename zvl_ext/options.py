@@ -257,7 +257,7 @@ class Settings:
     storage: str = _option(
         "choice", "auto", "Weights in memory",
         "How engine blend keeps Qwen3-VL's language model. auto: as the file has it (fp8 stays fp8), else bf16. fp8: half the memory, slightly "
-        "different hidden states.",
+        "different hidden states, slow on the CPU.",
         choices=("auto", "fp8"), infotext="ZVL storage", advanced=True, axis="Weights in memory", cost=0.6,
     )  # fmt: skip
 
