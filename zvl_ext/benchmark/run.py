@@ -79,7 +79,7 @@ def table(report: dict[str, Any]) -> str:
     model, machine = report["model"], {name: value for name, value in report["machine"].items() if value is not None}
     head = [
         f"{model['title']}: {model['parameters'] / 1e9:.3g} billion random parameters in {model['dtype']}",
-        f"medians of {report['repetitions']} after a warm-up, with all weights loaded",
+        f"medians of {report['repetitions']} (of 2 at most with the larger reference) after a warm-up, with all weights loaded",
         ", ".join(f"{name} {value}" for name, value in machine.items()),
     ]
     return "\n".join([*head, "", *lines])
