@@ -8,6 +8,7 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -225,7 +226,7 @@ def _again(bench: Bench, image_tokens: int, naive: float) -> list[Row]:
         seconds = interleaved(jobs, bench.repetitions, lambda line: None)
         passes = bench.ours.passes - passes
         name = f"{len(GRID)} settings of alpha, normalization, length match, blend mode; token mode {mode}"
-        slowest, middle = (1000 * each(seconds.values()) for each in (max, _middle))
+        slowest, middle = (1000 * each(seconds.values()) for each in (max, median))
         rows += [
             Row(name, "extractions", len(GRID), passes, 1, True, "one at the first, none after it"),
             Row(f"… and each of them again, token mode {mode}", "ms", 1000 * naive, slowest, 10, True, f"the slowest; the median one takes {middle:.2g} ms"),
@@ -235,10 +236,6 @@ def _again(bench: Bench, image_tokens: int, naive: float) -> list[Row]:
 
 def _condition(settings: Settings, reference: Reference, text: Text, sources: Sources, number: int) -> torch.Tensor:
     return condition(settings, reference, text, sources)
-
-
-def _middle(values: Any) -> float:
-    return sorted(values)[len(values) // 2]
 
 
 def _weights(bench: Bench, whole: int) -> list[Row]:

@@ -7,6 +7,7 @@ import inspect
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from statistics import median
 from typing import Any
 
 import torch
@@ -123,12 +124,6 @@ def interleaved(
         if check:
             check(number, results)
     return {name: median(times[1:]) for name, times in seconds.items()}
-
-
-def median(values: list[float]) -> float:
-    """The middle one, or the mean of the two in the middle."""
-    ordered, middle = sorted(values), len(values) // 2
-    return ordered[middle] if len(values) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
 def difference(ours: torch.Tensor, naive: torch.Tensor, what: str) -> float:
