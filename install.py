@@ -3,8 +3,8 @@
 python install.py                                  check that the web UI's transformers knows Qwen3-VL
 python install.py test [pytest's arguments]        make a virtual environment beside this file and run the test suite
 python install.py test --transformers 4.57.6       the same with that release; the default is the newest
-python install.py demo [arguments]                 make one for the demo and write its contact sheet; arguments as of python -m zvl_ext demo
-python install.py demo --ui                        open a page with the web UI's accordion
+python install.py demo [arguments]                 make one for the demo and write its contact sheet; arguments as of
+python -m zvl_ext demo python install.py demo --ui                        open a page with the web UI's accordion
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import venv
 ROOT = os.path.dirname(os.path.abspath(__file__))
 NEEDED = (4, 57)
 PACKAGES = ("torch", "safetensors", "pillow", "numpy", "diffusers")
-# The web UI's gradio, with a transformers that takes the same huggingface-hub. gradio leaves its own requirements open, but does not work
-# with newer releases of these two.
+# The web UI's gradio, with a transformers that takes the same huggingface-hub. gradio leaves its own requirements open,
+# but does not work with newer releases of these two.
 PANEL = ("gradio==4.40.0", "fastapi<0.113", "pydantic<2.11")
 BESIDE_PANEL = "4.57.6"
 

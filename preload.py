@@ -9,4 +9,8 @@ def preload(parser):
         metavar="FOLDER",
         help="another folder with Qwen3-VL weights, besides models/qwen3_vl; may be given more than once",
     )
-    parser.add_argument("--zvl-reference-dir", metavar="FOLDER", help="folder of reference images for the X/Y/Z plot; default: models/qwen3_vl/references")
+    parser.add_argument(
+        "--zvl-reference-dir",
+        metavar="FOLDER",
+        help="folder of reference images for the X/Y/Z plot; default: models/qwen3_vl/references",
+    )

@@ -19,11 +19,12 @@ import torch
 import transformers
 from tokenizers import Tokenizer
 
-from zvl_ext.checkpoint import Checkpoint, open_checkpoint
-from zvl_ext.conditioner import Sources, Text
+from zvl_ext.engines.sources import Sources, Text
 from zvl_ext.errors import ZvlError
 from zvl_ext.hosts.standalone import StandaloneExtractor, StandaloneTextEncoder
-from zvl_ext.language import Qwen3VL, load
+from zvl_ext.qwen3vl.checkpoint import Checkpoint
+from zvl_ext.qwen3vl.files import open_checkpoint
+from zvl_ext.qwen3vl.language import Qwen3VL, load
 from zvl_ext.reference import Reference, open_reference
 from zvl_ext.sequence import TEMPLATE
 from zvl_ext.store import Store
@@ -40,7 +41,9 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     real = socket.socket.connect
 
     def connect(self: socket.socket, address: object) -> None:
-        local = isinstance(address, (str, bytes)) or (isinstance(address, tuple) and address[0] in ("127.0.0.1", "localhost", "::1"))
+        local = isinstance(address, (str, bytes)) or (
+            isinstance(address, tuple) and address[0] in ("127.0.0.1", "localhost", "::1")
+        )
         assert local, f"a test tried to reach {address}"
         return real(self, address)
 
@@ -90,22 +93,34 @@ def irregular(tokenizer: Tokenizer) -> transformers.Qwen3VLForConditionalGenerat
 
 
 @pytest.fixture(scope="session")
-def folder(model: transformers.Qwen3VLForConditionalGeneration, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(
+    model: transformers.Qwen3VLForConditionalGeneration, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """`model` as a Hugging Face folder with one shard."""
     return tiny.save_folder(model, tokenizer, tmp_path_factory.mktemp("models") / "tiny-vl")
 
 
 @pytest.fixture(scope="session")
-def sharded(model: transformers.Qwen3VLForConditionalGeneration, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sharded(
+    model: transformers.Qwen3VLForConditionalGeneration, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """`model` as a Hugging Face folder with several shards and an index."""
-    path = tiny.save_folder(model, tokenizer, tmp_path_factory.mktemp("models") / "tiny-vl-sharded", max_shard_size="500KB")
+    path = tiny.save_folder(
+        model, tokenizer, tmp_path_factory.mktemp("models") / "tiny-vl-sharded", max_shard_size="500KB"
+    )
     assert len(list(path.glob("*.safetensors"))) > 3
     return path
 
 
 @pytest.fixture(scope="session")
-def irregular_folder(irregular: transformers.Qwen3VLForConditionalGeneration, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.save_folder(irregular, tokenizer, tmp_path_factory.mktemp("models") / "irregular-vl", max_shard_size="500KB")
+def irregular_folder(
+    irregular: transformers.Qwen3VLForConditionalGeneration,
+    tokenizer: Tokenizer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    return tiny.save_folder(
+        irregular, tokenizer, tmp_path_factory.mktemp("models") / "irregular-vl", max_shard_size="500KB"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -163,9 +178,12 @@ def reference() -> Reference:
 
 @pytest.fixture
 def text_of(encode: Callable, text_encoder: transformers.Qwen3Model) -> Callable[..., Text]:
-    """What a host makes of a prompt. Where an emphasis is given, every input embedding is multiplied with its number."""
+    """What a host makes of a prompt. Where an emphasis is given, every input embedding is multiplied with its
+    number."""
 
-    def make(prompt: str = "a photo of a cat", dtype: torch.dtype = torch.float32, emphasis: torch.Tensor | float = 1.0) -> Text:
+    def make(
+        prompt: str = "a photo of a cat", dtype: torch.dtype = torch.float32, emphasis: torch.Tensor | float = 1.0
+    ) -> Text:
         ids = tuple(encode(TEMPLATE.format(prompt)))
         inputs = text_encoder.get_input_embeddings()(torch.tensor(ids)) * emphasis
         return Text(prompt, ids, tiny.plain_text_states(text_encoder, inputs)[-2].to(dtype), inputs)

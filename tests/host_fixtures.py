@@ -1,6 +1,8 @@
-"""Fixtures of the contract tests: tiny models in a web UI, and one picture's conditioning made the way the web UI makes it.
+"""Fixtures of the contract tests: tiny models in a web UI, and one picture's conditioning made the way the web UI makes
+it.
 
-A pytest plugin: test modules name it in `pytest_plugins`. They import from it as well, and there is no assertion in it, hence
+A pytest plugin: test modules name it in `pytest_plugins`. They import from it as well, and there is no assertion in it,
+    hence
 PYTEST_DONT_REWRITE.
 """
 
@@ -31,15 +33,15 @@ from modules import paths, processing, shared
 from PIL import Image
 from tokenizers import Tokenizer
 
-from zvl_ext import language, vision
-from zvl_ext.hosts import forge_models
+from zvl_ext.engines.sources import ImageTokens
 from zvl_ext.hosts.standalone import StandaloneTextEncoder
+from zvl_ext.mixing.statistics import REFERENCE_PROMPTS
 from zvl_ext.options import OPTIONS, Settings
+from zvl_ext.qwen3vl import language, vision
 from zvl_ext.sequence import Sequence
-from zvl_ext.splice import ImageTokens
-from zvl_ext.statistics import REFERENCE_PROMPTS
 from zvl_ext.store import Disk
 from zvl_ext.webui import run
+from zvl_ext.webui.kept import KEEPER
 
 torch.set_num_threads(1)
 TEMPLATE = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
@@ -52,11 +54,23 @@ TEXT_LAYERS = 3
 
 def make_text_encoder(seed: int, hidden: int = 64) -> tuple[torch.nn.Module, transformers.Qwen3Model]:
     """The web UI's own text encoder at a small size, and transformers' with the same weights."""
-    sizes = {"vocab_size": tiny.EMBEDDINGS, "hidden_size": hidden, "intermediate_size": 96, "num_hidden_layers": TEXT_LAYERS, "num_attention_heads": 4,
-             "num_key_value_heads": 2, "rms_norm_eps": 1e-6}  # fmt: skip
+    sizes = {
+        "vocab_size": tiny.EMBEDDINGS,
+        "hidden_size": hidden,
+        "intermediate_size": 96,
+        "num_hidden_layers": TEXT_LAYERS,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-6,
+    }
     torch.manual_seed(seed)
-    rope = {"rope_theta": 1e6, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}  # for transformers 4 and 5
-    plain = tiny.randomized(transformers.Qwen3Model(transformers.Qwen3Config(**sizes, **rope, head_dim=32, max_position_embeddings=4096)))
+    rope = {
+        "rope_theta": 1e6,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+    }  # for transformers 4 and 5
+    plain = tiny.randomized(
+        transformers.Qwen3Model(transformers.Qwen3Config(**sizes, **rope, head_dim=32, max_position_embeddings=4096))
+    )
     fields = [(name, type(value), value) for name, value in sizes.items()]
     small = dataclasses.make_dataclass("Small", fields, bases=(llama.Qwen3_4BConfig,), namespace={"head_dim": 32})
     with pytest.MonkeyPatch.context() as patch, using_forge_operations(device=torch.device("cpu"), dtype=torch.float32):
@@ -77,10 +91,14 @@ class ZImage(zimage.ZImage):
         shifts: list[float] = []
         self.shifts = shifts  # what the sampler was told
         predictor = SimpleNamespace(set_parameters=lambda shift: shifts.append(shift))
-        self.forge_objects = SimpleNamespace(clip=clip, unet=SimpleNamespace(model=SimpleNamespace(predictor=predictor)))
+        self.forge_objects = SimpleNamespace(
+            clip=clip, unet=SimpleNamespace(model=SimpleNamespace(predictor=predictor))
+        )
         self.text_processing_engine_gemma = Qwen3TextProcessingEngine(
             text_encoder=self.text_encoder,
-            tokenizer=lambda texts: {"input_ids": [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]},
+            tokenizer=lambda texts: {
+                "input_ids": [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+            },
         )
         self.filename = filename
         self.extra_generation_params: dict[str, Any] = {}
@@ -99,7 +117,8 @@ class AnotherArchitecture(ZImage):
 class Events(list):
     """What was run, in order.
 
-    ("text", ids), ("load", model), ("deepen", layers), ("tower", model), ("place", whole), ("vision", patches) and ("vl", rows).
+    ("text", ids), ("load", model), ("deepen", layers), ("tower", model), ("place", whole), ("vision", patches) and
+    ("vl", rows).
     """
 
     def kinds(self) -> list[str]:
@@ -121,7 +140,9 @@ def events(monkeypatch: pytest.MonkeyPatch) -> Events:
     def watched_load(*args: Any) -> language.Qwen3VL:
         model = load(*args)
         seen.append(("load", args[0].name))
-        model.module.language_model.register_forward_pre_hook(lambda m, a, k: seen.append(("vl", k["inputs_embeds"].shape[1])), with_kwargs=True)
+        model.module.language_model.register_forward_pre_hook(
+            lambda m, a, k: seen.append(("vl", k["inputs_embeds"].shape[1])), with_kwargs=True
+        )
         model.module.visual.register_forward_pre_hook(lambda m, a: seen.append(("vision", a[0].shape[0])))
         return model
 
@@ -153,7 +174,9 @@ def events(monkeypatch: pytest.MonkeyPatch) -> Events:
 def make_engine(tokenizer: Tokenizer, events: Events) -> Callable[..., ZImage]:
     def make(kind: type[ZImage] = ZImage, **options: Any) -> ZImage:
         engine = kind(tokenizer, **options)
-        engine.text_encoder.get_input_embeddings().register_forward_pre_hook(lambda m, a: events.append(("text", a[0].tolist())))
+        engine.text_encoder.get_input_embeddings().register_forward_pre_hook(
+            lambda m, a: events.append(("text", a[0].tolist()))
+        )
         return engine
 
     return make
@@ -173,7 +196,11 @@ def vl_model(tokenizer: Tokenizer) -> transformers.Qwen3VLForConditionalGenerati
 
 
 @pytest.fixture(scope="session")
-def vl_folder(vl_model: transformers.Qwen3VLForConditionalGeneration, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def vl_folder(
+    vl_model: transformers.Qwen3VLForConditionalGeneration,
+    tokenizer: Tokenizer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     return tiny.save_folder(vl_model, tokenizer, tmp_path_factory.mktemp("weights") / "tiny-vl")
 
 
@@ -214,7 +241,16 @@ class WebUI:
     def p(prompt: str | list[str] = "a photo of a cat", api: bool = False, **fields: Any) -> Any:
         """A generation as the panel makes it; a list makes a batch of different prompts."""
         count = len(prompt) if isinstance(prompt, list) else fields.pop("batch_size", 1)
-        more = {"steps": 8, "cfg_scale": 1.0, "width": 64, "height": 64, "negative_prompt": "ugly", "seed": 1, "sampler_name": "Euler", **fields}
+        more = {
+            "steps": 8,
+            "cfg_scale": 1.0,
+            "width": 64,
+            "height": 64,
+            "negative_prompt": "ugly",
+            "seed": 1,
+            "sampler_name": "Euler",
+            **fields,
+        }
         p = processing.StableDiffusionProcessingTxt2Img(prompt=prompt, batch_size=count, **more)
         p.is_api = api
         return p
@@ -242,14 +278,21 @@ class WebUI:
 
 @pytest.fixture(scope="session")
 def _settled(vl_folder: Path) -> None:
-    """What the test run has imported and made stays, so that the garbage collector need not look at it at every unloading."""
+    """What the test run has imported and made stays, so that the garbage collector need not look at it at every
+    unloading."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture
 def web(
-    _settled: None, make_engine: Callable[..., ZImage], events: Events, weights: Path, vl_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    _settled: None,
+    make_engine: Callable[..., ZImage],
+    events: Events,
+    weights: Path,
+    vl_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[WebUI]:
     """A web UI just started: nothing in its caches, nothing remembered."""
     (weights / "tiny-vl").symlink_to(vl_folder)
@@ -257,11 +300,11 @@ def web(
                         (processing.StableDiffusionProcessingTxt2Img, ("cached_hr_c", "cached_hr_uc"))):  # fmt: skip
         for name in names:
             monkeypatch.setattr(kind, name, [None, None, None])
-    monkeypatch.setattr(run, "_DISK", Disk(str(tmp_path / "kept"), 0))
-    monkeypatch.setattr(run.KEPT, "disk", None)
-    run.KEPT.clear()
+    monkeypatch.setattr(KEEPER, "disk", Disk(str(tmp_path / "kept"), 0))
+    monkeypatch.setattr(KEEPER.store, "disk", None)
+    KEEPER.store.clear()
     yield WebUI(make_engine(), events, weights, monkeypatch)
-    forge_models._LOADED.drop()
+    KEEPER.residence.drop()
 
 
 @pytest.fixture(scope="session")
@@ -310,7 +353,9 @@ def checkpoint_rope(model: transformers.Qwen3VLForConditionalGeneration) -> dict
 class ByHand:
     """The conditioning as DESIGN defines it, from plain transformers' hidden states and NumPy formulas."""
 
-    def __init__(self, vl_model: transformers.Qwen3VLForConditionalGeneration, tokenizer: Tokenizer, image: Image.Image):
+    def __init__(
+        self, vl_model: transformers.Qwen3VLForConditionalGeneration, tokenizer: Tokenizer, image: Image.Image
+    ):
         self.vl_model, self.tokenizer, self.image = vl_model, tokenizer, image
 
     def text(self, engine: ZImage, prompt: str) -> np.ndarray:
@@ -322,14 +367,19 @@ class ByHand:
         every = np.concatenate([self.text(engine, prompt) for prompt in REFERENCE_PROMPTS])
         return every.mean(0), every.std(0, ddof=1), every.std(ddof=1)
 
-    def hidden(self, prompt: str, layer: int = -8, token_mode: str = "text", ids: list[int] | None = None) -> np.ndarray:
+    def hidden(
+        self, prompt: str, layer: int = -8, token_mode: str = "text", ids: list[int] | None = None
+    ) -> np.ndarray:
         """Rows of Qwen3-VL's hidden states; `ids` in place of those of one prompt in one template."""
         pixels = tiny.plain_pixels(self.image, 256)
         images = int(pixels["image_grid_thw"].prod()) // 4
         whole, modes = tiny.plain_ids(self.tokenizer, prompt, images)
         if ids is not None:
             block = [whole[i] for i in modes["image"]]
-            whole, modes = [*ids[:3], *block, *ids[3:]], {"text": [0, 1, 2, *range(3 + len(block), len(ids) + len(block))], "image": modes["image"]}
+            whole, modes = (
+                [*ids[:3], *block, *ids[3:]],
+                {"text": [0, 1, 2, *range(3 + len(block), len(ids) + len(block))], "image": modes["image"]},
+            )
         states = tiny.plain_hidden_states(self.vl_model, whole, pixels, modes["image"])
         return states[layer][modes[token_mode]].double().numpy()
 
@@ -339,9 +389,11 @@ class ByHand:
         return alpha * vl * (self.statistics(engine)[2] / vl.std(ddof=1)) + (1 - alpha) * self.text(engine, prompt)
 
     def spliced(self, engine: ZImage, prompt: str, layer: int = -2, mrope: bool = False) -> np.ndarray:
-        """The text encoder's hidden states of the whole sequence, with the vision tower's output in place of the image's embeddings.
+        """The text encoder's hidden states of the whole sequence, with the vision tower's output in place of the
+        image's embeddings.
 
-        With `mrope`, through transformers' text encoder and the standalone host, which is compared with Qwen3-VL's own class elsewhere.
+        With `mrope`, through transformers' text encoder and the standalone host, which is compared with Qwen3-VL's own
+        class elsewhere.
         """
         pixels = tiny.plain_pixels(self.image, 256)
         image, *deepstack = tiny.plain_image_tokens(self.vl_model, pixels)
@@ -355,10 +407,16 @@ class ByHand:
         sequence = Sequence(tuple(ids), start, grid, system=0, head=start - 1)
         section = tuple(checkpoint_rope(self.vl_model)["mrope_section"])
         encoder = StandaloneTextEncoder(engine.plain, "plain")
-        return encoder.hidden_states(embeds, layer, ImageTokens(image, tuple(deepstack), section), sequence).double().numpy()
+        return (
+            encoder.hidden_states(embeds, layer, ImageTokens(image, tuple(deepstack), section), sequence)
+            .double()
+            .numpy()
+        )
 
 
 @pytest.fixture
-def by_hand(vl_model: transformers.Qwen3VLForConditionalGeneration, tokenizer: Tokenizer, picture: Image.Image) -> ByHand:
+def by_hand(
+    vl_model: transformers.Qwen3VLForConditionalGeneration, tokenizer: Tokenizer, picture: Image.Image
+) -> ByHand:
     """What is to come out, computed without zvl_ext."""
     return ByHand(vl_model, tokenizer, picture)

@@ -23,8 +23,16 @@ STANDIN = ROOT / "tests" / "standin"
 REAL = os.environ.get("ZVL_HOST", "")
 
 # fp32: the comparisons with plain transformers are made in that precision.
-_ARGUMENTS = ("--cpu", "--fp32-text-enc", "--skip-torch-cuda-test", "--skip-python-version-check", "--skip-version-check", "--skip-install",
-              "--skip-prepare-environment", "--no-hashing")  # fmt: skip
+_ARGUMENTS = (
+    "--cpu",
+    "--fp32-text-enc",
+    "--skip-torch-cuda-test",
+    "--skip-python-version-check",
+    "--skip-version-check",
+    "--skip-install",
+    "--skip-prepare-environment",
+    "--no-hashing",
+)
 
 
 def _enter_standin() -> None:
@@ -58,7 +66,8 @@ def _enter_real(host: str) -> None:
 
 
 def load_scripts() -> None:
-    """Load the web UI's own scripts and this extension's, and call what they registered, as before the page is built."""
+    """Load the web UI's own scripts and this extension's, and call what they registered, as before the page is
+    built."""
     from modules import script_callbacks, scripts
 
     if REAL:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from zvl_ext.miniature import family, world
-from zvl_ext.miniature.training import publish
+from zvl_ext.lab.miniature import family, world
+from zvl_ext.lab.training import publish
 
 
 def save_untrained(work: Path, out: Path) -> Path:

@@ -90,11 +90,21 @@ def test_what_costs_a_pass_of_qwen3_vl_is_the_outer_loop(plot: Any) -> None:
 _ODD = {
     "reference": (
         ["first.png", " second, with a comma.png "],
-        ["third.png", "../outside.png", "..\\outside.png", "/etc/passwd", "references/first.png", "./first.png", "first.png/../first.png",
-         ".hidden.png", "folder.png", ""],
+        [
+            "third.png",
+            "../outside.png",
+            "..\\outside.png",
+            "/etc/passwd",
+            "references/first.png",
+            "./first.png",
+            "first.png/../first.png",
+            ".hidden.png",
+            "folder.png",
+            "",
+        ],
     ),
     "scale_to_text": (["True", "false", " TRUE"], ["yes", "1", ""]),
-}  # fmt: skip
+}
 
 
 def good_and_bad(name: str) -> tuple[list, list]:
@@ -119,12 +129,16 @@ def test_good_values_are_confirmed(plot: Any, references: Path, name: str) -> No
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name in LABELED for value in good_and_bad(name)[1]])
-def test_bad_values_are_refused_before_the_grid_begins(plot: Any, references: Path, refused: Any, name: str, value: Any) -> None:
+def test_bad_values_are_refused_before_the_grid_begins(
+    plot: Any, references: Path, refused: Any, name: str, value: Any
+) -> None:
     with refused("There is no reference image" if name == "reference" else name):
         axis(plot, name).confirm(None, [good_and_bad(name)[0][0], value])
 
 
-def test_a_reference_that_is_no_picture_is_refused_before_the_grid_begins(plot: Any, references: Path, refused: Any) -> None:
+def test_a_reference_that_is_no_picture_is_refused_before_the_grid_begins(
+    plot: Any, references: Path, refused: Any
+) -> None:
     (references / "text.png").write_text("no picture")
     with refused("not a picture"):
         axis(plot, "reference").confirm(None, ["text.png"])
@@ -188,7 +202,9 @@ def test_a_grids_cells_are_the_same_settings_made_one_by_one(grid: Grid, picture
         assert any(same(c, cell) and parameters == there for cell, there in cells)
     for cell, there in cells:
         assert any(same(c, cell) and parameters == there for c, parameters in made.values())
-    assert not any(name in p.__dict__ for name in ("cached_params", "get_conds_with_caching", axes.VALUES)), "the grid's own p was touched"
+    assert not any(name in p.__dict__ for name in ("cached_params", "get_conds_with_caching", axes.VALUES)), (
+        "the grid's own p was touched"
+    )
     assert p.script_args == [{"enabled": True, "reference": picture, "alpha": 0.9}]
 
 

@@ -1,4 +1,5 @@
-"""The benchmark: what its rows say, that it counts and compares rightly, and that it leaves nothing behind. With tiny models."""
+"""The benchmark: what its rows say, that it counts and compares rightly, and that it leaves nothing behind. With tiny
+models."""
 
 import contextlib
 import dataclasses
@@ -17,19 +18,37 @@ from transformers.models.qwen3_vl import modeling_qwen3_vl
 
 from zvl_ext import budget, conditioner, store
 from zvl_ext.__main__ import main
-from zvl_ext.benchmark import rows as rows_of
-from zvl_ext.benchmark import run as run_of
-from zvl_ext.benchmark import sampling, sides, weights
-from zvl_ext.benchmark import size as sizes
-from zvl_ext.benchmark.rows import Bench, Row
-from zvl_ext.options import PRESETS, Settings
+from zvl_ext.engines import blend as blend_engine
+from zvl_ext.lab.benchmark import rows as rows_of
+from zvl_ext.lab.benchmark import run as run_of
+from zvl_ext.lab.benchmark import sampling, sides, weights
+from zvl_ext.lab.benchmark import size as sizes
+from zvl_ext.lab.benchmark.rows import Bench, Row
+from zvl_ext.options import Settings
+from zvl_ext.presets import PRESETS
 
 TINY = sizes.Size(
     "tiny",
     "tiny",
-    {"vocab_size": 700, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 8, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32},
+    {
+        "vocab_size": 700,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+    },
     {"depth": 4, "hidden_size": 32, "intermediate_size": 48, "num_heads": 4, "deepstack_visual_indexes": [0, 1, 2]},
-    {"dim": 48, "n_heads": 3, "n_kv_heads": 3, "n_layers": 1, "n_refiner_layers": 1, "axes_dims": [4, 6, 6], "cap_feat_dim": 64},
+    {
+        "dim": 48,
+        "n_heads": 3,
+        "n_kv_heads": 3,
+        "n_layers": 1,
+        "n_refiner_layers": 1,
+        "axes_dims": [4, 6, 6],
+        "cap_feat_dim": 64,
+    },
     layer=-3,
     layers=(-2, -3, -5),
     references=(16, 64),
@@ -152,7 +171,9 @@ def test_weights_are_the_bytes_that_the_files_have_for_them(row, checkpoint):
         assert held["naive"] == pytest.approx(whole, rel=1e-3)  # and the rotary frequencies
         assert held["ours"] == pytest.approx(budget.weight_bytes(checkpoint, settings) / 2**20, rel=1e-3)
     fp8 = row("storage fp8: weights held")
-    assert fp8["ours"] == pytest.approx(budget.weight_bytes(checkpoint, Settings(hidden_layer=-3, storage="fp8")) / 2**20, rel=1e-3)
+    assert fp8["ours"] == pytest.approx(
+        budget.weight_bytes(checkpoint, Settings(hidden_layer=-3, storage="fp8")) / 2**20, rel=1e-3
+    )
 
 
 def test_the_memory_is_filled_and_never_over_its_limit(row, bench):
@@ -179,7 +200,12 @@ def test_the_table_has_a_line_for_each_row(report):
 def test_a_target_that_is_missed_is_told_plainly_and_is_no_failure():
     missed = Row("x", "s", 2.0, 1.9, 0.75)
     assert (missed.ratio, missed.met) == (0.95, False)
-    report = {"machine": {}, "model": {"title": "t", "parameters": 1, "dtype": "d"}, "repetitions": 1, "rows": [missed.as_dict()]}
+    report = {
+        "machine": {},
+        "model": {"title": "t", "parameters": 1, "dtype": "d"},
+        "repetitions": 1,
+        "rows": [missed.as_dict()],
+    }
     assert run_of.table(report).splitlines()[-1].split() == ["x", "2", "s", "1.9", "s", "0.950", "0.75", "no"]
 
 
@@ -245,13 +271,19 @@ def test_the_naive_side_is_transformers_own_with_all_layers_and_all_logits(bench
 
 @pytest.mark.parametrize("wrong", ["another layer", "another prompt", "noise"])
 def test_no_time_is_told_for_wrong_hidden_states(wrong, bench, monkeypatch, refused):
-    right = conditioner.whole_states
+    right = blend_engine.whole_states
 
     def whole_states(prefix, tail, layer, checkpoint):
         states = right(prefix, tail, layer - 1 if wrong == "another layer" else layer, checkpoint)
-        return states.roll(1, 0) if wrong == "another prompt" else states + 0.1 * states.std() * torch.randn_like(states) if wrong == "noise" else states
+        return (
+            states.roll(1, 0)
+            if wrong == "another prompt"
+            else states + 0.1 * states.std() * torch.randn_like(states)
+            if wrong == "noise"
+            else states
+        )
 
-    monkeypatch.setattr(conditioner, "whole_states", whole_states)
+    monkeypatch.setattr(blend_engine, "whole_states", whole_states)
     with refused("not what transformers computes"):
         rows_of.reading(bench)
 
@@ -279,7 +311,9 @@ def test_a_difference_within_rounding_passes_and_nothing_else(refused):
 
 
 def test_the_sampling_step_gets_the_tokens_that_the_presets_add():
-    assert {name: sampling.added_tokens(name, 46) for name, preset in PRESETS.items() if preset["engine"] == "splice"} == {
+    assert {
+        name: sampling.added_tokens(name, 46) for name, preset in PRESETS.items() if preset["engine"] == "splice"
+    } == {
         "Splice: faithful": 578,
         "Splice: variation": 146,
         "Splice: creative": 89,
@@ -306,7 +340,11 @@ def test_the_full_size_is_qwen3_vl_4b():
     assert [name for shard in shards for name in shard] == list(shapes)
     assert all(sum(count[name] for name in shard) * 2 <= 2e9 for shard in shards)
     vision = sizes.FULL.config
-    assert (vision["vision_start_token_id"], vision["vision_end_token_id"], vision["image_token_id"]) == (151652, 151653, 151655)
+    assert (vision["vision_start_token_id"], vision["vision_end_token_id"], vision["image_token_id"]) == (
+        151652,
+        151653,
+        151655,
+    )
 
 
 def test_a_quarter_of_the_widths_keeps_the_parts_shares():
@@ -321,7 +359,9 @@ def test_a_quarter_of_the_widths_keeps_the_parts_shares():
 
 
 def contents(folder) -> dict[str, torch.Tensor]:
-    return {name: value for file in sorted(folder.rglob("*.safetensors")) for name, value in load(file.read_bytes()).items()}
+    return {
+        name: value for file in sorted(folder.rglob("*.safetensors")) for name, value in load(file.read_bytes()).items()
+    }
 
 
 def test_the_weights_are_the_same_every_time_however_they_are_sharded(tmp_path, monkeypatch):
@@ -402,7 +442,10 @@ def assert_refused(capfd, arguments: list, *words: str) -> None:
     assert all(word in err for word in words), err
 
 
-@pytest.mark.parametrize("arguments", [["--repetitions", "0"], ["--repetitions", "x"], ["--repetitions", "101"], ["--nothing"], ["small"], ["--work"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--repetitions", "0"], ["--repetitions", "x"], ["--repetitions", "101"], ["--nothing"], ["small"], ["--work"]],
+)
 def test_a_wrong_command_line_is_one_line(arguments, capfd):
     assert_refused(capfd, arguments)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from zvl_ext.blend import blend
+from zvl_ext.mixing.blend import blend
 
 MODES = ("linear", "slerp", "adain", "adain_per_dim")
 

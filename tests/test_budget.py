@@ -1,4 +1,5 @@
-"""How many tokens the conditioning gets: never more than the limit, never fewer than there is room for. And the memory it takes."""
+"""How many tokens the conditioning gets: never more than the limit, never fewer than there is room for. And the memory
+it takes."""
 
 import dataclasses
 from itertools import pairwise
@@ -9,18 +10,32 @@ import torch
 import transformers
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLModel
 
-from zvl_ext import language, vision
-from zvl_ext.budget import MAX_TOKENS, STEP_COST, dropped, inserted_tokens, language_depth, step_cost, token_budget, weight_bytes, working_bytes
-from zvl_ext.checkpoint import Checkpoint, Stored
-from zvl_ext.conditioner import Text, condition
+from zvl_ext.budget import (
+    MAX_TOKENS,
+    STEP_COST,
+    dropped,
+    inserted_tokens,
+    language_depth,
+    step_cost,
+    token_budget,
+    weight_bytes,
+    working_bytes,
+)
+from zvl_ext.conditioner import condition
+from zvl_ext.engines.sources import Text
 from zvl_ext.options import BY_NAME, Settings
+from zvl_ext.qwen3vl import language, vision
+from zvl_ext.qwen3vl.checkpoint import Checkpoint, Stored
+from zvl_ext.qwen3vl.passes import Pass
 from zvl_ext.reference import open_reference
 
 MARKERS = {"image": 2, "image_no_markers": 0, "all": 2}
 
 
 def inserting(**values) -> Settings:
-    return Settings.from_mapping({"token_mode": "all", "length_match": "insert", "reference_tokens": 1024, "hidden_layer": -2, **values})
+    return Settings.from_mapping(
+        {"token_mode": "all", "length_match": "insert", "reference_tokens": 1024, "hidden_layer": -2, **values}
+    )
 
 
 class Blind:
@@ -34,7 +49,7 @@ class Blind:
     def extend(self, sequences, reference, tokens, depth, prefix=None, tails=None):
         def ones(count):
             kept = torch.ones(depth, 1, count, 1)
-            return language.Pass(torch.ones(depth + 1, count, self.checkpoint.hidden_size), kept, kept) if count else None
+            return Pass(torch.ones(depth + 1, count, self.checkpoint.hidden_size), kept, kept) if count else None
 
         assert all(self.checkpoint.grid(reference, tokens) == sequence.grid for sequence in sequences)
         return ones(sequences[0].fork), [ones(len(sequence.ids) - sequence.fork) for sequence in sequences]
@@ -89,7 +104,9 @@ def test_a_reference_that_fits_keeps_its_size(reference_tokens):
     assert token_budget(inserting(reference_tokens=reference_tokens), 400) == reference_tokens
 
 
-@pytest.mark.parametrize("values", [{"token_mode": "text"}, {"length_match": "interpolate"}, {"length_match": "truncate"}])
+@pytest.mark.parametrize(
+    "values", [{"token_mode": "text"}, {"length_match": "interpolate"}, {"length_match": "truncate"}]
+)
 @pytest.mark.parametrize("text_tokens", [10, 999, 1000, 5000])
 def test_where_nothing_is_inserted_there_is_no_limit(values, text_tokens):
     assert token_budget(inserting(**values), text_tokens) == 1024
@@ -108,7 +125,9 @@ def test_a_prompt_that_leaves_no_room_for_one_image_token_is_refused_with_its_le
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5, 0.95])
 @pytest.mark.parametrize("mode", MARKERS)
-def test_the_whole_conditioning_never_has_more_tokens_than_the_limit(mode, dropout, checkpoint, sources, said, large, long_text):
+def test_the_whole_conditioning_never_has_more_tokens_than_the_limit(
+    mode, dropout, checkpoint, sources, said, large, long_text
+):
     sources.extractor = Blind(checkpoint)
     settings = inserting(token_mode=mode, image_dropout=dropout, normalization="sink_aware")
     for n in (10, 400, 900, 960, 997):
@@ -119,7 +138,10 @@ def test_the_whole_conditioning_never_has_more_tokens_than_the_limit(mode, dropo
         assert len(got) <= MAX_TOKENS
         if said:
             fewer = checkpoint.grid(large, token_budget(settings, n))
-            assert said == [f"Z-Image VL: the reference was reduced from 1024 to {fewer[0] * fewer[1]} tokens, so that the conditioning has no more than 1000."]
+            assert said == [
+                f"Z-Image VL: the reference was reduced from 1024 to {fewer[0] * fewer[1]} tokens, so that the "
+                "conditioning has no more than 1000."
+            ]
             assert images == fewer[0] * fewer[1] - dropped(settings, fewer[0] * fewer[1])
         else:
             assert images == 1024 - dropped(settings, 1024)
@@ -131,7 +153,11 @@ def test_narrow_references_keep_the_limit_too(size, checkpoint, sources, long_te
     sources.extractor = Blind(checkpoint)
     reference = open_reference(tiny.picture(*size))
     for n in (700, 850, 980, 997):
-        assert n + 2 < len(condition(inserting(normalization="sink_aware"), reference, long_text(n), sources)) <= MAX_TOKENS
+        assert (
+            n + 2
+            < len(condition(inserting(normalization="sink_aware"), reference, long_text(n), sources))
+            <= MAX_TOKENS
+        )
 
 
 def test_a_small_reference_is_not_reduced_and_nothing_is_said(checkpoint, sources, said, reference, long_text):
@@ -141,14 +167,20 @@ def test_a_small_reference_is_not_reduced_and_nothing_is_said(checkpoint, source
     assert said == []
 
 
-def test_a_text_of_its_own_does_not_count_only_the_prompts_tokens_are_conditioned_on(checkpoint, sources, said, reference, long_text):
+def test_a_text_of_its_own_does_not_count_only_the_prompts_tokens_are_conditioned_on(
+    checkpoint, sources, said, reference, long_text
+):
     sources.extractor = Blind(checkpoint)
-    settings = dataclasses.replace(inserting(normalization="sink_aware"), vl_prompt="a " * 1200, system_prompt="b " * 300)
+    settings = dataclasses.replace(
+        inserting(normalization="sink_aware"), vl_prompt="a " * 1200, system_prompt="b " * 300
+    )
     assert len(condition(settings, reference, long_text(20), sources)) == 37
     assert said == []
 
 
-def test_the_reduction_is_the_same_for_engine_splice_and_the_tower_sees_the_reduced_picture(sources, extractor, said, large, text_of):
+def test_the_reduction_is_the_same_for_engine_splice_and_the_tower_sees_the_reduced_picture(
+    sources, extractor, said, large, text_of
+):
     text = text_of("a very long prompt " * 40)
     room = MAX_TOKENS - len(text.ids) - 2
     assert 100 < room < 900
@@ -161,7 +193,9 @@ def test_the_reduction_is_the_same_for_engine_splice_and_the_tower_sees_the_redu
     assert f"from 1024 to {rows * columns} tokens" in said[0]
 
 
-def test_a_prompt_that_fills_the_limit_is_refused_before_a_pass(sources, extractor, encoder, reference, long_text, refused):
+def test_a_prompt_that_fills_the_limit_is_refused_before_a_pass(
+    sources, extractor, encoder, reference, long_text, refused
+):
     for engine in ("blend", "splice"):
         with refused("The prompt has 998 tokens"):
             condition(inserting(engine=engine, normalization="sink_aware"), reference, long_text(998), sources)
@@ -188,20 +222,40 @@ def test_the_points_that_were_counted_are_in_order():
 
 # --- memory
 
-# Qwen3-VL-4B's numbers, counted from its published shapes: the vision tower, one layer's matrices, their rows and its norms.
+# Qwen3-VL-4B's numbers, counted from its published shapes: the vision tower, one layer's matrices, their rows and its
+# norms.
 TOWER, MATRICES, ROWS, NORMS, WIDTH = 415_347_712, 100_925_440, 30_720, 5_376, 2_560
 EIGHTH_LAST = {"engine": "blend", "hidden_layer": -8}  # 29 layers
 
 
 def qwen3vl_4b(fp8=()):
-    """Qwen3-VL-4B as a checkpoint of shapes, from transformers' own class; tensors below the given prefixes are stored in fp8."""
-    text = {"vocab_size": 151936, "hidden_size": WIDTH, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
-            "num_key_value_heads": 8, "head_dim": 128, "rope_scaling": {"rope_type": "default"}}  # fmt: skip
-    tower = {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "out_hidden_size": WIDTH, "num_heads": 16, "num_position_embeddings": 2304,
-             "deepstack_visual_indexes": [5, 11, 17]}  # fmt: skip
+    """Qwen3-VL-4B as a checkpoint of shapes, from transformers' own class; tensors below the given prefixes are stored
+    in fp8."""
+    text = {
+        "vocab_size": 151936,
+        "hidden_size": WIDTH,
+        "intermediate_size": 9728,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "rope_scaling": {"rope_type": "default"},
+    }
+    tower = {
+        "depth": 24,
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "out_hidden_size": WIDTH,
+        "num_heads": 16,
+        "num_position_embeddings": 2304,
+        "deepstack_visual_indexes": [5, 11, 17],
+    }
     with torch.device("meta"):
         built = Qwen3VLModel(transformers.Qwen3VLConfig(text_config=text, vision_config=tower))
-    stored = {n: Stored("x", n, tuple(p.shape), "F8_E4M3" if n.startswith(fp8) and p.ndim > 1 else "BF16") for n, p in built.named_parameters()}
+    stored = {
+        n: Stored("x", n, tuple(p.shape), "F8_E4M3" if n.startswith(fp8) and p.ndim > 1 else "BF16")
+        for n, p in built.named_parameters()
+    }
     return Checkpoint("x", "x", {"text_config": text, "vision_config": tower}, stored, {})
 
 
@@ -214,7 +268,9 @@ def test_blend_holds_the_tower_the_layers_that_run_and_the_last_norm(full):
     held = weight_bytes(full, Settings.from_mapping(EIGHTH_LAST))
     assert held == 2 * (TOWER + 29 * (MATRICES + NORMS) + WIDTH) == 6_684_687_872
     assert weight_bytes(full, Settings.from_mapping(EIGHTH_LAST), itemsize=4) == 2 * held
-    assert weight_bytes(full, Settings(hidden_layer=-1)) == 2 * (full.parameters - 151936 * WIDTH), "all but the input embedding"
+    assert weight_bytes(full, Settings(hidden_layer=-1)) == 2 * (full.parameters - 151936 * WIDTH), (
+        "all but the input embedding"
+    )
 
 
 @pytest.mark.parametrize(("layer", "depth"), [(-1, 36), (-2, 35), (-8, 29), (-36, 1)])
@@ -233,7 +289,9 @@ def test_splice_holds_the_tower_alone(full):
         assert weight_bytes(full, Settings.from_mapping({"engine": "splice", **values})) == 2 * TOWER
 
 
-@pytest.mark.parametrize(("storage", "stored"), [("fp8", ()), ("auto", ("language_model.layers.",)), ("auto", ("",)), ("fp8", ("",))])
+@pytest.mark.parametrize(
+    ("storage", "stored"), [("fp8", ()), ("auto", ("language_model.layers.",)), ("auto", ("",)), ("fp8", ("",))]
+)
 def test_fp8_takes_a_byte_for_a_number_of_a_layers_matrices_and_a_scale_for_each_row(storage, stored):
     """In whatever else a file has fp8, it is brought to the dtype that is computed in."""
     held = weight_bytes(qwen3vl_4b(stored), Settings.from_mapping({**EIGHTH_LAST, "storage": storage}))
@@ -250,7 +308,9 @@ def test_what_is_counted_for_blend_is_what_is_loaded(checkpoint, storage, layer)
 
 def test_what_is_counted_for_splice_is_what_is_loaded(checkpoint):
     tower = vision.load(checkpoint, torch.float32)
-    assert sum(t.nbytes for t in tower.state_dict().values()) == weight_bytes(checkpoint, Settings(engine="splice"), itemsize=4)
+    assert sum(t.nbytes for t in tower.state_dict().values()) == weight_bytes(
+        checkpoint, Settings(engine="splice"), itemsize=4
+    )
 
 
 def test_a_pass_needs_more_for_every_token():

@@ -15,8 +15,11 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from zvl_ext.checkpoint import Checkpoint, Stored, config_from_shapes, dequantize, find, open_checkpoint
-from zvl_ext.language import Qwen3VL, load
+from zvl_ext.qwen3vl.checkpoint import Checkpoint, Stored
+from zvl_ext.qwen3vl.config import config_from_shapes
+from zvl_ext.qwen3vl.files import find, open_checkpoint
+from zvl_ext.qwen3vl.fp8 import dequantize
+from zvl_ext.qwen3vl.language import Qwen3VL, load
 from zvl_ext.sequence import VisionTokens
 
 
@@ -35,7 +38,8 @@ EMBEDDING = "language_model.embed_tokens.weight"
 
 
 def every_weight(model: Qwen3VL, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The module's weights as they are computed with, and the embedding, which is no part of the module, as it is kept."""
+    """The module's weights as they are computed with, and the embedding, which is no part of the module, as it is
+    kept."""
     weights = dict(model.module.named_parameters())
     assert EMBEDDING not in weights
     for name, weight in weights.items():
@@ -77,7 +81,10 @@ def test_a_single_file_is_opened_in_both_layouts(layout, dtype, state, tmp_path)
     stored = {name: value.to(dtype) for name, value in state.items()}
     path = tiny.save_single(stored, tmp_path / "one.safetensors", layout)
     assert_same_weights(loaded_state(path, dtype), stored)
-    assert open_checkpoint(str(path)).stored_dtype == {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}[dtype]
+    assert (
+        open_checkpoint(str(path)).stored_dtype
+        == {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}[dtype]
+    )
 
 
 def test_the_layer_for_logits_is_not_read(state, tmp_path):
@@ -99,7 +106,9 @@ def test_what_is_known_of_a_folder(folder, model, tokenizer):
     special = tiny.token_ids(tokenizer)
     assert (opened.name, opened.path) == ("tiny-vl", str(folder))
     assert (opened.hidden_size, opened.layers, opened.unit) == (64, 5, 32)
-    assert opened.vision_tokens == VisionTokens(special["vision_start_token_id"], special["image_token_id"], special["vision_end_token_id"])
+    assert opened.vision_tokens == VisionTokens(
+        special["vision_start_token_id"], special["image_token_id"], special["vision_end_token_id"]
+    )
     assert opened.parameters == sum(p.numel() for p in model.model.parameters())
     assert opened.files == [str(folder / "model.safetensors")]
     assert opened.tokenizer_folder == str(folder)
@@ -133,15 +142,24 @@ def test_the_stored_dtype_is_that_of_most_parameters():
     def stored(dtype: str, *shape: int) -> Stored:
         return Stored("file", "key", shape, dtype)
 
-    tensors = {"a": stored("F8_E4M3", 100, 100), "b": stored("BF16", 10), "c": stored("BF16", 10), "d": stored("F32", 99, 99)}
+    tensors = {
+        "a": stored("F8_E4M3", 100, 100),
+        "b": stored("BF16", 10),
+        "c": stored("BF16", 10),
+        "d": stored("F32", 99, 99),
+    }
     assert Checkpoint("x", "x", {}, tensors, {}).stored_dtype == "F8_E4M3"
 
 
 def test_weights_come_in_the_dtype_that_was_asked_for_but_for_the_embedding(folder, state):
     """That one is looked up in the file, a token's row at a time, so it stays as it is stored."""
     got = loaded_state(folder, torch.bfloat16)
-    assert_same_weights(got, {name: value if name == EMBEDDING else value.to(torch.bfloat16) for name, value in state.items()})
-    assert {name: value.dtype for name, value in got.items()} == {name: torch.float32 if name == EMBEDDING else torch.bfloat16 for name in state}
+    assert_same_weights(
+        got, {name: value if name == EMBEDDING else value.to(torch.bfloat16) for name, value in state.items()}
+    )
+    assert {name: value.dtype for name, value in got.items()} == {
+        name: torch.float32 if name == EMBEDDING else torch.bfloat16 for name in state
+    }
 
 
 # --- fp8
@@ -174,17 +192,26 @@ def test_an_fp8_folder_with_block_scales_in_another_shard_is_opened(folder, stat
     stored, meant = tiny.quantize(state, "blocks")
     renamed = tiny.in_layout(stored, "model.language_model + model.visual")
     scales = {name: value for name, value in renamed.items() if name.endswith("_inv")}
-    shards = {"model-00001-of-00002.safetensors": {n: v for n, v in renamed.items() if n not in scales}, "model-00002-of-00002.safetensors": scales}
+    shards = {
+        "model-00001-of-00002.safetensors": {n: v for n, v in renamed.items() if n not in scales},
+        "model-00002-of-00002.safetensors": scales,
+    }
     for shard, tensors in shards.items():
         save_file(tensors, tmp_path / shard)
-    config = json.loads((folder / "config.json").read_text()) | {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
+    config = json.loads((folder / "config.json").read_text()) | {
+        "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {n: shard for shard, tensors in shards.items() for n in tensors}}))
+    (tmp_path / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {n: shard for shard, tensors in shards.items() for n in tensors}})
+    )
     for name, value in loaded_state(tmp_path).items():
         assert torch.allclose(value.double(), meant[name], rtol=1e-6, atol=0), name
 
 
-@pytest.mark.parametrize("shape", [(300, 260), (128, 128), (128, 256), (256, 128), (130, 64), (64, 130), (4304, 1152), (1, 300), (384, 1000)])
+@pytest.mark.parametrize(
+    "shape", [(300, 260), (128, 128), (128, 256), (256, 128), (130, 64), (64, 130), (4304, 1152), (1, 300), (384, 1000)]
+)
 def test_block_scales_count_in_blocks_of_128_also_at_the_edges(shape):
     torch.manual_seed(0)
     value = torch.randn(shape).to(torch.float8_e4m3fn)
@@ -206,7 +233,10 @@ def test_a_scale_is_for_the_tensor_or_for_each_row(shape):
 
 def test_other_dtypes_of_fp8_and_of_scales_are_read():
     value = torch.tensor([[1.5, -2.0]]).to(torch.float8_e5m2)
-    assert torch.equal(dequantize(value, torch.tensor(2.0, dtype=torch.bfloat16), torch.float16), torch.tensor([[3.0, -4.0]], dtype=torch.float16))
+    assert torch.equal(
+        dequantize(value, torch.tensor(2.0, dtype=torch.bfloat16), torch.float16),
+        torch.tensor([[3.0, -4.0]], dtype=torch.float16),
+    )
 
 
 @pytest.mark.parametrize("shape", [(5,), (3, 3), (7, 1), (2, 2, 2)])
@@ -218,7 +248,9 @@ def test_a_scale_that_does_not_fit_its_tensor_is_refused_by_name(shape, state, t
         load(open_checkpoint(str(path)), torch.float32)
 
 
-@pytest.mark.parametrize("said", [{"format": "nvfp4"}, {"format": "int8"}, {"format": 8}, {"format": None}, {}, [], "float8_e4m3fn", 5])
+@pytest.mark.parametrize(
+    "said", [{"format": "nvfp4"}, {"format": "int8"}, {"format": 8}, {"format": None}, {}, [], "float8_e4m3fn", 5]
+)
 def test_another_quantization_is_refused_by_its_name(said, state, tmp_path, refused):
     stored, _ = tiny.quantize(state, "comfy")
     stored["language_model.layers.2.mlp.down_proj.comfy_quant"] = tiny.as_bytes(said)
@@ -274,7 +306,14 @@ def test_a_truncated_file_is_refused(part, copied, refused):
 
 
 @pytest.mark.parametrize(
-    "data", [struct.pack("<Q", 2**63) + b"{}", struct.pack("<Q", 2) + b"{}", struct.pack("<Q", 4) + b"null", b"\0" * 100, struct.pack("<Q", 3) + b"{\xff}"]
+    "data",
+    [
+        struct.pack("<Q", 2**63) + b"{}",
+        struct.pack("<Q", 2) + b"{}",
+        struct.pack("<Q", 4) + b"null",
+        b"\0" * 100,
+        struct.pack("<Q", 3) + b"{\xff}",
+    ],
 )
 def test_a_false_header_is_refused(data, tmp_path, refused):
     (tmp_path / "false.safetensors").write_bytes(data)
@@ -282,7 +321,9 @@ def test_a_false_header_is_refused(data, tmp_path, refused):
         open_checkpoint(str(tmp_path / "false.safetensors"))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "5", '{"model_type": "qwen3_vl"', "\xff\xfe", '{"model_type": "qwen3_vl"}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "5", '{"model_type": "qwen3_vl"', "\xff\xfe", '{"model_type": "qwen3_vl"}']
+)
 def test_a_broken_config_is_refused(text, copied, refused):
     (copied / "config.json").write_text(text, encoding="latin-1")
     with refused("copied.* config.json"):
@@ -351,7 +392,9 @@ def test_a_folder_without_weights_is_refused(copied, refused):
         open_checkpoint(str(copied))
 
 
-@pytest.mark.parametrize("shard", ["../model.safetensors", "/etc/passwd", "sub/model.safetensors", "../../x", "./model.safetensors", ".."])
+@pytest.mark.parametrize(
+    "shard", ["../model.safetensors", "/etc/passwd", "sub/model.safetensors", "../../x", "./model.safetensors", ".."]
+)
 def test_an_index_that_leaves_the_folder_is_refused(shard, copied, refused):
     (copied / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
     with refused("copied: .*(outside the folder|is missing)"):
@@ -359,7 +402,18 @@ def test_an_index_that_leaves_the_folder_is_refused(shard, copied, refused):
 
 
 @pytest.mark.parametrize(
-    "index", ["", "{}", "[]", "null", '{"weight_map": []}', '{"weight_map": {"a": 5}}', '{"weight_map": {"a": null}}', '{"weight_map": {"a": ["b"]}}', "\0"]
+    "index",
+    [
+        "",
+        "{}",
+        "[]",
+        "null",
+        '{"weight_map": []}',
+        '{"weight_map": {"a": 5}}',
+        '{"weight_map": {"a": null}}',
+        '{"weight_map": {"a": ["b"]}}',
+        "\0",
+    ],
 )
 def test_a_broken_index_is_refused(index, copied, refused):
     (copied / "model.safetensors.index.json").write_text(index)
@@ -398,7 +452,9 @@ def test_a_missing_tensor_is_named(name, copied, refused):
         load(open_checkpoint(str(copied)), torch.float32)
 
 
-@pytest.mark.parametrize("name", ["language_model.layers.0.mlp.extra.weight", "visual.blocks.9.norm1.weight", "something.else"])
+@pytest.mark.parametrize(
+    "name", ["language_model.layers.0.mlp.extra.weight", "visual.blocks.9.norm1.weight", "something.else"]
+)
 def test_a_tensor_too_many_is_named(name, copied, refused):
     tensors = load_file(copied / "model.safetensors")
     tensors[name if name == "something.else" else "model." + name] = torch.zeros(2)
@@ -469,7 +525,9 @@ def test_widths_that_fit_are_accepted(refused):
 # --- configuration from shapes
 
 
-def published(hidden, layers, mlp, heads, kv_heads, vision_depth, vision_hidden, vision_mlp) -> dict[str, tuple[int, ...]]:
+def published(
+    hidden, layers, mlp, heads, kv_heads, vision_depth, vision_hidden, vision_mlp
+) -> dict[str, tuple[int, ...]]:
     """The tensors of a published Qwen3-VL: names and shapes, written down from the architecture."""
     shapes = {"language_model.embed_tokens.weight": (151936, hidden), "language_model.norm.weight": (hidden,)}
     for i in range(layers):
@@ -530,15 +588,32 @@ def test_the_configuration_from_shapes_is_the_published_one(size):
     assert config["model_type"] == "qwen3_vl"
     text, vision = config["text_config"], config["vision_config"]
     wanted_text = {
-        "vocab_size": 151936, "hidden_size": hidden, "intermediate_size": mlp, "num_hidden_layers": layers, "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads, "head_dim": 128, "rms_norm_eps": 1e-6, "rope_theta": 5_000_000, "max_position_embeddings": 262144,
-    }  # fmt: skip
+        "vocab_size": 151936,
+        "hidden_size": hidden,
+        "intermediate_size": mlp,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": 128,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 5_000_000,
+        "max_position_embeddings": 262144,
+    }
     assert {key: text[key] for key in wanted_text} == wanted_text
     assert text["rope_scaling"] == {"rope_type": "default", "mrope_interleaved": True, "mrope_section": [24, 20, 20]}
     wanted_vision = {
-        "depth": depth, "hidden_size": vision_hidden, "intermediate_size": vision_mlp, "num_heads": 16, "in_channels": 3, "patch_size": 16,
-        "temporal_patch_size": 2, "spatial_merge_size": 2, "out_hidden_size": hidden, "num_position_embeddings": 2304, "deepstack_visual_indexes": deepstack,
-    }  # fmt: skip
+        "depth": depth,
+        "hidden_size": vision_hidden,
+        "intermediate_size": vision_mlp,
+        "num_heads": 16,
+        "in_channels": 3,
+        "patch_size": 16,
+        "temporal_patch_size": 2,
+        "spatial_merge_size": 2,
+        "out_hidden_size": hidden,
+        "num_position_embeddings": 2304,
+        "deepstack_visual_indexes": deepstack,
+    }
     assert {key: vision[key] for key in wanted_vision} == wanted_vision
 
 
@@ -566,7 +641,9 @@ def test_the_tiny_models_configuration_follows_from_its_shapes(model, state):
 
 
 def test_a_config_in_the_files_metadata_goes_before_the_shapes(irregular, tmp_path):
-    path = tiny.save_single(tiny.inner_state(irregular), tmp_path / "one.safetensors", metadata=tiny.config_metadata(irregular.config))
+    path = tiny.save_single(
+        tiny.inner_state(irregular), tmp_path / "one.safetensors", metadata=tiny.config_metadata(irregular.config)
+    )
     opened = open_checkpoint(str(path))
     assert opened.config["vision_config"]["num_heads"] == 4
     assert opened.config["text_config"]["rope_theta"] == 1e4
@@ -574,7 +651,9 @@ def test_a_config_in_the_files_metadata_goes_before_the_shapes(irregular, tmp_pa
     assert opened.vision_tokens.image == irregular.config.image_token_id
 
 
-@pytest.mark.parametrize("text", ["", "{", "null", "[]", "{}", '{"text_config": 5}', '{"text_config": {}, "vision_config": []}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "null", "[]", "{}", '{"text_config": 5}', '{"text_config": {}, "vision_config": []}']
+)
 def test_metadata_without_a_usable_config_is_passed_over(text, state, tmp_path):
     opened = open_checkpoint(str(tiny.save_single(state, tmp_path / "one.safetensors", metadata={"config": text})))
     assert opened.config["vision_config"]["num_heads"] == 16
@@ -587,7 +666,9 @@ def test_the_rotary_settings_are_found_in_the_words_of_both_generations_of_trans
     for key in ("rope_parameters", "rope_theta", "rope_scaling"):
         config["text_config"].pop(key, None)
     config["text_config"] |= (
-        {"rope_parameters": rope | {"rope_theta": 12345.0}} if words == "rope_parameters" else {"rope_theta": 12345.0, "rope_scaling": rope}
+        {"rope_parameters": rope | {"rope_theta": 12345.0}}
+        if words == "rope_parameters"
+        else {"rope_theta": 12345.0, "rope_scaling": rope}
     )
     (copied / "config.json").write_text(json.dumps(config))
     text = open_checkpoint(str(copied)).config["text_config"]
@@ -604,9 +685,22 @@ def touch(path: Path) -> None:
 
 
 def test_folders_and_files_are_listed_by_names_relative_to_where_they_were_found(tmp_path):
-    for name in ("one.safetensors", "deep/er/two.safetensors", "Qwen3-VL/config.json", "Qwen3-VL/model-1.safetensors", "Qwen3-VL/model-2.safetensors"):
+    for name in (
+        "one.safetensors",
+        "deep/er/two.safetensors",
+        "Qwen3-VL/config.json",
+        "Qwen3-VL/model-1.safetensors",
+        "Qwen3-VL/model-2.safetensors",
+    ):
         touch(tmp_path / "a" / name)
-    for name in ("x/Thinking/config.json", "x/Thinking/model.safetensors", "notes.txt", "empty/config.json", ".hidden/three.safetensors", "old.bin"):
+    for name in (
+        "x/Thinking/config.json",
+        "x/Thinking/model.safetensors",
+        "notes.txt",
+        "empty/config.json",
+        ".hidden/three.safetensors",
+        "old.bin",
+    ):
         touch(tmp_path / "b" / name)
     roots = [str(tmp_path / "a"), str(tmp_path / "b")]
     assert find(roots) == {
@@ -629,7 +723,12 @@ def test_no_name_leaves_its_folder(tmp_path):
     names = find([str(tmp_path / "root"), str(tmp_path / "root") + "/"])
     assert set(names) == {"in/one.safetensors"}
     assert not any(name.startswith(("/", "..")) or ".." in name.split("/") for name in names)
-    for name in ("../secret.safetensors", "/etc/passwd", str(tmp_path / "secret.safetensors"), "in/../../secret.safetensors"):
+    for name in (
+        "../secret.safetensors",
+        "/etc/passwd",
+        str(tmp_path / "secret.safetensors"),
+        "in/../../secret.safetensors",
+    ):
         assert name not in names
 
 
@@ -655,22 +754,25 @@ def mapped(address: int, file: Path) -> bool:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_weights_stored_in_the_wanted_dtype_stay_in_the_mapped_file(state, tmp_path):
-    path = tiny.save_single({name: value.to(torch.bfloat16) for name, value in state.items()}, tmp_path / "one.safetensors")
+    path = tiny.save_single(
+        {name: value.to(torch.bfloat16) for name, value in state.items()}, tmp_path / "one.safetensors"
+    )
     opened = load(open_checkpoint(str(path)), torch.bfloat16)
     assert all(mapped(weight.data_ptr(), path) for weight in [opened.embedding.weight, *opened.module.parameters()])
 
 
 MEASURE = """
 import sys, torch
-from zvl_ext.checkpoint import open_checkpoint
-from zvl_ext.language import load
+from zvl_ext.qwen3vl.files import open_checkpoint
+from zvl_ext.qwen3vl.language import load
 path, small = sys.argv[1:]
 def peak():
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM:"))
 load(open_checkpoint(small), torch.float32)  # everything is imported and warm
 before = peak()
 model = load(open_checkpoint(path), torch.bfloat16)
-sum(int(weight.view(torch.uint8).flatten()[::4096].sum()) for weight in model.module.parameters())  # every page is really there
+# every page is really there
+sum(int(weight.view(torch.uint8).flatten()[::4096].sum()) for weight in model.module.parameters())
 print(peak() - before)
 """
 
@@ -678,12 +780,15 @@ print(peak() - before)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("kind", ["bf16", "fp8"])
 def test_loading_does_not_hold_the_weights_twice(kind, tokenizer, folder, tmp_path, root):
-    """Peak memory of a process that loads about 200 MB (in fp8: 100), above what the same imports take: that of the file."""
+    """Peak memory of a process that loads about 200 MB (in fp8: 100), above what the same imports take: that of the
+    file."""
     config = tiny.make_config(tokenizer)
     config.text_config.num_hidden_layers = 40
     config.text_config.intermediate_size = 12_800
     with torch.device("meta"):
-        shapes = {name: weight.shape for name, weight in tiny.Qwen3VLForConditionalGeneration(config).model.named_parameters()}
+        shapes = {
+            name: weight.shape for name, weight in tiny.Qwen3VLForConditionalGeneration(config).model.named_parameters()
+        }
     state = {}
     for name, shape in shapes.items():
         state[name] = torch.full(shape, 0.5, dtype=torch.bfloat16)  # not zeros: pages that hold nothing take no memory
@@ -694,7 +799,15 @@ def test_loading_does_not_hold_the_weights_twice(kind, tokenizer, folder, tmp_pa
     weights = sum(value.nbytes for value in state.values())
     del state
     assert weights > {"bf16": 190e6, "fp8": 95e6}[kind]
-    # The C library maps tensors as large as real ones by themselves, but puts tensors as small as these into one heap, where gaps remain.
+    # The C library maps tensors as large as real ones by themselves, but puts tensors as small as these into one heap,
+    # where gaps remain.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
-    done = subprocess.run([sys.executable, "-c", MEASURE, str(path), str(folder)], cwd=root, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(path), str(folder)],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert weights * 0.9 < int(done.stdout) < weights * 1.15

@@ -32,7 +32,14 @@ def process(root):
     """Run `python -m zvl_ext` as a person does."""
 
     def run(*arguments: object, **more) -> Result:
-        done = subprocess.run([sys.executable, "-m", "zvl_ext", *map(str, arguments)], cwd=root, capture_output=True, text=True, timeout=120, **more)
+        done = subprocess.run(
+            [sys.executable, "-m", "zvl_ext", *map(str, arguments)],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            **more,
+        )
         return Result(done.returncode, done.stdout, done.stderr)
 
     return run
@@ -67,7 +74,11 @@ def work(tmp_path) -> Path:
     spread = random.uniform(1, 30, HIDDEN)
     for name, rows in (("text", 9), ("more", 14), ("vl", 21), ("image_rows", 17)):
         states = torch.tensor(random.normal(size=(rows, HIDDEN)) * spread, dtype=torch.float32)
-        save_file({"hidden_states": states}, tmp_path / f"{name}.safetensors", {"tokens": "image"} if name == "image_rows" else {})
+        save_file(
+            {"hidden_states": states},
+            tmp_path / f"{name}.safetensors",
+            {"tokens": "image"} if name == "image_rows" else {},
+        )
     return tmp_path
 
 
@@ -88,7 +99,20 @@ def metadata(path: Path) -> dict[str, str]:
 def test_extract_writes_what_plain_transformers_says(process, work, folder, model, tokenizer):
     out = work / "V.safetensors"
     prompt = '\n\nein "Bär" {0} 🐻'
-    done = process("extract", work / "image.png", "--model", folder, "--prompt", prompt, "--layer", "-3", "--tokens", "all", "--out", out)
+    done = process(
+        "extract",
+        work / "image.png",
+        "--model",
+        folder,
+        "--prompt",
+        prompt,
+        "--layer",
+        "-3",
+        "--tokens",
+        "all",
+        "--out",
+        out,
+    )
     assert done.code == 0, done.err
     assert str(out) in done.out
     pixels = tiny.plain_pixels(tiny.picture(160, 96), 256)
@@ -98,28 +122,62 @@ def test_extract_writes_what_plain_transformers_says(process, work, folder, mode
     assert (got.dtype, got.shape) == (torch.float32, wanted.shape)
     assert float((got - wanted).norm() / wanted.norm()) <= 1e-3
     told = metadata(out)
-    assert {"layer": "-3", "tokens": "all", "prompt": prompt, "image_tokens": "15", "model": "tiny-vl"}.items() <= told.items()
+    assert {
+        "layer": "-3",
+        "tokens": "all",
+        "prompt": prompt,
+        "image_tokens": "15",
+        "model": "tiny-vl",
+    }.items() <= told.items()
     assert told["reference"] == hashlib.sha256((work / "image.png").read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("mode", ["text", "image", "image_no_markers", "all"])
 def test_extract_selects_the_rows_of_each_token_mode(mode, cli, work, folder, encode):
     n = len(encode("<|im_start|>user\na cat<|im_end|>\n<|im_start|>assistant\n"))
-    done = cli("extract", work / "image.png", "--model", folder, "--prompt", "a cat", "--layer", -2, "--tokens", mode, "--out", work / "V.safetensors")
+    done = cli(
+        "extract",
+        work / "image.png",
+        "--model",
+        folder,
+        "--prompt",
+        "a cat",
+        "--layer",
+        -2,
+        "--tokens",
+        mode,
+        "--out",
+        work / "V.safetensors",
+    )
     assert done.code == 0
     assert len(states(work / "V.safetensors")) == {"text": n, "image": 17, "image_no_markers": 15, "all": n + 17}[mode]
 
 
 def test_extract_keeps_to_the_token_budget(cli, work, folder):
     tiny.picture(900, 700).save(work / "large.png")
-    done = cli("extract", work / "large.png", "--model", folder, "--layer", -2, "--reference-tokens", 16, "--tokens", "image_no_markers", "--out", work / "V")
+    done = cli(
+        "extract",
+        work / "large.png",
+        "--model",
+        folder,
+        "--layer",
+        -2,
+        "--reference-tokens",
+        16,
+        "--tokens",
+        "image_no_markers",
+        "--out",
+        work / "V",
+    )
     assert done.code == 0
     assert 8 < len(states(work / "V")) <= 16
     assert metadata(work / "V")["image_tokens"] == str(len(states(work / "V")))
 
 
 def test_extract_reads_a_single_file_with_the_tokenizer_named_or_beside_it(cli, work, folder, model):
-    path = tiny.save_single(tiny.inner_state(model), work / "one.safetensors", metadata=tiny.config_metadata(model.config))
+    path = tiny.save_single(
+        tiny.inner_state(model), work / "one.safetensors", metadata=tiny.config_metadata(model.config)
+    )
     arguments = ("extract", work / "image.png", "--model", path, "--layer", -2, "--out", work / "V.safetensors")
     assert_refused(cli(*arguments), "tokenizer.json", "--tokenizer")
     assert cli(*arguments, "--tokenizer", folder).code == 0
@@ -130,7 +188,18 @@ def test_extract_reads_a_single_file_with_the_tokenizer_named_or_beside_it(cli, 
 def test_a_written_file_has_the_rights_other_new_files_have(cli, work):
     """The temporary file it is renamed from is readable by its owner alone."""
     (work / "ordinary").write_bytes(b"")
-    assert cli("blend", "--text", work / "text.safetensors", "--vl", work / "vl.safetensors", "--out", work / "C.safetensors").code == 0
+    assert (
+        cli(
+            "blend",
+            "--text",
+            work / "text.safetensors",
+            "--vl",
+            work / "vl.safetensors",
+            "--out",
+            work / "C.safetensors",
+        ).code
+        == 0
+    )
     assert stat.S_IMODE((work / "C.safetensors").stat().st_mode) == stat.S_IMODE((work / "ordinary").stat().st_mode)
 
 
@@ -139,7 +208,9 @@ def test_a_written_file_has_the_rights_other_new_files_have(cli, work):
 
 def test_blend_writes_the_research_default_formula(process, work):
     out = work / "C.safetensors"
-    done = process("blend", "--text", work / "text.safetensors", "--vl", work / "vl.safetensors", "--alpha", "0.3", "--out", out)
+    done = process(
+        "blend", "--text", work / "text.safetensors", "--vl", work / "vl.safetensors", "--alpha", "0.3", "--out", out
+    )
     assert done.code == 0, done.err
     text, vl = (states(work / f"{name}.safetensors").double().numpy() for name in ("text", "vl"))
     at = np.clip((np.arange(9) + 0.5) * 21 / 9 - 0.5, 0, 20)
@@ -152,7 +223,19 @@ def test_blend_writes_the_research_default_formula(process, work):
 
 @pytest.mark.parametrize("length_match", ["interpolate", "truncate"])
 def test_blend_with_alpha_0_writes_the_text_bit_for_bit(length_match, cli, work):
-    done = cli("blend", "--text", work / "text.safetensors", "--vl", work / "vl.safetensors", "--alpha", 0, "--length-match", length_match, "--out", work / "C")
+    done = cli(
+        "blend",
+        "--text",
+        work / "text.safetensors",
+        "--vl",
+        work / "vl.safetensors",
+        "--alpha",
+        0,
+        "--length-match",
+        length_match,
+        "--out",
+        work / "C",
+    )
     assert done.code == 0
     assert torch.equal(states(work / "C"), states(work / "text.safetensors"))
 
@@ -160,9 +243,19 @@ def test_blend_with_alpha_0_writes_the_text_bit_for_bit(length_match, cli, work)
 @pytest.mark.parametrize(("rows", "wanted"), [("vl", 9), ("text", 9)])
 def test_blend_at_alpha_1_without_scaling_writes_the_vl_side(rows, wanted, cli, work):
     done = cli(
-        "blend", "--text", work / "text.safetensors", "--vl", work / f"{rows}.safetensors", "--alpha", 1, "--no-scale-to-text",
-        "--length-match", "truncate", "--out", work / "C",
-    )  # fmt: skip
+        "blend",
+        "--text",
+        work / "text.safetensors",
+        "--vl",
+        work / f"{rows}.safetensors",
+        "--alpha",
+        1,
+        "--no-scale-to-text",
+        "--length-match",
+        "truncate",
+        "--out",
+        work / "C",
+    )
     assert done.code == 0
     assert torch.equal(states(work / "C"), states(work / f"{rows}.safetensors")[:wanted])
 
@@ -170,13 +263,17 @@ def test_blend_at_alpha_1_without_scaling_writes_the_vl_side(rows, wanted, cli, 
 def test_blend_uses_the_statistics_that_statistics_wrote(cli, work):
     """Text embeddings of several prompts are measured once and used as the reference."""
     files = [work / "text.safetensors", work / "more.safetensors"]
-    done = cli("statistics", "--text", *files, "--vl", work / "vl.safetensors", "--reference-out", work / "S.safetensors")
+    done = cli(
+        "statistics", "--text", *files, "--vl", work / "vl.safetensors", "--reference-out", work / "S.safetensors"
+    )
     assert done.code == 0
     both = np.concatenate([states(file).double().numpy() for file in files])
     kept = load_file(work / "S.safetensors")
     assert {name: (value.dtype, tuple(value.shape)) for name, value in kept.items()} == {
-        "per_dim_mean": (torch.float32, (HIDDEN,)), "per_dim_std": (torch.float32, (HIDDEN,)), "global_std": (torch.float32, ()),
-    }  # fmt: skip
+        "per_dim_mean": (torch.float32, (HIDDEN,)),
+        "per_dim_std": (torch.float32, (HIDDEN,)),
+        "global_std": (torch.float32, ()),
+    }
     assert np.allclose(kept["per_dim_mean"], both.mean(axis=0), atol=1e-4)
     assert np.allclose(kept["per_dim_std"], both.std(axis=0, ddof=1), rtol=1e-4)
     assert float(kept["global_std"]) == pytest.approx(both.std(ddof=1), rel=1e-4)
@@ -205,7 +302,20 @@ def test_blend_uses_the_statistics_that_statistics_wrote(cli, work):
 def test_blend_reads_other_float_types_and_a_batch_of_one(dtype, cli, work):
     kept = states(work / "text.safetensors").to(dtype)
     save_file({"hidden_states": kept[None]}, work / "batch.safetensors")
-    assert cli("blend", "--text", work / "batch.safetensors", "--vl", work / "vl.safetensors", "--alpha", 0, "--out", work / "C").code == 0
+    assert (
+        cli(
+            "blend",
+            "--text",
+            work / "batch.safetensors",
+            "--vl",
+            work / "vl.safetensors",
+            "--alpha",
+            0,
+            "--out",
+            work / "C",
+        ).code
+        == 0
+    )
     assert torch.equal(states(work / "C"), kept.float())
 
 
@@ -229,7 +339,15 @@ def strict(text: str):
 
 
 def test_statistics_tells_the_findings_numbers_with_and_without_position_0(process, work):
-    done = process("statistics", "--text", work / "text.safetensors", work / "more.safetensors", "--vl", work / "vl.safetensors", "--json")
+    done = process(
+        "statistics",
+        "--text",
+        work / "text.safetensors",
+        work / "more.safetensors",
+        "--vl",
+        work / "vl.safetensors",
+        "--json",
+    )
     assert done.code == 0, done.err
     told = strict(done.out)
     files = [states(work / f"{name}.safetensors").double().numpy() for name in ("text", "more", "vl")]
@@ -239,7 +357,9 @@ def test_statistics_tells_the_findings_numbers_with_and_without_position_0(proce
         assert (told[key]["text_tokens"], told[key]["vl_tokens"]) == (len(text), len(vl))
         assert told[key]["text_std"] == pytest.approx(text.std(ddof=1), rel=1e-4)
         assert told[key]["vl_std"] == pytest.approx(vl.std(ddof=1), rel=1e-4)
-        assert told[key]["correlation"] == pytest.approx(np.corrcoef(vl.std(axis=0, ddof=1), text.std(axis=0, ddof=1))[0, 1], abs=1e-4)
+        assert told[key]["correlation"] == pytest.approx(
+            np.corrcoef(vl.std(axis=0, ddof=1), text.std(axis=0, ddof=1))[0, 1], abs=1e-4
+        )
         assert told[key]["worst_ratio"] == pytest.approx(np.maximum(ratio, 1 / ratio).max(), rel=1e-4)
         assert told[key]["worst_dimensions"][0][0] == int(np.maximum(ratio, 1 / ratio).argmax())
 
@@ -263,7 +383,9 @@ def test_statistics_of_one_token_are_still_numbers_or_a_clear_refusal(arguments,
     """One token has no spread, and without position 0 nothing is left."""
     save_file({"hidden_states": torch.randn(1, HIDDEN)}, work / "one.safetensors")
     for pair in (("one", "vl"), ("text", "one"), ("one", "one")):
-        done = cli("statistics", "--text", work / f"{pair[0]}.safetensors", "--vl", work / f"{pair[1]}.safetensors", *arguments)
+        done = cli(
+            "statistics", "--text", work / f"{pair[0]}.safetensors", "--vl", work / f"{pair[1]}.safetensors", *arguments
+        )
         if done.code == 0:
             assert strict(done.out) if arguments else done.out
         else:
@@ -292,9 +414,19 @@ def test_cache_tells_where_and_how_much_and_clears(process, cli, tmp_path):
     size = disk.size
     assert size > 8000
     assert cli("cache", "--folder", folder).out == f"{folder}: 2 entries, {size} bytes\n"
-    assert strict(process("cache", "--folder", folder, "--json").out) == {"folder": str(folder), "entries": 2, "bytes": size, "removed": 0}
+    assert strict(process("cache", "--folder", folder, "--json").out) == {
+        "folder": str(folder),
+        "entries": 2,
+        "bytes": size,
+        "removed": 0,
+    }
     assert cli("cache", "--folder", folder, "--clear").out == f"{folder}: 0 entries, 0 bytes; 2 files removed\n"
-    assert strict(cli("cache", "--folder", folder, "--clear", "--json").out) == {"folder": str(folder), "entries": 0, "bytes": 0, "removed": 0}
+    assert strict(cli("cache", "--folder", folder, "--clear", "--json").out) == {
+        "folder": str(folder),
+        "entries": 0,
+        "bytes": 0,
+        "removed": 0,
+    }
     assert [path.name for path in folder.iterdir()] == ["mine.txt"]
 
 
@@ -312,7 +444,12 @@ def test_options_tells_every_control_as_json(process):
     told = strict(done.out)
     assert [each["name"] for each in told] == [option.name for option in OPTIONS]
     for each, option in zip(told, OPTIONS):
-        assert (each["label"], each["default"], each["infotext"], each["axis"]) == (option.label, option.default, option.infotext, option.axis)
+        assert (each["label"], each["default"], each["infotext"], each["axis"]) == (
+            option.label,
+            option.default,
+            option.infotext,
+            option.axis,
+        )
         assert each["range"] == (None if option.minimum is None else [option.minimum, option.maximum])
 
 
@@ -325,7 +462,9 @@ def test_options_tells_every_control_to_people(process):
         assert option.help in done.out
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["extract", "--help"], ["blend", "--help"], ["statistics", "-h"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["extract", "--help"], ["blend", "--help"], ["statistics", "-h"], ["--version"]]
+)
 def test_help_and_version_are_no_errors(arguments, process):
     done = process(*arguments)
     assert (done.code, done.err) == (0, "")
@@ -336,23 +475,82 @@ def test_help_and_version_are_no_errors(arguments, process):
 
 
 BAD_ARGUMENTS = [
-    [], ["nothing"], ["--nothing"], ["options", "--nothing"], ["options", "extra"], ["cache", "extra"], ["cache", "--folder"],
-    ["extract"], ["extract", "a.png"], ["extract", "a.png", "--model", "m"], ["extract", "a.png", "--out", "o"],
-    ["blend"], ["blend", "--text", "t"], ["blend", "--text", "t", "--vl", "v"], ["statistics"], ["statistics", "--text"],
-    ["extract", "a.png", "--model", "m", "--out", "o", "--layer"], ["extract", "a.png", "--model", "m", "--out", "o", "--dtype", "int8"],
-]  # fmt: skip
-BAD_VALUES = [
-    ("extract", "--layer", value) for value in ("0", "1", "-1001", "x", "", "-1.5", "NaN", "1e99", "[-8]", "true", "null", "-8\n-9", "0x8", "-" + "9" * 400)
-] + [
-    ("extract", "--tokens", "words"), ("extract", "--tokens", ""), ("extract", "--reference-tokens", "3"), ("extract", "--reference-tokens", "1025"),
-    ("extract", "--reference-tokens", "many"), ("extract", "--dtype", "a\nb"),
-] + [
-    ("blend", "--alpha", value)
-    for value in ("-0.1", "1.1", "x", "", "0,3", "NaN", "Infinity", "1e400", "9" * 400, "-" + "9" * 400, "9" * 5000, '"0.3"', "true", "{}", "0.3 0.4")
-] + [
-    ("blend", "--normalization", "all"), ("blend", "--outlier-repair", "x"), ("blend", "--outlier-threshold", "0"), ("blend", "--length-match", "x"),
-    ("blend", "--blend-mode", "Linear"), ("blend", "--scale-to-text", "yes"),
-]  # fmt: skip
+    [],
+    ["nothing"],
+    ["--nothing"],
+    ["options", "--nothing"],
+    ["options", "extra"],
+    ["cache", "extra"],
+    ["cache", "--folder"],
+    ["extract"],
+    ["extract", "a.png"],
+    ["extract", "a.png", "--model", "m"],
+    ["extract", "a.png", "--out", "o"],
+    ["blend"],
+    ["blend", "--text", "t"],
+    ["blend", "--text", "t", "--vl", "v"],
+    ["statistics"],
+    ["statistics", "--text"],
+    ["extract", "a.png", "--model", "m", "--out", "o", "--layer"],
+    ["extract", "a.png", "--model", "m", "--out", "o", "--dtype", "int8"],
+]
+BAD_VALUES = (
+    [
+        ("extract", "--layer", value)
+        for value in (
+            "0",
+            "1",
+            "-1001",
+            "x",
+            "",
+            "-1.5",
+            "NaN",
+            "1e99",
+            "[-8]",
+            "true",
+            "null",
+            "-8\n-9",
+            "0x8",
+            "-" + "9" * 400,
+        )
+    ]
+    + [
+        ("extract", "--tokens", "words"),
+        ("extract", "--tokens", ""),
+        ("extract", "--reference-tokens", "3"),
+        ("extract", "--reference-tokens", "1025"),
+        ("extract", "--reference-tokens", "many"),
+        ("extract", "--dtype", "a\nb"),
+    ]
+    + [
+        ("blend", "--alpha", value)
+        for value in (
+            "-0.1",
+            "1.1",
+            "x",
+            "",
+            "0,3",
+            "NaN",
+            "Infinity",
+            "1e400",
+            "9" * 400,
+            "-" + "9" * 400,
+            "9" * 5000,
+            '"0.3"',
+            "true",
+            "{}",
+            "0.3 0.4",
+        )
+    ]
+    + [
+        ("blend", "--normalization", "all"),
+        ("blend", "--outlier-repair", "x"),
+        ("blend", "--outlier-threshold", "0"),
+        ("blend", "--length-match", "x"),
+        ("blend", "--blend-mode", "Linear"),
+        ("blend", "--scale-to-text", "yes"),
+    ]
+)
 
 
 @pytest.mark.parametrize("arguments", BAD_ARGUMENTS, ids=lambda arguments: " ".join(arguments) or "none")
@@ -362,7 +560,10 @@ def test_a_wrong_command_line_is_one_line(arguments, process):
 
 @pytest.mark.parametrize(("command", "option", "value"), BAD_VALUES, ids=lambda value: repr(value)[:30])
 def test_a_wrong_value_is_one_line_that_names_its_option(command, option, value, cli, work):
-    needed = {"extract": ["image.png", "--model", "m", "--out", work / "o"], "blend": ["--text", "t", "--vl", "v", "--out", work / "o"]}[command]
+    needed = {
+        "extract": ["image.png", "--model", "m", "--out", work / "o"],
+        "blend": ["--text", "t", "--vl", "v", "--out", work / "o"],
+    }[command]
     result = cli(command, *needed, f"{option}={value}")
     assert_refused(result, option)
     assert len(result.err) < 700
@@ -388,7 +589,11 @@ def test_a_name_with_a_line_break_does_not_break_the_line(arguments, cli, work):
 def extract_arguments(work, folder):
     def make(**changed: object) -> list[object]:
         given = {"image": work / "image.png", "model": folder, "layer": -2, "out": work / "V.safetensors"} | changed
-        return ["extract", given.pop("image"), *(part for name, value in given.items() for part in ("--" + name, value))]
+        return [
+            "extract",
+            given.pop("image"),
+            *(part for name, value in given.items() for part in ("--" + name, value)),
+        ]
 
     return make
 
@@ -397,7 +602,9 @@ def listing(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("content", [None, b"", b"text", b"<svg/>", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"\x89PNG\r\n\x1a\n" + b"\0" * 50])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"text", b"<svg/>", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"\x89PNG\r\n\x1a\n" + b"\0" * 50]
+)
 def test_extract_refuses_what_is_no_picture(content, process, work, extract_arguments):
     if content is not None:
         (work / "bad.png").write_bytes(content)
@@ -428,13 +635,18 @@ def test_extract_refuses_what_is_no_model(what, cli, work, extract_arguments):
     assert not (work / "V.safetensors").exists()
 
 
-def test_extract_refuses_damaged_weights_in_one_line_and_writes_nothing(process, work, folder, model, extract_arguments):
+def test_extract_refuses_damaged_weights_in_one_line_and_writes_nothing(
+    process, work, folder, model, extract_arguments
+):
     """Only noticed while the model is loaded, with transformers at work: it must not add lines of its own."""
     weights = tiny.inner_state(model)
     del weights["language_model.layers.3.mlp.up_proj.weight"]
     path = tiny.save_single(weights, work / "part.safetensors", metadata=tiny.config_metadata(model.config))
     before = listing(work)
-    assert_refused(process(*extract_arguments(model=path, tokenizer=folder)), "language_model.layers.3.mlp.up_proj.weight is missing")
+    assert_refused(
+        process(*extract_arguments(model=path, tokenizer=folder)),
+        "language_model.layers.3.mlp.up_proj.weight is missing",
+    )
     assert listing(work) == before
 
 
@@ -536,7 +748,10 @@ def test_files_that_hold_no_statistics_are_refused_by_name(content, cli, work):
     elif content is not None:
         save_file(content, work / "S.safetensors")
     pair = ["--text", work / "text.safetensors", "--vl", work / "vl.safetensors"]
-    assert_refused(cli("blend", *pair, "--reference-stats", work / "S.safetensors", "--out", work / "C.safetensors"), "S.safetensors")
+    assert_refused(
+        cli("blend", *pair, "--reference-stats", work / "S.safetensors", "--out", work / "C.safetensors"),
+        "S.safetensors",
+    )
     assert not (work / "C.safetensors").exists()
 
 
@@ -556,7 +771,15 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(existing, err
         (work / "C.safetensors").write_bytes(existing)
     before = listing(work)
     monkeypatch.setattr(safetensors.torch, "save_file", half)
-    arguments = ["blend", "--text", work / "text.safetensors", "--vl", work / "vl.safetensors", "--out", work / "C.safetensors"]
+    arguments = [
+        "blend",
+        "--text",
+        work / "text.safetensors",
+        "--vl",
+        work / "vl.safetensors",
+        "--out",
+        work / "C.safetensors",
+    ]
     if isinstance(error, OSError):
         assert_refused(cli(*arguments), "C.safetensors", "No space left")
     else:

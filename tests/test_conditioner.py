@@ -5,13 +5,14 @@ import pytest
 import tiny
 import torch
 
-from zvl_ext.checkpoint import Checkpoint
-from zvl_ext.conditioner import Text, condition, extract, mix, needs_statistics
+from zvl_ext.conditioner import condition, extract, mix, needs_statistics
+from zvl_ext.engines.sources import Text
 from zvl_ext.hosts.standalone import StandaloneExtractor
+from zvl_ext.mixing.select import Rows
+from zvl_ext.mixing.statistics import measure
 from zvl_ext.options import Settings
+from zvl_ext.qwen3vl.checkpoint import Checkpoint
 from zvl_ext.reference import open_reference
-from zvl_ext.select import Rows
-from zvl_ext.statistics import measure
 
 HIDDEN = 64
 
@@ -55,7 +56,13 @@ def test_extracted_rows_are_those_of_plain_transformers(mode, layer, sources, re
 
 @pytest.mark.parametrize(
     ("vl_prompt", "read"),
-    [("{prompt}", "a cat"), ("", ""), ("the style", "the style"), ("{prompt}, {prompt} in oil", "a cat, a cat in oil"), ("{} {0} {x} %s", "{} {0} {x} %s")],
+    [
+        ("{prompt}", "a cat"),
+        ("", ""),
+        ("the style", "the style"),
+        ("{prompt}, {prompt} in oil", "a cat, a cat in oil"),
+        ("{} {0} {x} %s", "{} {0} {x} %s"),
+    ],
 )
 def test_the_text_for_qwen3_vl_takes_the_place_of_the_prompt(vl_prompt, read, sources, reference, text_of, plain_rows):
     got = extract(settings(vl_prompt=vl_prompt), reference, text_of("a cat"), sources).states
@@ -98,7 +105,8 @@ def test_the_same_picture_opened_anew_makes_no_new_pass(extractor, sources, text
 
 BEFORE = 3 + 17  # tokens up to the fork: the template's head, 15 image tokens and their markers
 EVERYTHING = (0, 4), (0, 4)
-CHANGES = {  # what is changed -> settings, and which layers run over the tokens before the fork and over those behind it
+# what is changed -> settings, and which layers run over the tokens before the fork and over those behind it
+CHANGES = {
     "prompt": ({}, ((0, 0), (0, 4))),
     "vl_prompt": ({"vl_prompt": "x"}, ((0, 0), (0, 4))),
     "shallower layer": ({"hidden_layer": -3}, ((0, 0), (0, 0))),
@@ -112,7 +120,9 @@ CHANGES = {  # what is changed -> settings, and which layers run over the tokens
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_changes_the_states_runs_what_it_changes_and_nothing_else(change, extractor, sources, reference, text_of, plain_rows, encode):
+def test_what_changes_the_states_runs_what_it_changes_and_nothing_else(
+    change, extractor, sources, reference, text_of, plain_rows, encode
+):
     text, (values, (before, behind)) = text_of(), CHANGES[change]
     extract(settings(), reference, text, sources)
     prompt, source = "a photo of a cat", tiny.picture(160, 96)
@@ -127,11 +137,24 @@ def test_what_changes_the_states_runs_what_it_changes_and_nothing_else(change, e
     with tiny.work() as done:
         got = extract(settings(token_mode="all", **values), open_reference(source), text, sources).states
     assert done.looks == (before == (0, 4))
-    fork = {"system": BEFORE + len(encode("<|im_start|>system\nx<|im_end|>\n")), "size": BEFORE - 15 + 6}.get(change, BEFORE)
-    rest = len(encode("<|im_start|>user\n" + values.get("vl_prompt", prompt) + "<|im_end|>\n<|im_start|>assistant\n")) - 3
+    fork = {"system": BEFORE + len(encode("<|im_start|>system\nx<|im_end|>\n")), "size": BEFORE - 15 + 6}.get(
+        change, BEFORE
+    )
+    rest = (
+        len(encode("<|im_start|>user\n" + values.get("vl_prompt", prompt) + "<|im_end|>\n<|im_start|>assistant\n")) - 3
+    )
     assert done.read == tiny.layers(*before, fork) + tiny.layers(*behind, rest)
     pixels = tiny.plain_pixels(source, values.get("reference_tokens", 24))
-    assert_close(got, plain_rows(values.get("vl_prompt", prompt), "all", values.get("hidden_layer", -2), values.get("system_prompt", ""), pixels=pixels))
+    assert_close(
+        got,
+        plain_rows(
+            values.get("vl_prompt", prompt),
+            "all",
+            values.get("hidden_layer", -2),
+            values.get("system_prompt", ""),
+            pixels=pixels,
+        ),
+    )
 
 
 class Renamed(Checkpoint):
@@ -149,7 +172,9 @@ def test_what_is_kept_is_not_changed_by_mixing(extractor, sources, reference, te
 
 
 @pytest.mark.parametrize("layer", [-6, -36])
-def test_a_layer_the_model_does_not_have_is_refused_before_a_pass(layer, extractor, sources, reference, text_of, refused):
+def test_a_layer_the_model_does_not_have_is_refused_before_a_pass(
+    layer, extractor, sources, reference, text_of, refused
+):
     with refused(f"Hidden layer {layer} does not exist"):
         extract(settings(hidden_layer=layer), reference, text_of(), sources)
     assert extractor.passes == []
@@ -174,7 +199,9 @@ def test_mix_is_repair_then_normalization_then_matching_then_blending():
     matched = np.stack([np.interp(at, np.arange(31), normalized[:, i]) for i in range(HIDDEN)], axis=1)
     wanted = 0.3 * matched + 0.7 * text
     chosen = settings(normalization="hybrid", outlier_repair="clamp", outlier_threshold=20, alpha=0.3)
-    got = mix(chosen, torch.tensor(text, dtype=torch.float32), text_rows(torch.tensor(vl, dtype=torch.float32)), statistics)
+    got = mix(
+        chosen, torch.tensor(text, dtype=torch.float32), text_rows(torch.tensor(vl, dtype=torch.float32)), statistics
+    )
     assert np.abs(got.double().numpy() - wanted).max() < 1e-3 * np.abs(wanted).max()
 
 
@@ -193,7 +220,12 @@ def test_the_result_has_the_dtype_of_the_text_and_is_computed_in_float32(dtype, 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_alpha_0_is_the_text_itself(dtype, length_match):
     text = (torch.randn(7, HIDDEN) * 1e3).to(dtype)
-    got = mix(settings(alpha=0, length_match=length_match, normalization="per_dim"), text, text_rows(torch.full((3, HIDDEN), float("nan"))), None)
+    got = mix(
+        settings(alpha=0, length_match=length_match, normalization="per_dim"),
+        text,
+        text_rows(torch.full((3, HIDDEN), float("nan"))),
+        None,
+    )
     assert got.dtype == dtype
     assert torch.equal(got, text)
 
@@ -201,14 +233,21 @@ def test_alpha_0_is_the_text_itself(dtype, length_match):
 def test_scale_to_text_off_means_no_normalization():
     torch.manual_seed(0)
     text, vl = torch.randn(7, HIDDEN), torch.randn(7, HIDDEN) * 50
-    assert torch.equal(mix(settings(alpha=1, scale_to_text=False, normalization="per_dim"), text, text_rows(vl), None), vl)
+    assert torch.equal(
+        mix(settings(alpha=1, scale_to_text=False, normalization="per_dim"), text, text_rows(vl), None), vl
+    )
 
 
-@pytest.mark.parametrize(("m", "length_match", "rows"), [(3, "interpolate", 7), (20, "interpolate", 7), (3, "truncate", 3), (20, "truncate", 7)])
+@pytest.mark.parametrize(
+    ("m", "length_match", "rows"),
+    [(3, "interpolate", 7), (20, "interpolate", 7), (3, "truncate", 3), (20, "truncate", 7)],
+)
 def test_the_number_of_rows_is_that_of_the_length_match(m, length_match, rows):
     torch.manual_seed(0)
     text = torch.randn(7, HIDDEN)
-    assert mix(settings(alpha=0.5, length_match=length_match), text, text_rows(torch.randn(m, HIDDEN)), measure(text)).shape == (rows, HIDDEN)
+    assert mix(
+        settings(alpha=0.5, length_match=length_match), text, text_rows(torch.randn(m, HIDDEN)), measure(text)
+    ).shape == (rows, HIDDEN)
 
 
 def test_the_inputs_are_not_written_into():
@@ -261,14 +300,16 @@ def test_a_text_encoder_of_another_width_is_refused_before_a_pass(extractor, sou
 
 def test_a_host_with_another_template_is_refused(sources, encode, reference, text_of, refused):
     with refused("do not begin with Z-Image's template"):
-        condition(settings(scale_to_text=False), reference, Text("a", tuple(encode("a cat")), torch.zeros(3, HIDDEN)), sources)
+        condition(
+            settings(scale_to_text=False), reference, Text("a", tuple(encode("a cat")), torch.zeros(3, HIDDEN)), sources
+        )
 
 
 # --- the standalone extractor
 
 
 def test_the_model_is_loaded_on_first_use_and_once(checkpoint, sources, reference, text_of, monkeypatch):
-    from zvl_ext import language
+    from zvl_ext.qwen3vl import language
 
     loads = []
     real = language.load
@@ -280,7 +321,10 @@ def test_the_model_is_loaded_on_first_use_and_once(checkpoint, sources, referenc
     assert len(loads) == 1
 
 
-@pytest.mark.parametrize(("dtype", "used"), [("auto", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16), ("float32", torch.float32)])
+@pytest.mark.parametrize(
+    ("dtype", "used"),
+    [("auto", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16), ("float32", torch.float32)],
+)
 def test_the_precision_is_named(dtype, used, checkpoint):
     extractor = StandaloneExtractor(checkpoint, "cpu", dtype)
     assert (extractor.dtype, extractor.precision) == (used, f"cpu {used}")

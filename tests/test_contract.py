@@ -26,13 +26,15 @@ from backend import memory_management as mm
 from host_fixtures import LAYERS, TEMPLATE, AnotherArchitecture, WebUI, close, conds, positions, rows, same
 from modules import prompt_parser, shared
 
-from zvl_ext import language
 from zvl_ext.errors import ZvlError
-from zvl_ext.hosts import forge, forge_models
+from zvl_ext.hosts import forge_files
+from zvl_ext.hosts.forge_extractor import ForgeExtractor
+from zvl_ext.mixing.statistics import REFERENCE_PROMPTS
 from zvl_ext.options import Settings
-from zvl_ext.statistics import REFERENCE_PROMPTS
+from zvl_ext.qwen3vl import language
 from zvl_ext.store import Store
 from zvl_ext.webui import run
+from zvl_ext.webui.kept import KEEPER, RECORDINGS
 
 pytest_plugins = ["host_fixtures"]
 
@@ -77,7 +79,9 @@ def test_a_prompt_that_is_also_the_negative_prompt_is_told_apart(web: WebUI, pic
     assert not same(on.c, plain.c)
 
 
-def test_another_architecture_stays_as_it_is_and_the_picture_says_so(web: WebUI, make_engine: Any, picture: Any) -> None:
+def test_another_architecture_stays_as_it_is_and_the_picture_says_so(
+    web: WebUI, make_engine: Any, picture: Any
+) -> None:
     web.use(make_engine(AnotherArchitecture))
     plain = web.plain(cfg_scale=4.0)
     on = web.run(web.p(cfg_scale=4.0), reference=picture)
@@ -119,7 +123,9 @@ def test_image_tokens_by_dimension_and_resampled(web: WebUI, picture: Any, by_ha
 
 
 def test_image_tokens_as_they_are_and_truncated(web: WebUI, picture: Any, by_hand: Any) -> None:
-    p = web.run(web.p(CAT), reference=picture, token_mode="image_no_markers", length_match="truncate", alpha=0.5, **BARE)
+    p = web.run(
+        web.p(CAT), reference=picture, token_mode="image_no_markers", length_match="truncate", alpha=0.5, **BARE
+    )
     vl, text = by_hand.hidden(CAT, token_mode="image_no_markers"), by_hand.text(web.engine, CAT)
     assert len(vl) == 6
     assert close(conds(p)[0], 0.5 * vl[: len(text)] + 0.5 * text[: len(vl)])
@@ -188,7 +194,9 @@ def test_off_blend_and_splice_do_not_mix(web: WebUI, picture: Any) -> None:
 def test_dropout_goes_by_the_pictures_seed(web: WebUI, picture: Any) -> None:
     dropped = {**SPLICE, "reference": picture, "image_dropout": 0.5}
     batch = conds(web.run(web.p([CAT, CAT, DOG], seed=7), **dropped))
-    assert [len(a) - len(b) for a, b in zip(conds(web.run(web.p([CAT, CAT, DOG]), reference=picture, **SPLICE)), batch)] == [3, 3, 3]
+    assert [
+        len(a) - len(b) for a, b in zip(conds(web.run(web.p([CAT, CAT, DOG]), reference=picture, **SPLICE)), batch)
+    ] == [3, 3, 3]
     assert not torch.equal(batch[0], batch[1])
     for i, prompt in enumerate((CAT, CAT, DOG)):
         assert torch.equal(conds(web.run(web.p(prompt, seed=7 + i), **dropped))[0], batch[i])
@@ -216,7 +224,11 @@ def test_a_schedule_keeps_its_steps_and_every_text_gets_its_own_blend(web: WebUI
     prompt = "a [red:blue:0.5] apple on a [table:cat:6]"
     p, plain = web.run(web.p(prompt), reference=picture), web.plain(prompt)
     ((part,),), ((plain_part,),) = p.c.batch, plain.c.batch
-    assert [entry.end_at_step for entry in part.schedules] == [entry.end_at_step for entry in plain_part.schedules] == [4, 6, 8]
+    assert (
+        [entry.end_at_step for entry in part.schedules]
+        == [entry.end_at_step for entry in plain_part.schedules]
+        == [4, 6, 8]
+    )
     texts = ["a red apple on a table", "a blue apple on a table", "a blue apple on a cat"]
     for entry, text in zip(part.schedules, texts):
         assert torch.equal(entry.cond, conds(web.run(web.p(text), reference=picture))[0])
@@ -227,21 +239,31 @@ def test_parts_keep_their_weights_and_each_gets_its_own_blend(web: WebUI, pictur
     (parts,) = p.c.batch
     assert [part.weight for part in parts] == [1.0, 0.5, -0.25]
     (plain,) = web.plain("a cat AND a dog :0.5 AND a cat:-0.25").c.batch
-    assert [[tuple(e.cond.shape) for e in part.schedules] for part in parts] == [[tuple(e.cond.shape) for e in part.schedules] for part in plain]
+    assert [[tuple(e.cond.shape) for e in part.schedules] for part in parts] == [
+        [tuple(e.cond.shape) for e in part.schedules] for part in plain
+    ]
     for part, plain_part in zip(parts, plain):
         assert not torch.equal(part.schedules[0].cond, plain_part.schedules[0].cond)
 
 
-def test_emphasis_wraps_every_segment_in_a_template_and_the_image_stands_in_the_first(web: WebUI, picture: Any, by_hand: Any, tokenizer: Any) -> None:
+def test_emphasis_wraps_every_segment_in_a_template_and_the_image_stands_in_the_first(
+    web: WebUI, picture: Any, by_hand: Any, tokenizer: Any
+) -> None:
     prompt = "a (red:1.5) apple"
     p, plain = web.run(web.p(prompt), reference=picture, alpha=0.5, **BARE), web.plain(prompt)
-    ids = [i for text in ("a ", "red", " apple") for i in tokenizer.encode(f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n").ids]
+    ids = [
+        i
+        for text in ("a ", "red", " apple")
+        for i in tokenizer.encode(f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n").ids
+    ]
     assert len(ids) == len(conds(plain)[0])
     expected = 0.5 * by_hand.hidden(prompt, ids=ids) + 0.5 * conds(plain)[0].double().numpy()
     assert close(conds(p)[0], expected)
 
 
-@pytest.mark.parametrize("prompt", ["", "\n\n a cat", "a <|image_pad|> and a <|vision_start|>", "{prompt} {0}", "日本 🍎", "a cat " * 150])
+@pytest.mark.parametrize(
+    "prompt", ["", "\n\n a cat", "a <|image_pad|> and a <|vision_start|>", "{prompt} {0}", "日本 🍎", "a cat " * 150]
+)
 def test_prompts_nobody_expects(web: WebUI, picture: Any, prompt: str) -> None:
     p = web.run(web.p(prompt), reference=picture)
     (got,), (plain,) = conds(p), conds(web.plain(prompt))
@@ -253,7 +275,9 @@ def test_prompts_nobody_expects(web: WebUI, picture: Any, prompt: str) -> None:
 def test_the_text_for_qwen3_vl_replaces_the_prompt_only_there(web: WebUI, picture: Any, by_hand: Any) -> None:
     p = web.run(web.p(CAT), reference=picture, vl_prompt=DOG, alpha=0.5, **BARE)
     assert close(conds(p)[0], 0.5 * by_hand.hidden(DOG) + 0.5 * by_hand.text(web.engine, CAT))
-    p = web.run(web.p(CAT), reference=picture, vl_prompt="in blue: {prompt}", alpha=1.0, length_match="truncate", **BARE)
+    p = web.run(
+        web.p(CAT), reference=picture, vl_prompt="in blue: {prompt}", alpha=1.0, length_match="truncate", **BARE
+    )
     assert close(conds(p)[0], by_hand.hidden(f"in blue: {CAT}")[: len(by_hand.text(web.engine, CAT))])
 
 
@@ -280,9 +304,19 @@ def test_the_same_settings_hit_the_cache(web: WebUI, picture: Any) -> None:
 
 
 CHANGES = {
-    "alpha": 0.31, "hidden_layer": -7, "token_mode": "image", "scale_to_text": False, "normalization": "per_dim", "outlier_repair": "zero",
-    "outlier_threshold": 2.0, "length_match": "truncate", "blend_mode": "slerp", "reference_tokens": 4, "vl_prompt": "", "system_prompt": "Look.",
-}  # fmt: skip
+    "alpha": 0.31,
+    "hidden_layer": -7,
+    "token_mode": "image",
+    "scale_to_text": False,
+    "normalization": "per_dim",
+    "outlier_repair": "zero",
+    "outlier_threshold": 2.0,
+    "length_match": "truncate",
+    "blend_mode": "slerp",
+    "reference_tokens": 4,
+    "vl_prompt": "",
+    "system_prompt": "Look.",
+}
 
 
 @pytest.mark.parametrize(("name", "value"), CHANGES.items(), ids=CHANGES)
@@ -322,7 +356,11 @@ def test_another_checkpoint_of_the_same_architecture(web: WebUI, make_engine: An
 
 def test_a_failed_run_leaves_the_cache_as_it_was(web: WebUI, picture: Any, refused: Any) -> None:
     first = web.run(web.p(), reference=picture)
-    for broken in ({"reference": "no picture"}, {"reference": picture, "model": "none of that name"}, {"reference": picture, "hidden_layer": -30}):
+    for broken in (
+        {"reference": "no picture"},
+        {"reference": picture, "model": "none of that name"},
+        {"reference": picture, "hidden_layer": -30},
+    ):
         with refused():
             web.run(web.p(DOG), **broken)
     web.events.clear()
@@ -363,7 +401,16 @@ def test_qwen3_vl_is_placed_whole_and_once_for_all_that_a_picture_reads(web: Web
 def test_a_sweep_costs_no_pass_of_any_model(web: WebUI, picture: Any) -> None:
     web.run(web.p([CAT, DOG]), reference=picture)
     web.events.clear()
-    for name in ("alpha", "token_mode", "scale_to_text", "normalization", "length_match", "blend_mode", "outlier_repair", "outlier_threshold"):
+    for name in (
+        "alpha",
+        "token_mode",
+        "scale_to_text",
+        "normalization",
+        "length_match",
+        "blend_mode",
+        "outlier_repair",
+        "outlier_threshold",
+    ):
         web.run(web.p([CAT, DOG]), reference=picture, **{name: CHANGES[name]})
     assert not web.events
 
@@ -378,10 +425,16 @@ def test_what_does_cost_a_pass(web: WebUI, picture: Any, other_picture: Any, tok
             web.run(web.p(prompt), **base | changed)
         return done.read, done.looks
 
-    assert read(hidden_layer=-7) == (tiny.layers(depth, depth + 1, BEFORE) + tiny.layers(depth, depth + 1, tail), 0), "it goes on from layer -8"
+    assert read(hidden_layer=-7) == (tiny.layers(depth, depth + 1, BEFORE) + tiny.layers(depth, depth + 1, tail), 0), (
+        "it goes on from layer -8"
+    )
     assert read(hidden_layer=-9) == ([], 0), "it has been passed"
     system = len(tokenizer.encode("<|im_start|>system\nLook.<|im_end|>\n").ids)
-    for changed, more in (({"reference": other_picture}, 4 - 6), ({"reference_tokens": 4}, 2 - 6), ({"system_prompt": "Look."}, system)):
+    for changed, more in (
+        ({"reference": other_picture}, 4 - 6),
+        ({"reference_tokens": 4}, 2 - 6),
+        ({"system_prompt": "Look."}, system),
+    ):
         assert read(**changed) == (tiny.layers(0, depth, BEFORE + more) + tiny.layers(0, depth, tail), 1), changed
     assert read(vl_prompt="") == (tiny.layers(0, depth, 5), 0), "the template's end alone"
     assert read(DOG) == (tiny.layers(0, depth, behind(web)[-1]), 0)
@@ -404,9 +457,9 @@ def restarted(web: WebUI) -> WebUI:
     """As after a restart of the web UI with the same checkpoint."""
     for slot in (web.p().cached_c, web.p().cached_uc):
         slot[:] = [None, None, None]
-    run.KEPT.clear()
-    run._RECORDED.clear()
-    forge_models._LOADED.drop()
+    KEEPER.store.clear()
+    KEEPER.recorded.clear()
+    KEEPER.residence.drop()
     web.events.clear()
     return web
 
@@ -421,7 +474,9 @@ SWEPT = {
 
 
 @pytest.mark.parametrize("settings", SWEPT.values(), ids=SWEPT)
-def test_a_sweep_over_alpha_encodes_the_prompts_once_and_is_what_its_pictures_are_one_by_one(web: WebUI, picture: Any, settings: dict) -> None:
+def test_a_sweep_over_alpha_encodes_the_prompts_once_and_is_what_its_pictures_are_one_by_one(
+    web: WebUI, picture: Any, settings: dict
+) -> None:
     alphas, encodings = (0.1, 0.45, 0.8, 1.0), []
     web.engine.text_encoder.model.register_forward_pre_hook(lambda *_: encodings.append(1))
 
@@ -432,7 +487,9 @@ def test_a_sweep_over_alpha_encodes_the_prompts_once_and_is_what_its_pictures_ar
     first, encoded = len(web.events), len(encodings)
     swept += [made(alpha) for alpha in alphas[1:]]
     assert (len(web.events), len(encodings)) == (first, encoded), "after the first picture no model runs"
-    assert encoded == 2 + {"splice": 2, "splice, image rows": 1}.get(next(name for name in SWEPT if SWEPT[name] is settings), 0)
+    assert encoded == 2 + {"splice": 2, "splice, image rows": 1}.get(
+        next(name for name in SWEPT if SWEPT[name] is settings), 0
+    )
     for alpha, c in zip(alphas, swept):
         restarted(web)
         assert same(made(alpha), c)
@@ -441,7 +498,8 @@ def test_a_sweep_over_alpha_encodes_the_prompts_once_and_is_what_its_pictures_ar
 
 
 def test_the_sampler_is_told_the_shift_of_every_picture(web: WebUI, picture: Any) -> None:
-    """The web UI's engine tells it when it encodes a prompt; a picture whose prompt is not encoded again must not keep another one's."""
+    """The web UI's engine tells it when it encodes a prompt; a picture whose prompt is not encoded again must not keep
+    another one's."""
     for i, shift in enumerate((3.0, 5.0, 3.0, 5.0, 5.0, 3.0)):
         web.run(web.p(distilled_cfg_scale=shift), reference=picture, alpha=0.1 * (i + 1), **BARE)
         assert web.engine.shifts[-1] == shift
@@ -492,28 +550,30 @@ def test_a_web_ui_that_does_not_count_its_loras_encodes_every_time(web: WebUI, p
         assert web.events.count("text") == i + 1
 
 
-def test_a_checkpoint_that_is_gone_is_not_kept_by_what_was_recorded_of_it(web: WebUI, make_engine: Any, picture: Any) -> None:
+def test_a_checkpoint_that_is_gone_is_not_kept_by_what_was_recorded_of_it(
+    web: WebUI, make_engine: Any, picture: Any
+) -> None:
     first, second = shared.sd_model, make_engine(seed=9, filename="second.safetensors")
     gone = [weakref.ref(second), weakref.ref(second.text_encoder)]
     shared.sd_model = second
     for prompt in (CAT, DOG):
         web.run(web.p(prompt), reference=picture)
         web.run(web.p(prompt), reference=picture, **SPLICE)
-    assert second in run._RECORDED
+    assert second in KEEPER.recorded
     shared.sd_model = first
     del second
     gc.collect()
     assert [ref() for ref in gone] == [None, None]
-    assert first not in run._RECORDED
+    assert first not in KEEPER.recorded
     web.run(web.p(CAT), reference=picture)
-    assert list(run._RECORDED) == [first]
+    assert list(KEEPER.recorded) == [first]
 
 
 def test_a_few_recordings_are_kept_and_the_oldest_goes(web: WebUI, picture: Any) -> None:
-    prompts = [f"{n} cats" for n in range(run._RECORDINGS + 1)]
+    prompts = [f"{n} cats" for n in range(RECORDINGS + 1)]
     for prompt in prompts:
         web.run(web.p(prompt), reference=picture, alpha=0.2, **BARE)
-    assert len(run._RECORDED[web.engine]) == run._RECORDINGS
+    assert len(KEEPER.recorded[web.engine]) == RECORDINGS
     web.events.clear()
     web.run(web.p(prompts[1]), reference=picture, alpha=0.3, **BARE)
     assert web.events.count("text") == 0
@@ -524,19 +584,21 @@ def test_a_few_recordings_are_kept_and_the_oldest_goes(web: WebUI, picture: Any)
 # --- what is kept, and where
 
 
-def test_the_users_limit_on_memory_holds_from_the_next_picture_on(web: WebUI, picture: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_limit_on_memory_holds_from_the_next_picture_on(
+    web: WebUI, picture: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     web.run(web.p(), reference=picture, **BARE)
-    run.KEPT.put("large", {"x": torch.zeros(100 * 2**18)})  # 100 MiB
+    KEEPER.store.put("large", {"x": torch.zeros(100 * 2**18)})  # 100 MiB
     web.run(web.p(), reference=picture, alpha=0.4, **BARE)
-    assert run.KEPT.get("large") is not None
+    assert KEEPER.store.get("large") is not None
     monkeypatch.setitem(shared.opts.data, "zvl_memory", 64)
     web.run(web.p(), reference=picture, alpha=0.5, **BARE)
-    assert run.KEPT.limit == 64 * 2**20
-    assert run.KEPT.get("large") is None
-    assert 0 < run.KEPT.size <= 64 * 2**20
+    assert KEEPER.store.limit == 64 * 2**20
+    assert KEEPER.store.get("large") is None
+    assert 0 < KEEPER.store.size <= 64 * 2**20
     monkeypatch.setitem(shared.opts.data, "zvl_memory", 2048)
     web.run(web.p(), reference=picture, alpha=0.6, **BARE)
-    assert run.KEPT.limit == 2048 * 2**20
+    assert KEEPER.store.limit == 2048 * 2**20
 
 
 @pytest.mark.parametrize("settings", [{}, SPLICE], ids=["blend", "splice"])
@@ -549,7 +611,7 @@ def test_what_is_kept_on_disk_outlives_the_web_ui_and_gives_the_same_bits(
     monkeypatch.setitem(shared.opts.data, "zvl_disk", 256)
     first = web.run(web.p(), reference=picture, **BARE, **settings)
     assert len(list((tmp_path / "kept").iterdir())) == 2
-    monkeypatch.setattr(run, "KEPT", Store())
+    monkeypatch.setattr(KEEPER, "store", Store())
     restarted(web)
     again = web.run(web.p(), reference=picture, **BARE, **settings)
     assert set(web.events.kinds()) == {"text"}, "only the prompt, by the web UI itself"
@@ -557,23 +619,31 @@ def test_what_is_kept_on_disk_outlives_the_web_ui_and_gives_the_same_bits(
 
 
 @pytest.mark.parametrize("still_on", [True, False], ids=["disk on", "disk switched off since"])
-def test_forgetting_leaves_nothing_of_references_and_prompts(web: WebUI, picture: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, still_on: bool) -> None:
+def test_forgetting_leaves_nothing_of_references_and_prompts(
+    web: WebUI, picture: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, still_on: bool
+) -> None:
     monkeypatch.setitem(shared.opts.data, "zvl_disk", 256)
     for settings in (SPLICE, {}):
         web.run(web.p(), reference=picture, **BARE, **settings)
     if not still_on:
         monkeypatch.setitem(shared.opts.data, "zvl_disk", 0)
         web.run(web.p(), reference=picture, alpha=0.9, **BARE)
-    in_memory, on_disk = run.KEPT.size, sum(file.stat().st_size for file in (tmp_path / "kept").iterdir())
+    in_memory, on_disk = KEEPER.store.size, sum(file.stat().st_size for file in (tmp_path / "kept").iterdir())
     assert 0 < in_memory < on_disk
-    assert run.forget() >= in_memory + on_disk
-    assert (run.KEPT.size, run.RECENT.size, len(run._RECORDED)) == (0, 0, 0)
+    assert KEEPER.forget() >= in_memory + on_disk
+    assert (KEEPER.store.size, KEEPER.recent.size, len(KEEPER.recorded)) == (0, 0, 0)
     assert not list((tmp_path / "kept").iterdir())
-    assert run.forget() == 0
+    assert KEEPER.forget() == 0
     web.events.clear()
     web.run(web.p(), reference=picture, alpha=0.6, **BARE)
-    assert [kind for kind in web.events.kinds() if kind not in ("load", "tower")] == ["text", "place", "vision", "vl", "vl"]
-    assert run.forget() > 0
+    assert [kind for kind in web.events.kinds() if kind not in ("load", "tower")] == [
+        "text",
+        "place",
+        "vision",
+        "vl",
+        "vl",
+    ]
+    assert KEEPER.forget() > 0
 
 
 # --- hooks on p, and on nothing else
@@ -706,7 +776,9 @@ def test_hires_with_the_same_prompt_costs_no_second_pass_of_qwen3_vl(web: WebUI,
     assert web.events.of("vl") == [BEFORE, *behind(web)[:1]]
 
 
-def test_hires_with_another_checkpoint_uses_that_ones_text_encoder_and_statistics(web: WebUI, make_engine: Any, picture: Any, by_hand: Any) -> None:
+def test_hires_with_another_checkpoint_uses_that_ones_text_encoder_and_statistics(
+    web: WebUI, make_engine: Any, picture: Any, by_hand: Any
+) -> None:
     first, second = web.engine, make_engine(seed=9, filename="second.safetensors")
     p = web.p(enable_hr=True)
     p.hr_checkpoint_info = {"another": "checkpoint"}
@@ -721,7 +793,9 @@ def test_hires_with_another_checkpoint_uses_that_ones_text_encoder_and_statistic
     assert close(rows(again.hr_c)[0], by_hand.blended(first, CAT))
 
 
-def test_hires_with_another_architecture_stays_plain_in_the_second_pass(web: WebUI, make_engine: Any, picture: Any) -> None:
+def test_hires_with_another_architecture_stays_plain_in_the_second_pass(
+    web: WebUI, make_engine: Any, picture: Any
+) -> None:
     p = web.p(enable_hr=True)
     p.hr_checkpoint_info = {"another": "checkpoint"}
     web.run(p, reference=picture)
@@ -762,7 +836,9 @@ def test_bad_input_in_the_panel(web: WebUI, picture: Any, refused: Any, named: d
     assert same(web.run(web.p(DOG), False).c, plain.c)
 
 
-@pytest.mark.parametrize(("named", "says"), [*REFUSED.values(), ({"reference": None}, "without a reference")], ids=[*REFUSED, "no reference"])
+@pytest.mark.parametrize(
+    ("named", "says"), [*REFUSED.values(), ({"reference": None}, "without a reference")], ids=[*REFUSED, "no reference"]
+)
 def test_bad_input_over_the_api_is_the_callers_error(web: WebUI, picture: Any, named: dict, says: str) -> None:
     fastapi = pytest.importorskip("fastapi")
     with pytest.raises(fastapi.HTTPException) as caught:
@@ -815,7 +891,9 @@ def test_no_weights(web: WebUI, picture: Any, refused: Any) -> None:
         web.run(web.p(), reference=picture, model="tiny-vl")
 
 
-def test_weights_that_appear_are_found_without_a_restart(web: WebUI, picture: Any, refused: Any, vl_folder: Path) -> None:
+def test_weights_that_appear_are_found_without_a_restart(
+    web: WebUI, picture: Any, refused: Any, vl_folder: Path
+) -> None:
     (web.weights / "tiny-vl").unlink()
     with refused("No Qwen3-VL weights"):
         web.run(web.p(), reference=picture)
@@ -855,7 +933,11 @@ def test_a_model_of_another_width(web: WebUI, make_engine: Any, picture: Any, re
 
 
 def loaded_models() -> list:
-    return [entry.model for entry in mm.current_loaded_models if entry.model is not None and type(entry.model.model).__name__ == "Qwen3VLModel"]
+    return [
+        entry.model
+        for entry in mm.current_loaded_models
+        if entry.model is not None and type(entry.model.model).__name__ == "Qwen3VLModel"
+    ]
 
 
 def test_the_web_ui_knows_of_the_model_and_can_take_it_away(web: WebUI, picture: Any) -> None:
@@ -891,7 +973,11 @@ TEXT, WHOLE, TOWER = "ModuleDict", "Qwen3VLModel", "Qwen3VLVisionModel"
 TURNS = {
     "blend": ({}, [TEXT, WHOLE], [TEXT, WHOLE]),
     "splice": (SPLICE, [TOWER, TEXT], [TEXT]),
-    "splice, positions of Qwen3-VL": (SPLICE | {"positions": "mrope", "normalization": "global"}, [TOWER, TEXT], [TEXT]),
+    "splice, positions of Qwen3-VL": (
+        SPLICE | {"positions": "mrope", "normalization": "global"},
+        [TOWER, TEXT],
+        [TEXT],
+    ),
     "splice, image rows": (SPLICE | {"token_mode": "image"}, [TOWER, TEXT], [TEXT]),
     "splice, dropout": (SPLICE | {"image_dropout": 0.5}, [TOWER, TEXT], [TEXT]),
 }
@@ -901,7 +987,8 @@ TURNS = {
 def test_each_model_is_placed_once_for_a_picture(
     web: WebUI, placed: list[str], picture: Any, settings: dict, first: list[str], another_prompt: list[str]
 ) -> None:
-    """The vision tower alone goes before the text encoder, which splice needs after it; the whole Qwen3-VL goes behind."""
+    """The vision tower alone goes before the text encoder, which splice needs after it; the whole Qwen3-VL goes
+    behind."""
     web.run(web.p([CAT, DOG]), reference=picture, **settings)
     assert placed == first
     placed.clear()
@@ -916,7 +1003,9 @@ def test_a_deeper_layer_is_loaded_beside_those_that_are_there_and_the_web_ui_lea
     web: WebUI, picture: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deepen, placed = language.Qwen3VL.deepen, []
-    monkeypatch.setattr(language.Qwen3VL, "deepen", lambda model, depth: placed.append(len(loaded_models())) or deepen(model, depth))
+    monkeypatch.setattr(
+        language.Qwen3VL, "deepen", lambda model, depth: placed.append(len(loaded_models())) or deepen(model, depth)
+    )
     web.run(web.p(), reference=picture, hidden_layer=-8)
     (before,) = loaded_models()
     module, known = before.model, weakref.ref(before)
@@ -926,7 +1015,7 @@ def test_a_deeper_layer_is_loaded_beside_those_that_are_there_and_the_web_ui_lea
     gc.collect()
     (after,) = loaded_models()
     assert placed == [0, 0], "while it grows the web UI has it not"
-    assert after is forge_models._LOADED.patcher
+    assert after is KEEPER.residence.patcher
     assert known() is None, "it had been told another size"
     assert after.model is module
     assert len(module.language_model.layers) == LAYERS - 1
@@ -935,24 +1024,28 @@ def test_a_deeper_layer_is_loaded_beside_those_that_are_there_and_the_web_ui_lea
     assert (web.events.count("load"), web.events.of("deepen")) == (1, [LAYERS - 1])
 
 
-def test_a_deeper_layer_that_is_damaged_leaves_the_others_of_use(web: WebUI, picture: Any, vl_model: Any, refused: Any) -> None:
+def test_a_deeper_layer_that_is_damaged_leaves_the_others_of_use(
+    web: WebUI, picture: Any, vl_model: Any, refused: Any
+) -> None:
     stored, _ = tiny.quantize(tiny.inner_state(vl_model), "rows")
     stored[f"language_model.layers.{LAYERS - 1}.mlp.up_proj.weight_scale"] = torch.ones(5)
     tiny.save_single(stored, web.weights / "bad.safetensors", metadata=tiny.config_metadata(vl_model.config))
     chosen = {"reference": picture, "model": "bad.safetensors"}
     first = web.run(web.p(), **chosen)
     for _ in range(2):
-        with refused(r"bad\.safetensors: the scale of language_model\.layers\.11\.mlp\.up_proj\.weight does not fit it"):
+        with refused(
+            r"bad\.safetensors: the scale of language_model\.layers\.11\.mlp\.up_proj\.weight does not fit it"
+        ):
             web.run(web.p(), hidden_layer=-1, **chosen)
     web.run(web.p(DOG), **chosen)
-    run.KEPT.clear()
+    KEEPER.store.clear()
     assert same(web.run(web.p(), **chosen).c, first.c)
 
 
 def test_dropping_it_gives_the_memory_back(web: WebUI, picture: Any) -> None:
     web.run(web.p(), reference=picture)
     module = weakref.ref(loaded_models()[0].model)
-    forge_models._LOADED.drop()
+    KEEPER.residence.drop()
     gc.collect()
     assert not loaded_models()
     assert module() is None
@@ -969,9 +1062,11 @@ def test_one_qwen3_vl_is_held_at_a_time(web: WebUI, picture: Any, vl_folder: Pat
 
 
 @pytest.mark.parametrize(("error", "says"), [
-    (mm.OOM_EXCEPTION("CUDA out of memory"), "Not enough memory for Qwen3-VL on cpu. Choose the device cpu, or a smaller reference size."),
+    (mm.OOM_EXCEPTION("CUDA out of "
+    "memory"), "Not enough memory for Qwen3-VL on cpu. Choose the device cpu, or a smaller reference size."),
     (MemoryError(), "Not enough memory for Qwen3-VL"),
-    (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 bytes."), "Not enough main memory for Qwen3-VL"),
+    (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 "
+    "bytes."), "Not enough main memory for Qwen3-VL"),
 ], ids=["card", "python", "torch"])  # fmt: skip
 def test_out_of_memory_is_one_line_and_the_model_is_dropped(
     web: WebUI, picture: Any, refused: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, says: str
@@ -997,14 +1092,16 @@ def test_out_of_memory_is_one_line_and_the_model_is_dropped(
     assert web.events.count("load") == 2
 
 
-def test_a_card_that_is_too_small_means_the_cpu_and_a_note(web: WebUI, picture: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_that_is_too_small_means_the_cpu_and_a_note(
+    web: WebUI, picture: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     on_cpu = web.run(web.p(), reference=picture)
     monkeypatch.setattr(mm, "text_encoder_device", lambda: torch.device("meta"))  # stands for a graphics card
     monkeypatch.setattr(mm, "get_total_memory", lambda *a: 2**20)
-    extractor = forge_models.ForgeExtractor(forge.checkpoint(""), Settings())
+    extractor = ForgeExtractor(forge_files.checkpoint(""), Settings(), KEEPER.residence)
     assert extractor.device == torch.device("cpu")
     assert "it runs on the CPU, which is slower" in extractor.note
-    assert forge_models.ForgeExtractor(forge.checkpoint(""), Settings(device="cpu")).note == ""
+    assert ForgeExtractor(forge_files.checkpoint(""), Settings(device="cpu"), KEEPER.residence).note == ""
     monkeypatch.undo()
     assert on_cpu.comments == {}
 
@@ -1015,7 +1112,9 @@ def test_a_card_that_is_too_small_means_the_cpu_and_a_note(web: WebUI, picture: 
 def test_an_engine_that_returns_one_tensor_gets_one(web: WebUI, picture: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     first = web.run(web.p(), reference=picture)
     original = type(web.engine).get_learned_conditioning
-    monkeypatch.setattr(type(web.engine), "get_learned_conditioning", lambda self, prompt: torch.stack(original(self, prompt)))
+    monkeypatch.setattr(
+        type(web.engine), "get_learned_conditioning", lambda self, prompt: torch.stack(original(self, prompt))
+    )
     asked: list = []
     web.run(web.p(), reference=picture, alpha=0.5)  # another entry in the cache
     p = web.p()
@@ -1047,19 +1146,27 @@ def test_a_wrapped_tokenizer_is_unwrapped(web: WebUI, picture: Any, by_hand: Any
 
 
 @pytest.mark.parametrize("change", ["template", "no text engine", "two text encoders", "rows"])
-def test_an_engine_that_is_built_in_another_way_is_refused(web: WebUI, picture: Any, refused: Any, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+def test_an_engine_that_is_built_in_another_way_is_refused(
+    web: WebUI, picture: Any, refused: Any, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
     engine = web.engine
     if change == "template":
-        engine.text_processing_engine_gemma.llama_template = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n<think>\n"
+        engine.text_processing_engine_gemma.llama_template = (
+            "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n<think>\n"
+        )
     elif change == "no text engine":
         encode = engine.text_processing_engine_gemma.__call__
         del engine.text_processing_engine_gemma
         monkeypatch.setattr(type(engine), "get_learned_conditioning", lambda self, prompt: encode(prompt))
     elif change == "two text encoders":
-        engine.forge_objects.clip.cond_stage_model["more"] = torch.nn.ModuleDict({"embed_tokens": torch.nn.Embedding(2, 2), "layers": torch.nn.ModuleList()})
+        engine.forge_objects.clip.cond_stage_model["more"] = torch.nn.ModuleDict(
+            {"embed_tokens": torch.nn.Embedding(2, 2), "layers": torch.nn.ModuleList()}
+        )
     else:
         original = type(engine).get_learned_conditioning
-        monkeypatch.setattr(type(engine), "get_learned_conditioning", lambda self, prompt: [rows[1:] for rows in original(self, prompt)])
+        monkeypatch.setattr(
+            type(engine), "get_learned_conditioning", lambda self, prompt: [rows[1:] for rows in original(self, prompt)]
+        )
     with refused("Look for an update of Z-Image VL"):
         web.run(web.p(), reference=picture)
     assert web.events.count("vl") == 0
@@ -1081,16 +1188,42 @@ def test_the_stand_in_agrees_with_the_real_web_ui() -> None:
         def get_learned_conditioning(prompts: Any) -> list[str]:
             return list(prompts)
 
-    for prompt in (CAT, "a [red:blue:0.5] apple on a [table:cat:6]", "a cat AND a dog :0.5 AND a cat:-0.25", "", "a [b:c:0] [d:e:20]"):
+    for prompt in (
+        CAT,
+        "a [red:blue:0.5] apple on a [table:cat:6]",
+        "a cat AND a dog :0.5 AND a cat:-0.25",
+        "",
+        "a [b:c:0] [d:e:20]",
+    ):
         theirs, ours = (
-            [[(part.weight, part.schedules) for part in line] for line in function(Echo, prompt_parser.SdConditioning([prompt]), 8).batch]
-            for function in (prompt_parser.get_multicond_learned_conditioning, parser["get_multicond_learned_conditioning"])
+            [
+                [(part.weight, part.schedules) for part in line]
+                for line in function(Echo, prompt_parser.SdConditioning([prompt]), 8).batch
+            ]
+            for function in (
+                prompt_parser.get_multicond_learned_conditioning,
+                parser["get_multicond_learned_conditioning"],
+            )
         )
-        assert [[(w, [tuple(e) for e in s]) for w, s in line] for line in theirs] == [[(w, [tuple(e) for e in s]) for w, s in line] for line in ours]
+        assert [[(w, [tuple(e) for e in s]) for w, s in line] for line in theirs] == [
+            [(w, [tuple(e) for e in s]) for w, s in line] for line in ours
+        ]
     infotext = runpy.run_path(str(standin / "infotext_utils.py"))
     from modules import infotext_utils
 
-    for text in ("plain", "a, b", "a: b", "two\nlines", '"quoted"', "512x512", "=", "", "back\\slash, \\", "日本: 🍎", " blank "):
+    for text in (
+        "plain",
+        "a, b",
+        "a: b",
+        "two\nlines",
+        '"quoted"',
+        "512x512",
+        "=",
+        "",
+        "back\\slash, \\",
+        "日本: 🍎",
+        " blank ",
+    ):
         assert infotext["quote"](text) == infotext_utils.quote(text)
         line = f"{CAT}\nSteps: 8, Sampler: Euler, CFG scale: 1, Key: {infotext_utils.quote(text)}, Version: 1"
         theirs, ours = infotext_utils.parse_generation_parameters(line), infotext["parse_generation_parameters"](line)
@@ -1102,12 +1235,16 @@ def test_the_stand_in_agrees_with_the_real_web_ui() -> None:
 
 
 class NewerTextEngine:
-    """A tokenizer inside a tokenizer, a model inside a model, no emphasis; the text encoder is called with more arguments."""
+    """A tokenizer inside a tokenizer, a model inside a model, no emphasis; the text encoder is called with more
+    arguments."""
 
     llama_template = TEMPLATE
 
     def __init__(self, old: Any):
-        self.text_encoder, self.tokenizer = SimpleNamespace(transformer=old.text_encoder), SimpleNamespace(tokenizer=old.tokenizer)
+        self.text_encoder, self.tokenizer = (
+            SimpleNamespace(transformer=old.text_encoder),
+            SimpleNamespace(tokenizer=old.tokenizer),
+        )
 
     def __call__(self, texts: list[str]) -> list[torch.Tensor]:
         model, made = self.text_encoder.transformer, []
@@ -1115,7 +1252,13 @@ class NewerTextEngine:
             ids = self.tokenizer.tokenizer([TEMPLATE.format(text)])["input_ids"]
             embeds = model.get_input_embeddings()(torch.tensor(ids)).to(torch.float32)
             mask = torch.ones(1, len(ids[0]), dtype=torch.long)
-            more = {"num_tokens": [len(ids[0])], "intermediate_output": -2, "final_layer_norm_intermediate": False, "dtype": torch.float32, "embeds_info": []}
+            more = {
+                "num_tokens": [len(ids[0])],
+                "intermediate_output": -2,
+                "final_layer_norm_intermediate": False,
+                "dtype": torch.float32,
+                "embeds_info": [],
+            }
             made.extend(model(None, mask, embeds=embeds, **more)[1].float())
         return made
 
@@ -1123,7 +1266,7 @@ class NewerTextEngine:
 @pytest.mark.parametrize("settings", [{}, SPLICE, SPLICE | {"positions": "mrope"}], ids=["blend", "splice", "mrope"])
 def test_the_newer_text_engine_gives_the_same(web: WebUI, picture: Any, settings: dict) -> None:
     expected = web.run(web.p([CAT, DOG]), reference=picture, **settings).c
-    run.KEPT.clear()
+    KEEPER.store.clear()
     web.engine.text_processing_engine_gemma = NewerTextEngine(web.engine.text_processing_engine_gemma)
     web.engine.filename = "newer.safetensors"  # so that nothing kept for the older one is served
     assert same(web.run(web.p([CAT, DOG]), reference=picture, **settings).c, expected)
@@ -1132,7 +1275,7 @@ def test_the_newer_text_engine_gives_the_same(web: WebUI, picture: Any, settings
 def test_a_web_ui_that_asks_for_one_stacked_prompt_at_a_time(web: WebUI, picture: Any) -> None:
     """Some versions call with a single text and take a tensor [1, tokens, hidden] back."""
     expected = conds(web.run(web.p(CAT), reference=picture))[0]
-    run.KEPT.clear()
+    KEEPER.store.clear()
     plain = web.engine.get_learned_conditioning
     web.engine.get_learned_conditioning = lambda prompts: torch.stack(list(plain(prompts)))
     p = web.p(CAT)

@@ -16,8 +16,10 @@ from PIL import Image
 pytest.importorskip("diffusers")
 
 from zvl_ext.__main__ import main
-from zvl_ext.miniature import demo, family, world
-from zvl_ext.options import OPTIONS, PRESETS, Settings
+from zvl_ext.lab import demo
+from zvl_ext.lab.miniature import family, world
+from zvl_ext.options import OPTIONS, Settings
+from zvl_ext.presets import PRESETS
 from zvl_ext.reference import Reference, open_reference
 
 PROMPT = "a large red heart, on a white background"
@@ -32,7 +34,15 @@ def weights_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(weights_folder: Path, **more: Any) -> argparse.Namespace:
-    given = {"z_image": None, "qwen3_vl": None, "weights": str(weights_folder), "size": None, "steps": 1, "guidance": None, "device": "cpu"}
+    given = {
+        "z_image": None,
+        "qwen3_vl": None,
+        "weights": str(weights_folder),
+        "size": None,
+        "steps": 1,
+        "guidance": None,
+        "device": "cpu",
+    }
     return argparse.Namespace(**given | more)
 
 
@@ -56,7 +66,8 @@ def test_text_embeddings_are_the_pipelines_own(weights: demo.Weights, weights_fo
     pipeline = weights.model.pipeline
     tokenizer = Qwen2TokenizerFast.from_pretrained(str(weights_folder / "z-image" / "tokenizer"))
     pipeline.tokenizer = lambda *args, **kwargs: tokenizer(*args, **kwargs)
-    # Of the chat template diffusers asks for more than these tiny tokenizers have: thinking switched on changes nothing in it.
+    # Of the chat template diffusers asks for more than these tiny tokenizers have: thinking switched on changes nothing
+    # in it.
     pipeline.tokenizer.apply_chat_template = tokenizer.apply_chat_template
     try:
         (expected,), _ = pipeline.encode_prompt(prompt, device="cpu", do_classifier_free_guidance=False)
@@ -87,7 +98,11 @@ def test_a_picture_does_not_depend_on_its_batch(weights: demo.Weights, drawn: Re
     """Conditionings of different lengths among them: shorter ones are padded."""
     model = weights.model
     spliced = weights.fitted(Settings.from_mapping({"preset": "Splice: faithful"}))
-    conditionings = [model.text(PROMPT).embeddings, model.condition(spliced, drawn, PROMPT), model.text("a ring").embeddings]
+    conditionings = [
+        model.text(PROMPT).embeddings,
+        model.condition(spliced, drawn, PROMPT),
+        model.text("a ring").embeddings,
+    ]
     seeds = [1, 2, 3]
     alone = model.generate(conditionings, seeds, **SAMPLING)
     together = model.generate(conditionings, seeds, **SAMPLING, batch=3)
@@ -163,7 +178,9 @@ def test_the_contact_sheet(command: Any, weights: demo.Weights, monkeypatch: pyt
     assert not [name for name in os.listdir(out.parent) if name != out.name]
 
 
-def test_a_prompt_and_a_reference_of_ones_own(command: Any, weights: demo.Weights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_prompt_and_a_reference_of_ones_own(
+    command: Any, weights: demo.Weights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(demo, "open_weights", lambda args: weights)
     picture = tmp_path / "own" / "reference.jpg"
     picture.parent.mkdir()
@@ -178,7 +195,16 @@ def test_the_same_command_with_other_weights(command: Any, weights_folder: Path,
     reference = tmp_path / "own" / "reference.png"
     reference.parent.mkdir()
     Image.new("RGB", (64, 64), "teal").save(reference)
-    named = ["--z-image", str(weights_folder / "z-image"), "--qwen3-vl", str(weights_folder / "qwen3-vl"), "--size", "64", "--device", "cpu"]
+    named = [
+        "--z-image",
+        str(weights_folder / "z-image"),
+        "--qwen3-vl",
+        str(weights_folder / "qwen3-vl"),
+        "--size",
+        "64",
+        "--device",
+        "cpu",
+    ]
     rows = tuple((title, values | {"hidden_layer": -2}) for title, values in demo.ROWS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "ROWS", rows)  # the miniature has no layer -8
@@ -194,7 +220,10 @@ def test_the_same_command_with_other_weights(command: Any, weights_folder: Path,
         (["--z-image", "nowhere"], "--qwen3-vl"),
         (["--qwen3-vl", "nowhere"], "--z-image"),
         (["--z-image", "nowhere", "--qwen3-vl", "nowhere"], "--prompt"),
-        (["--z-image", "nowhere", "--qwen3-vl", "nowhere", "--prompt", "x", "--reference", "nowhere.png"], "nowhere.png"),
+        (
+            ["--z-image", "nowhere", "--qwen3-vl", "nowhere", "--prompt", "x", "--reference", "nowhere.png"],
+            "nowhere.png",
+        ),
         (["--weights", "nowhere"], "nowhere"),
         (["--reference", "nowhere.png"], "nowhere.png"),
         (["--out", "nowhere/sheet.png"], "nowhere"),
@@ -206,7 +235,10 @@ def test_the_same_command_with_other_weights(command: Any, weights_folder: Path,
         (["--seed", "-1"], "--seed"),
         (["--guidance", "31"], "0 to 30"),
         (["--guidance", "nan"], "--guidance"),
-        (["--z-image", "nowhere", "--qwen3-vl", "nowhere", "--prompt", "x", "--reference", "x", "--size", "100"], "multiple of 16"),
+        (
+            ["--z-image", "nowhere", "--qwen3-vl", "nowhere", "--prompt", "x", "--reference", "x", "--size", "100"],
+            "multiple of 16",
+        ),
         (["--device", "abacus"], "abacus"),
         (["--ui", "--port", "70000"], "65535"),
     ],
@@ -246,7 +278,10 @@ def test_the_default_pair_is_new_to_the_models_and_contradicts_itself() -> None:
         ("", {}),
         ("a cat on the mat", {}),
         ("A STAR, covered with stripes", {"shape": "star", "style": "striped"}),
-        ("an orange moon against black, soft blurred light", {"shape": "moon", "colour": "orange", "background": "black", "style": "soft"}),
+        (
+            "an orange moon against black, soft blurred light",
+            {"shape": "moon", "colour": "orange", "background": "black", "style": "soft"},
+        ),
         ("a starry night", {}),
     ],
 )
@@ -299,11 +334,15 @@ def test_the_page_says_what_memory_its_own_weights_take(page: Any, weights: demo
     room = 2**28 + 25 * 2**19  # of the 256 tokens the miniature takes 25
     assert host.memory(Settings(engine="splice")).needed == tower + room
     assert tower + room < host.memory(Settings()).needed < every + room
-    line = next(block.value for block in page.build(weights).blocks.values() if "zvl-memory" in (block.elem_classes or []))
+    line = next(
+        block.value for block in page.build(weights).blocks.values() if "zvl-memory" in (block.elem_classes or [])
+    )
     assert line == "<p class='zvl-help'>Qwen3-VL takes about 0.3 GiB while it reads the reference.</p>"
 
 
-def test_the_page_forgets_what_its_model_has_kept(page: Any, weights: demo.Weights, drawn: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_forgets_what_its_model_has_kept(
+    page: Any, weights: demo.Weights, drawn: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
     monkeypatch.setattr(page.gr, "Info", said.append)
     page.generate(weights, PROMPT, "", 5, 1, 2.0, 1, *values(enabled=True, reference=drawn.image))
@@ -321,7 +360,9 @@ def test_what_the_command_line_names_is_in_the_page(page: Any, weights: demo.Wei
     built = page.build(weights, PROMPT, 7, drawn)
     image = next(block for block in built.blocks.values() if block.elem_id == "zvl_txt2img_reference")
     assert image.value
-    assert {PROMPT, 7} <= {block.value for block in built.blocks.values() if getattr(block, "label", "") in ("Prompt", "Seed")}
+    assert {PROMPT, 7} <= {
+        block.value for block in built.blocks.values() if getattr(block, "label", "") in ("Prompt", "Seed")
+    }
 
 
 def test_generating_in_the_page(page: Any, weights: demo.Weights, drawn: Reference) -> None:
@@ -329,7 +370,9 @@ def test_generating_in_the_page(page: Any, weights: demo.Weights, drawn: Referen
     assert [re.search(r"Seed: (\d+)", text)[1] for text in parameters] == ["5", "6"]
     assert not any("ZVL" in text for text in parameters)
     assert notes == []
-    mixed, parameters, notes = page.generate(weights, PROMPT, "a ring: small", 5, 1, 2.0, 1, *values(enabled=True, reference=drawn.image))
+    mixed, parameters, notes = page.generate(
+        weights, PROMPT, "a ring: small", 5, 1, 2.0, 1, *values(enabled=True, reference=drawn.image)
+    )
     assert mixed[0].tobytes() != plain[0].tobytes()
     assert f"ZVL reference: {drawn.digest[:12]}" in parameters[0]
     assert "ZVL miniature layer: -3" in parameters[0]
@@ -345,10 +388,17 @@ def test_a_large_reference_is_reduced_and_the_page_says_so(page: Any, weights: d
     assert any("reduced from 256 to 25 tokens" in line for line in notes)
 
 
-def test_switched_off_or_at_alpha_0_the_page_makes_the_plain_picture(page: Any, weights: demo.Weights, drawn: Reference) -> None:
+def test_switched_off_or_at_alpha_0_the_page_makes_the_plain_picture(
+    page: Any, weights: demo.Weights, drawn: Reference
+) -> None:
     made = [
         page.generate(weights, PROMPT, "", 5, 1, 2.0, 1, *values(**named))
-        for named in ({}, {"reference": drawn.image}, {"enabled": True}, {"enabled": True, "reference": drawn.image, "alpha": 0.0})
+        for named in (
+            {},
+            {"reference": drawn.image},
+            {"enabled": True},
+            {"enabled": True, "reference": drawn.image, "alpha": 0.0},
+        )
     ]
     assert len({pictures[0].tobytes() for pictures, _, _ in made}) == 1
     assert not any("ZVL" in parameters[0] for _, parameters, _ in made)
@@ -356,14 +406,18 @@ def test_switched_off_or_at_alpha_0_the_page_makes_the_plain_picture(page: Any, 
 
 
 def test_a_seed_of_ones_own_or_another_one_every_time(page: Any, weights: demo.Weights) -> None:
-    seeds = {re.search(r"Seed: (\d+)", page.generate(weights, "", "", -1, 1, 0.0, 1, *values())[1][0])[1] for _ in range(3)}
+    seeds = {
+        re.search(r"Seed: (\d+)", page.generate(weights, "", "", -1, 1, 0.0, 1, *values())[1][0])[1] for _ in range(3)
+    }
     assert len(seeds) > 1
 
 
 def test_what_is_wrong_is_one_line_in_the_page(page: Any, weights: demo.Weights, drawn: Reference) -> None:
     built = page.build(weights)
     generate = next(fn for fn in built.fns.values() if len(fn.inputs) > len(OPTIONS))
-    pictures, every, parameters, said = generate.fn("word " * 600, "", 5, 1, 2.0, 1, *values(enabled=True, reference=drawn.image, token_mode="all"))
+    pictures, every, parameters, said = generate.fn(
+        "word " * 600, "", 5, 1, 2.0, 1, *values(enabled=True, reference=drawn.image, token_mode="all")
+    )
     assert (pictures, every, parameters) == ([], [], "")
     assert "zvl-error" in said
     assert "Shorten the prompt" in said

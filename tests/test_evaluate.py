@@ -1,4 +1,5 @@
-"""The evidence: its pairs and instruments, its rules on numbers made for them, and the command from end to end on an untrained miniature."""
+"""The evidence: its pairs and instruments, its rules on numbers made for them, and the command from end to end on an
+untrained miniature."""
 
 from __future__ import annotations
 
@@ -11,28 +12,40 @@ import pytest
 import torch
 from PIL import Image
 
-from zvl_ext.miniature import family, world
-from zvl_ext.miniature.evaluation import experiments
-from zvl_ext.miniature.evaluation import table as tables
-from zvl_ext.miniature.evaluation.experiments import QUICK, SPLICE, TEXT, Plan, Row
-from zvl_ext.miniature.evaluation.table import Entry, Missing, Table, bootstrap, difference, sign
-from zvl_ext.miniature.evaluation.verdicts import decide, findings, what_it_must_show
-from zvl_ext.miniature.measure import as_tensor, follows, frechet_distance, unlike_any
-from zvl_ext.options import PRESETS, Settings
+from zvl_ext.lab.evaluation import experiments
+from zvl_ext.lab.evaluation import table as tables
+from zvl_ext.lab.evaluation.experiments import QUICK, SPLICE, TEXT, Plan, Row
+from zvl_ext.lab.evaluation.table import Entry, Missing, Table, bootstrap, difference, sign
+from zvl_ext.lab.evaluation.verdicts import decide, findings, what_it_must_show
+from zvl_ext.lab.miniature import family, world
+from zvl_ext.lab.miniature.measure import as_tensor, follows, frechet_distance, unlike_any
+from zvl_ext.options import Settings
+from zvl_ext.presets import PRESETS
 
 # The world
 
 
 WORDS = {  # the words that name a value, and no other
-    "small": {"small", "little", "tiny"}, "large": {"large", "big", "huge"}, "left": {"left"}, "centre": {"centre", "middle"}, "right": {"right"},
-    "flat": {"flat"}, "outlined": {"outlined", "outlines"}, "striped": {"striped", "stripes"}, "dotted": {"dotted", "dots"}, "soft": {"soft"},
-}  # fmt: skip
+    "small": {"small", "little", "tiny"},
+    "large": {"large", "big", "huge"},
+    "left": {"left"},
+    "centre": {"centre", "middle"},
+    "right": {"right"},
+    "flat": {"flat"},
+    "outlined": {"outlined", "outlines"},
+    "striped": {"striped", "stripes"},
+    "dotted": {"dotted", "dots"},
+    "soft": {"soft"},
+}
 
 
 def named(text: str) -> dict[str, set[str]]:
     """The values that a caption's words name, by attribute."""
     words = set(text.replace(",", " ").split())
-    return {name: {value for value in values if words & WORDS.get(value, {value})} for name, values in world.ATTRIBUTES.items()}
+    return {
+        name: {value for value in values if words & WORDS.get(value, {value})}
+        for name, values in world.ATTRIBUTES.items()
+    }
 
 
 def test_a_caption_names_exactly_what_it_shall_mention():
@@ -78,7 +91,9 @@ def test_the_split_is_fixed_and_near_a_tenth():
     held = [scene for scene in scenes if scene.held_out]
     assert len(scenes) == 1920
     assert len(held) == 187
-    assert all(replaced(held[0], "place", place).held_out for place in world.ATTRIBUTES["place"])  # size and place have no say
+    assert all(
+        replaced(held[0], "place", place).held_out for place in world.ATTRIBUTES["place"]
+    )  # size and place have no say
     for name in world.JUDGED:  # no value is only ever held out, or never
         for value in world.ATTRIBUTES[name]:
             of_value = [scene for scene in scenes if getattr(scene, name) == value]
@@ -110,7 +125,9 @@ def test_probabilities_are_read_at_the_scenes_own_values():
 
 def test_the_frechet_distance_is_that_of_normal_distributions():
     """Closed forms: of a shift by c it is |c|², of a scaling by s about the mean (1 - s)² · trace(C)."""
-    a = torch.randn(400, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64) @ torch.diag(torch.arange(1.0, 7.0, dtype=torch.float64))
+    a = torch.randn(400, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64) @ torch.diag(
+        torch.arange(1.0, 7.0, dtype=torch.float64)
+    )
     shift = torch.tensor([3.0, 0, 0, 1, 0, 0], dtype=torch.float64)
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
     assert frechet_distance(a, a + shift) == pytest.approx(10.0, rel=1e-6)
@@ -143,7 +160,9 @@ def test_pairs_contradict_each_other_and_are_held_out():
         assert pair.shown.held_out
         assert all(getattr(pair.wanted, name) != getattr(pair.shown, name) for name in world.JUDGED)
         full, half = named(pair.prompt), named(pair.half)
-        assert full == {name: {getattr(pair.wanted, name)} if name in world.JUDGED else set() for name in world.ATTRIBUTES}
+        assert full == {
+            name: {getattr(pair.wanted, name)} if name in world.JUDGED else set() for name in world.ATTRIBUTES
+        }
         assert half == {name: {getattr(pair.wanted, name)} if name in pair.said else set() for name in world.ATTRIBUTES}
         assert len(pair.said) == 2
 
@@ -177,28 +196,46 @@ def made(row: Row, follow: float, similar: float, distance: float = 1.0, diversi
     ones = lambda share: "".join("1" if i < round(share * count) else "0" for i in range(count))  # noqa: E731
     noise = np.random.default_rng(int(row.key, 16)).normal(0, 0.05, count)
     values: dict[str, Any] = {
-        "prompt": dict.fromkeys(world.JUDGED, ones(follow)), "reference": dict.fromkeys(world.JUDGED, ones(similar)[::-1]),
-        "unlike": ones(0), "cosine": [0.0] * count,
-        "distance": list(distance + noise), "frechet": 1.0,
-    }  # fmt: skip
+        "prompt": dict.fromkeys(world.JUDGED, ones(follow)),
+        "reference": dict.fromkeys(world.JUDGED, ones(similar)[::-1]),
+        "unlike": ones(0),
+        "cosine": [0.0] * count,
+        "distance": list(distance + noise),
+        "frechet": 1.0,
+    }
     if diversity is not None:
         values["diversity"] = list(diversity + noise[: row.pairs])
     return Entry(row, values)
 
 
 STATISTICS = {
-    "share": {"image positions": {"global": 0.8, "sink_aware": 0.3}, "text positions": {"global": 0.3, "sink_aware": 0.3}},
+    "share": {
+        "image positions": {"global": 0.8, "sink_aware": 0.3},
+        "text positions": {"global": 0.3, "sink_aware": 0.3},
+    },
     "compared": {
         f"{where}, layer -2": {
-            "with position 0": {"correlation": correlation, "worst_ratio": worst, "worst_dimensions": [[4, worst]], "outliers": 1},
-            "without position 0": {"correlation": 0.99, "worst_ratio": 2.0, "worst_dimensions": [[4, 2.0]], "outliers": 0},
+            "with position 0": {
+                "correlation": correlation,
+                "worst_ratio": worst,
+                "worst_dimensions": [[4, worst]],
+                "outliers": 1,
+            },
+            "without position 0": {
+                "correlation": 0.99,
+                "worst_ratio": 2.0,
+                "worst_dimensions": [[4, 2.0]],
+                "outliers": 0,
+            },
         }
         for where, correlation, worst in (("text positions", 0.999, 2.0), ("image positions", 0.7, 600.0))
     },
-}  # fmt: skip
+}
 
 
-def synthetic(follow=lambda row: 1 - row.alpha, similar=lambda row: row.alpha, distance=lambda row: 1.0, diversity=lambda row: 1.0) -> Table:
+def synthetic(
+    follow=lambda row: 1 - row.alpha, similar=lambda row: row.alpha, distance=lambda row: 1.0, diversity=lambda row: 1.0
+) -> Table:
     """The plan's whole table with numbers by rule."""
     entries = []
     for row in experiments.experiments(Plan(40, 40, 40)):
@@ -207,7 +244,9 @@ def synthetic(follow=lambda row: 1 - row.alpha, similar=lambda row: row.alpha, d
         elif row.how == "captions":
             entries.append(Entry(row, {"right": dict.fromkeys(world.ATTRIBUTES, "1" * row.pairs)}))
         else:
-            entries.append(made(row, follow(row), similar(row), distance(row), diversity(row) if row.seeds > 1 else None))
+            entries.append(
+                made(row, follow(row), similar(row), distance(row), diversity(row) if row.seeds > 1 else None)
+            )
     return Table(entries)
 
 
@@ -243,7 +282,12 @@ def test_a_difference_within_the_noise_is_no_difference():
 
 def test_dominance_at_a_third():
     assert verdict(synthetic(follow=lambda row: 0.1, similar=lambda row: 0.8), "At alpha 0.3") == "holds"
-    assert verdict(synthetic(follow=lambda row: 0.9 if row.how == "prompt" else 0.6, similar=lambda row: 0.2), "At alpha 0.3") == "holds in part"
+    assert (
+        verdict(
+            synthetic(follow=lambda row: 0.9 if row.how == "prompt" else 0.6, similar=lambda row: 0.2), "At alpha 0.3"
+        )
+        == "holds in part"
+    )
     assert verdict(synthetic(follow=lambda row: 0.9, similar=lambda row: 0.05), "At alpha 0.3") == "does not hold"
 
 
@@ -305,7 +349,7 @@ def weights_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import miniature
     from safetensors.torch import save_file
 
-    from zvl_ext.miniature import adapter, family
+    from zvl_ext.lab.miniature import adapter, family
 
     folder = miniature.save_untrained(tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("weights"))
     small = adapter.for_model(family.transformer())
@@ -325,7 +369,7 @@ def predict(transformer: torch.nn.Module) -> list[torch.Tensor]:
 
 
 def test_an_adapter_of_scale_zero_changes_no_bit(weights_folder):
-    from zvl_ext.miniature import adapter, family
+    from zvl_ext.lab.miniature import adapter, family
 
     model = family.load(str(weights_folder)).pipeline.transformer
     small, tokens = adapter.load(model, str(weights_folder)), torch.randn(2, 25, 96)
@@ -341,7 +385,7 @@ def test_an_adapter_of_scale_zero_changes_no_bit(weights_folder):
 
 
 def test_an_adapter_is_small_and_a_new_one_changes_nothing(weights_folder):
-    from zvl_ext.miniature import adapter, family
+    from zvl_ext.lab.miniature import adapter, family
 
     model = family.load(str(weights_folder)).pipeline.transformer
     small = adapter.for_model(model)
@@ -364,7 +408,13 @@ FEW = [
     Row("main", "blend text, global", "settings", TEXT | {"alpha": 1.0}, 2),
     Row("main", "splice all + insert", "settings", SPLICE | {"alpha": 1.0}, 2),
     Row("layer", "blend text: -8", "settings", TEXT | {"hidden_layer": -8, "alpha": 0.7}, 2),
-    Row("vision tower", "tower, none", "tower", TEXT | {"token_mode": "image_no_markers", "normalization": "none", "alpha": 1.0}, 2),
+    Row(
+        "vision tower",
+        "tower, none",
+        "tower",
+        TEXT | {"token_mode": "image_no_markers", "normalization": "none", "alpha": 1.0},
+        2,
+    ),
     Row("half-specified", "prompt alone", "prompt", {}, 2, half=True),
     Row("diversity", "splice all + insert", "settings", SPLICE | {"image_dropout": 0.75, "alpha": 1.0}, 1, seeds=2),
 ]
@@ -372,8 +422,8 @@ FEW = [
 
 @pytest.fixture
 def evaluate(weights_folder, monkeypatch):
-    from zvl_ext.miniature.evaluation import bench
-    from zvl_ext.miniature.evaluation import run as evaluate
+    from zvl_ext.lab.evaluation import bench
+    from zvl_ext.lab.evaluation import run as evaluate
 
     monkeypatch.setitem(family.SAMPLING, "steps", 1)
     monkeypatch.setattr(bench, "REAL", 20)
@@ -406,7 +456,9 @@ def test_the_command_writes_its_results_goes_on_where_it_was_and_repeats_itself(
 
     (tmp_path / "b").mkdir()
     lines = (tmp_path / "a" / "rows.jsonl").read_text(encoding="utf-8").strip().splitlines()
-    (tmp_path / "b" / "rows.jsonl").write_text("\n".join(lines[:9]) + "\n" + lines[9][:40], encoding="utf-8")  # stopped while it wrote
+    (tmp_path / "b" / "rows.jsonl").write_text(
+        "\n".join(lines[:9]) + "\n" + lines[9][:40], encoding="utf-8"
+    )  # stopped while it wrote
     again, said = evaluate(tmp_path / "b")
     assert said[0].startswith("5 of 14 rows")
     assert again == results
@@ -415,7 +467,7 @@ def test_the_command_writes_its_results_goes_on_where_it_was_and_repeats_itself(
 
 
 def test_other_weights_are_measured_anew(tmp_path):
-    from zvl_ext.miniature.evaluation import run as command
+    from zvl_ext.lab.evaluation import run as command
 
     path = tmp_path / "rows.jsonl"
     path.write_text('{"weights": "a", "key": "k", "values": {"x": 1}}\n', encoding="utf-8")
@@ -443,7 +495,7 @@ def test_without_weights_the_command_says_so(tmp_path, capsys):
 
 def test_a_description_is_understood_as_far_as_it_is_well_formed():
     pytest.importorskip("diffusers")
-    from zvl_ext.miniature.evaluation.bench import understood
+    from zvl_ext.lab.evaluation.bench import understood
 
     scene = world.Scene("moon", "teal", "grey", "soft", "small", "left")
     assert understood(world.describe(scene)) == {name: getattr(scene, name) for name in world.ATTRIBUTES}

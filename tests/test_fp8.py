@@ -1,4 +1,5 @@
-"""Weights that are kept in another way than they are computed with: fp8 in half the memory, and bfloat16 with sums in float32."""
+"""Weights that are kept in another way than they are computed with: fp8 in half the memory, and bfloat16 with sums in
+float32."""
 
 from __future__ import annotations
 
@@ -13,10 +14,10 @@ import torch
 from safetensors.torch import save_file
 from test_language import TOKENS, relative_error, sequence_for
 
-from zvl_ext import linear
-from zvl_ext.checkpoint import open_checkpoint
 from zvl_ext.hosts.standalone import StandaloneExtractor
-from zvl_ext.language import Qwen3VL, load
+from zvl_ext.qwen3vl import linear
+from zvl_ext.qwen3vl.files import open_checkpoint
+from zvl_ext.qwen3vl.language import Qwen3VL, load
 from zvl_ext.reference import open_reference
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -44,7 +45,9 @@ def states(encode):
 
     def read(model: Qwen3VL, layers=range(-5, 0)) -> dict[int, torch.Tensor]:
         reference = open_reference(tiny.picture(160, 96))
-        return model.hidden_states(sequence_for(model.checkpoint, encode, "a photo of a cat", reference), reference, TOKENS, layers)
+        return model.hidden_states(
+            sequence_for(model.checkpoint, encode, "a photo of a cat", reference), reference, TOKENS, layers
+        )
 
     return read
 
@@ -55,7 +58,11 @@ def opened(path: Path, dtype: torch.dtype, *more, **options) -> Qwen3VL:
 
 def matrices(model: Qwen3VL) -> dict[str, torch.nn.Linear]:
     """The linear layers of the language model, 7 in each layer."""
-    found = {name: part for name, part in model.module.language_model.layers.named_modules() if isinstance(part, torch.nn.Linear)}
+    found = {
+        name: part
+        for name, part in model.module.language_model.layers.named_modules()
+        if isinstance(part, torch.nn.Linear)
+    }
     assert len(found) == 7 * model.depth
     return found
 
@@ -72,7 +79,10 @@ def same(one: dict[int, torch.Tensor], other: dict[int, torch.Tensor]) -> bool:
 def test_the_states_are_those_of_the_same_weights_brought_to_the_dtype_first(kind, dtype, state, saved, states):
     """To the last bit, against a file in which every number is written out in that dtype."""
     if kind == "e5m2":
-        stored = {name: value.to(E5M2) if tiny.is_linear(name, value) else value.to(torch.bfloat16) for name, value in state.items()}
+        stored = {
+            name: value.to(E5M2) if tiny.is_linear(name, value) else value.to(torch.bfloat16)
+            for name, value in state.items()
+        }
     else:
         stored, _ = tiny.quantize(state, kind)
     path = saved(stored)
@@ -89,8 +99,16 @@ def test_a_matrix_takes_a_byte_a_number_and_everything_else_what_it_takes_in_the
     stored, _ = tiny.quantize(state, kind)
     kept = opened(saved(stored), torch.bfloat16)
     ours = {name: value.nbytes for name, value in kept.module.state_dict().items()}
-    scales = {name.rpartition(".")[0] + ".scale": value.nbytes for name, value in stored.items() if name.endswith(("weight_scale", "scale_weight", "_inv"))}
-    wanted = {name: value.numel() * (1 if tiny.is_linear(name, value) else 2) for name, value in state.items() if "embed_tokens" not in name} | scales
+    scales = {
+        name.rpartition(".")[0] + ".scale": value.nbytes
+        for name, value in stored.items()
+        if name.endswith(("weight_scale", "scale_weight", "_inv"))
+    }
+    wanted = {
+        name: value.numel() * (1 if tiny.is_linear(name, value) else 2)
+        for name, value in state.items()
+        if "embed_tokens" not in name
+    } | scales
     assert ours == wanted
     assert len(scales) == (0 if kind == "none" else 35)
 
@@ -107,8 +125,13 @@ def test_the_vision_tower_the_norms_and_the_embedding_are_not_in_fp8(state, save
 def test_an_embedding_in_fp8_is_multiplied_with_its_scale(dtype, state, saved, states):
     name = "language_model.embed_tokens.weight"
     scale = state[name].abs().amax(dim=1) / 448
-    stored = {key: value.to(torch.bfloat16) for key, value in state.items()} | {name: (state[name] / scale[:, None]).to(E4M3), name + "_scale": scale}
-    meant = {key: value.float() for key, value in stored.items() if key in state} | {name: stored[name].float() * scale[:, None]}
+    stored = {key: value.to(torch.bfloat16) for key, value in state.items()} | {
+        name: (state[name] / scale[:, None]).to(E4M3),
+        name + "_scale": scale,
+    }
+    meant = {key: value.float() for key, value in stored.items() if key in state} | {
+        name: stored[name].float() * scale[:, None]
+    }
     kept = opened(saved(stored), dtype)
     assert kept.embedding.weight.dtype == dtype
     plain = opened(saved({key: value.to(dtype) for key, value in meant.items()}, "plain.safetensors"), dtype)
@@ -129,7 +152,9 @@ def as_numbers(weight: torch.Tensor) -> np.ndarray:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_each_row_is_rounded_to_the_nearest_number_of_fp8_under_its_own_scale(dtype, state, saved):
     stored = {name: value.to(dtype).clone() for name, value in state.items()}
-    stored["language_model.layers.1.mlp.up_proj.weight"] *= torch.logspace(-6, 6, 96)[:, None].to(dtype)  # rows of very different sizes
+    stored["language_model.layers.1.mlp.up_proj.weight"] *= torch.logspace(-6, 6, 96)[:, None].to(
+        dtype
+    )  # rows of very different sizes
     kept = opened(saved(stored), torch.float32, storage="fp8")
     for name, part in matrices(kept).items():
         value = stored[f"language_model.layers.{name}.weight"].double().numpy()
@@ -158,14 +183,21 @@ def test_they_are_those_of_a_file_with_the_same_rounded_weights(state, saved, st
     kept = opened(path, torch.float32, storage="fp8")
     rounded = dict(state)
     for name, part in matrices(kept).items():
-        rounded[f"language_model.layers.{name}.weight"] = torch.tensor(as_numbers(part.weight), dtype=torch.float32) * part.scale
+        rounded[f"language_model.layers.{name}.weight"] = (
+            torch.tensor(as_numbers(part.weight), dtype=torch.float32) * part.scale
+        )
     assert same(states(kept), states(opened(saved(rounded, "rounded.safetensors"), torch.float32)))
 
 
 def test_rows_of_zeros_stay_zeros_and_tiny_and_huge_ones_stay_finite(state, saved, states):
     name = "language_model.layers.2.self_attn.v_proj.weight"
     stored = {key: value.clone() for key, value in state.items()}
-    stored[name][0], stored[name][1], stored[name][2], stored[name][3] = 0.0, 1e-38, torch.tensor([3e38, *[-1.0] * 63]), -0.0
+    stored[name][0], stored[name][1], stored[name][2], stored[name][3] = (
+        0.0,
+        1e-38,
+        torch.tensor([3e38, *[-1.0] * 63]),
+        -0.0,
+    )
     kept = opened(saved(stored), torch.float32, storage="fp8")
     part = matrices(kept)["2.self_attn.v_proj"]
     assert torch.isfinite(part.scale).all()
@@ -176,7 +208,9 @@ def test_rows_of_zeros_stay_zeros_and_tiny_and_huge_ones_stay_finite(state, save
     assert np.abs(rows[1]).max() < 1e-11
     assert np.isclose(rows[2, 0], 3e38, rtol=1e-3)
     stored[name][2] = 1.0
-    assert all(torch.isfinite(rows).all() for rows in states(opened(saved(stored), torch.float32, storage="fp8")).values())
+    assert all(
+        torch.isfinite(rows).all() for rows in states(opened(saved(stored), torch.float32, storage="fp8")).values()
+    )
 
 
 @pytest.mark.parametrize("kind", tiny.FP8_KINDS)
@@ -232,7 +266,9 @@ def test_a_scale_that_does_not_fit_is_refused_when_its_layer_is_loaded(layer, st
 
 @pytest.fixture(params=["stored", "rounded"])
 def kept(request, state, saved):
-    stored, options = (tiny.quantize(state, "rows")[0], {}) if request.param == "stored" else (state, {"storage": "fp8"})
+    stored, options = (
+        (tiny.quantize(state, "rows")[0], {}) if request.param == "stored" else (state, {"storage": "fp8"})
+    )
     return opened(saved(stored), torch.float32, **options)
 
 
@@ -277,7 +313,9 @@ def summed(layer: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
 def layers() -> torch.nn.Sequential:
     """Two in bfloat16, the second with the larger matrix."""
     torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(64, 40), torch.nn.Linear(40, 90)).to(torch.bfloat16).requires_grad_(False)
+    return (
+        torch.nn.Sequential(torch.nn.Linear(64, 40), torch.nn.Linear(40, 90)).to(torch.bfloat16).requires_grad_(False)
+    )
 
 
 @pytest.mark.parametrize("memory", ["shared", "shared by an inner run", "none"])
@@ -315,7 +353,11 @@ def test_the_memory_is_given_back_after_a_failure(layers, monkeypatch):
 def test_whichever_way_a_cpu_sums_the_states_are_near_float32(rows, kind, state, saved, states, monkeypatch):
     """Sixteen are fewer than stand before the fork and more than behind it."""
     monkeypatch.setattr(linear, "float32_from", lambda: rows)
-    stored = {name: value.to(torch.bfloat16) for name, value in state.items()} if kind == "bf16" else tiny.quantize(state, "rows")[0]
+    stored = (
+        {name: value.to(torch.bfloat16) for name, value in state.items()}
+        if kind == "bf16"
+        else tiny.quantize(state, "rows")[0]
+    )
     path = saved(stored)
     full, half = states(opened(path, torch.float32)), states(opened(path, torch.bfloat16))
     for layer in full:

@@ -11,7 +11,8 @@ from host_fixtures import WebUI, same
 from modules import infotext_utils, processing
 
 from zvl_ext import __version__
-from zvl_ext.options import CUSTOM, OPTIONS, PRESETS, Settings
+from zvl_ext.options import CUSTOM, OPTIONS, Settings
+from zvl_ext.presets import PRESETS
 from zvl_ext.reference import Reference, open_reference
 from zvl_ext.webui import infotext, run
 
@@ -45,7 +46,11 @@ def test_nothing_is_claimed_before_the_conditioning_is_made(web: WebUI, picture:
     run.attach(p, [{"enabled": True, "reference": picture}])
     assert not own(p.extra_generation_params)
     web.condition(p)
-    assert own(p.extra_generation_params) == {"ZVL": __version__, "ZVL reference": open_reference(picture).digest[:12], "ZVL model": "tiny-vl"}
+    assert own(p.extra_generation_params) == {
+        "ZVL": __version__,
+        "ZVL reference": open_reference(picture).digest[:12],
+        "ZVL model": "tiny-vl",
+    }
 
 
 def test_it_is_written_when_the_conditioning_comes_from_the_cache(web: WebUI, picture: Any) -> None:
@@ -58,7 +63,9 @@ def test_it_is_written_when_the_conditioning_comes_from_the_cache(web: WebUI, pi
 def test_it_is_taken_out_at_the_next_run(web: WebUI, picture: Any) -> None:
     """Cells of a grid and rounds of a loop share the dict."""
     shared_dict = {"Other extension": 1}
-    web.run(web.p(extra_generation_params=shared_dict), reference=picture, alpha=0.5, system_prompt="Look.", vl_prompt="")
+    web.run(
+        web.p(extra_generation_params=shared_dict), reference=picture, alpha=0.5, system_prompt="Look.", vl_prompt=""
+    )
     assert len(own(shared_dict)) == 6
     web.run(web.p(extra_generation_params=shared_dict), reference=picture)
     assert set(own(shared_dict)) == {"ZVL", "ZVL reference", "ZVL model"}
@@ -84,8 +91,10 @@ def test_the_keys_are_all_ours_and_unique() -> None:
 
 
 NASTY = [
-    "", " ", "  blank on both sides  ", "=", "= 1", "==", "512x512", "a, b", "a: b", "a, b: c, Seed: 7", 'he said "no"', '"', '""', '"quoted"', '"half',
-    "back\\slash", "\\", '\\"', '\\", Seed: 7, X: "', "two\nlines", "\n", "ends with a newline\n", "tab\tand\rreturn", "{prompt}", "{prompt} and {more}",
+    "", " ", "  blank on both sides  "
+    "", "=", "= 1", "==", "512x512", "a, b", "a: b", "a, b: c, Seed: 7", 'he said "no"', '"', '""', '"quoted"', '"half',
+    "back\\slash", "\\", '\\"', '\\", Seed: 7, X: '
+    '"', "two\nlines", "\n", "ends with a newline\n", "tab\tand\rreturn", "{prompt}", "{prompt} and {more}",
     "日本語 🍎 ünï", "\u2028", "None", "True", "0.5", "Negative prompt: x",
     "Steps: 1, Sampler: y, CFG scale: 2", "<b>&amp;</b>", "comma at the end,", ":", ",", "x" * 5000,
 ]  # fmt: skip
@@ -110,7 +119,12 @@ def values_of(option: Any) -> list[Any]:
     if option.kind in ("number", "integer"):
         steps = int((option.maximum - option.minimum) / option.step)
         number = float if option.kind == "number" else int
-        return sorted({number(round(option.minimum + step * option.step, 6)) for step in (0, 1, steps // 3, steps // 2, steps - 1, steps)})
+        return sorted(
+            {
+                number(round(option.minimum + step * option.step, 6))
+                for step in (0, 1, steps // 3, steps // 2, steps - 1, steps)
+            }
+        )
     return ["some text"]
 
 
@@ -130,11 +144,25 @@ def test_every_option_comes_back(web: WebUI, opened: Reference, option: Any) -> 
 
 def test_all_options_at_once(web: WebUI, opened: Reference) -> None:
     settings = Settings(
-        alpha=0.07, hidden_layer=-2, token_mode="all", scale_to_text=False, normalization="hybrid", outlier_repair="clamp", outlier_threshold=2.5,
-        length_match="truncate", blend_mode="adain_per_dim", reference_tokens=576, vl_prompt='a, "b": c\n', system_prompt="512x512",
-    )  # fmt: skip
-    parameters = parsed(web, {"Before": 1, **infotext.write(settings, opened, "folder/model.safetensors")}, After="a, b")
-    assert {o.name: infotext.read(o, parameters) for o in WRITTEN} == {o.name: getattr(settings, o.name) for o in WRITTEN}
+        alpha=0.07,
+        hidden_layer=-2,
+        token_mode="all",
+        scale_to_text=False,
+        normalization="hybrid",
+        outlier_repair="clamp",
+        outlier_threshold=2.5,
+        length_match="truncate",
+        blend_mode="adain_per_dim",
+        reference_tokens=576,
+        vl_prompt='a, "b": c\n',
+        system_prompt="512x512",
+    )
+    parameters = parsed(
+        web, {"Before": 1, **infotext.write(settings, opened, "folder/model.safetensors")}, After="a, b"
+    )
+    assert {o.name: infotext.read(o, parameters) for o in WRITTEN} == {
+        o.name: getattr(settings, o.name) for o in WRITTEN
+    }
     assert parameters["ZVL model"] == "folder/model.safetensors"
     assert parameters["ZVL reference"] == opened.digest[:12]
 
@@ -165,7 +193,10 @@ def test_defaults_are_left_out_and_read_as_defaults(web: WebUI, opened: Referenc
 
 def test_the_preset_is_the_one_that_the_settings_amount_to(web: WebUI, opened: Reference) -> None:
     for name, values in PRESETS.items():
-        assert infotext.preset(parsed(web, infotext.write(dataclasses.replace(Settings(), **values), opened, "tiny-vl"))) == name
+        assert (
+            infotext.preset(parsed(web, infotext.write(dataclasses.replace(Settings(), **values), opened, "tiny-vl")))
+            == name
+        )
     assert infotext.preset(parsed(web, infotext.write(Settings(alpha=0.31), opened, "tiny-vl"))) == CUSTOM
 
 
@@ -192,7 +223,9 @@ def test_a_value_that_is_none_leaves_its_control_alone(web: WebUI, key: str, val
 
 
 def test_the_written_settings_make_the_same_conditioning_again(web: WebUI, picture: Any) -> None:
-    first = web.run(web.p(), reference=picture, alpha=0.55, token_mode="all", blend_mode="slerp", system_prompt="Look, then: answer")
+    first = web.run(
+        web.p(), reference=picture, alpha=0.55, token_mode="all", blend_mode="slerp", system_prompt="Look, then: answer"
+    )
     parameters = parsed(web, own(first.extra_generation_params))
     pasted = {o.name: infotext.read(o, parameters) for o in OPTIONS if o.infotext and o.kind != "image"}
     assert same(web.run(web.p(), reference=picture, **pasted).c, first.c)

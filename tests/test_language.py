@@ -8,9 +8,10 @@ import torch
 from test_checkpoint import mapped
 from test_sequence import PROMPTS
 
-from zvl_ext import vision
-from zvl_ext.checkpoint import Checkpoint, open_checkpoint
-from zvl_ext.language import load
+from zvl_ext.qwen3vl import vision
+from zvl_ext.qwen3vl.checkpoint import Checkpoint
+from zvl_ext.qwen3vl.files import open_checkpoint
+from zvl_ext.qwen3vl.language import load
 from zvl_ext.reference import open_reference
 from zvl_ext.sequence import TEMPLATE, build_sequence
 
@@ -33,7 +34,9 @@ def relative_error(got: torch.Tensor, wanted: torch.Tensor) -> float:
 
 
 def sequence_for(checkpoint, encode, prompt, reference, tokens=TOKENS, system=""):
-    return build_sequence(encode(TEMPLATE.format(prompt)), checkpoint.grid(reference, tokens), encode, system, checkpoint.vision_tokens)
+    return build_sequence(
+        encode(TEMPLATE.format(prompt)), checkpoint.grid(reference, tokens), encode, system, checkpoint.vision_tokens
+    )
 
 
 def compare(loaded, plain, tokenizer, encode, prompt, size, system="", tokens=TOKENS) -> None:
@@ -74,19 +77,27 @@ def test_with_a_system_text_the_states_are_still_those_of_transformers(system, l
     compare(loaded, model, tokenizer, encode, "a photo of a cat", (160, 96), system)
 
 
-def test_a_model_whose_config_tells_what_its_shapes_do_not_is_read_by_its_config(irregular, irregular_folder, tokenizer, encode):
+def test_a_model_whose_config_tells_what_its_shapes_do_not_is_read_by_its_config(
+    irregular, irregular_folder, tokenizer, encode
+):
     loaded = load(open_checkpoint(str(irregular_folder)), torch.float32)
     for name in ("ordinary", "two line breaks first"):
         compare(loaded, irregular, tokenizer, encode, PROMPTS[name], (160, 96))
 
 
 def test_a_single_file_gives_the_states_of_the_folder(model, tokenizer, encode, tmp_path):
-    path = tiny.save_single(tiny.inner_state(model), tmp_path / "one.safetensors", "model.layers + visual", tiny.config_metadata(model.config))
+    path = tiny.save_single(
+        tiny.inner_state(model),
+        tmp_path / "one.safetensors",
+        "model.layers + visual",
+        tiny.config_metadata(model.config),
+    )
     compare(load(open_checkpoint(str(path)), torch.float32), model, tokenizer, encode, "a photo of a cat", (160, 96))
 
 
 def test_a_single_file_whose_configuration_is_derived_gives_the_states_of_the_folder(model, loaded, encode, tmp_path):
-    """Without metadata the ids of the vision block are Qwen3-VL's own, which this vocabulary does not have: the sequence brings others."""
+    """Without metadata the ids of the vision block are Qwen3-VL's own, which this vocabulary does not have: the
+    sequence brings others."""
     path = tiny.save_single(tiny.inner_state(model), tmp_path / "one.safetensors", "model.layers + visual")
     derived = load(open_checkpoint(str(path)), torch.float32)
     reference = open_reference(tiny.picture(160, 96))
@@ -170,7 +181,10 @@ def hooks(module: torch.nn.Module) -> int:
 @pytest.mark.parametrize(("layers", "run"), [([-5], 1), ([-4], 2), ([-2], 4), ([-1], 5), ([-4, -2], 4), ([-5, -1], 5)])
 def test_only_the_layers_that_are_needed_run(layers, run, loaded, prepared):
     calls = []
-    handles = [layer.register_forward_hook(lambda *_, i=i: calls.append(i)) for i, layer in enumerate(loaded.module.language_model.layers)]
+    handles = [
+        layer.register_forward_hook(lambda *_, i=i: calls.append(i))
+        for i, layer in enumerate(loaded.module.language_model.layers)
+    ]
     try:
         got = loaded.hidden_states(*prepared, TOKENS, layers)
     finally:
@@ -182,7 +196,9 @@ def test_only_the_layers_that_are_needed_run(layers, run, loaded, prepared):
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_one_layer_alone_is_the_same_as_among_all(layer, loaded, prepared):
-    assert torch.equal(loaded.hidden_states(*prepared, TOKENS, [layer])[layer], loaded.hidden_states(*prepared, TOKENS, LAYERS)[layer])
+    assert torch.equal(
+        loaded.hidden_states(*prepared, TOKENS, [layer])[layer], loaded.hidden_states(*prepared, TOKENS, LAYERS)[layer]
+    )
 
 
 def test_the_same_call_gives_the_same_bits(loaded, prepared):
@@ -213,7 +229,9 @@ class InterruptedPassError(Exception):
     """What a host raises in the middle of a pass."""
 
 
-@pytest.mark.parametrize("where", ["visual.blocks.1", "language_model.layers.0", "language_model.layers.1", "language_model.rotary_emb"])
+@pytest.mark.parametrize(
+    "where", ["visual.blocks.1", "language_model.layers.0", "language_model.layers.1", "language_model.rotary_emb"]
+)
 def test_after_an_interruption_the_model_is_whole_and_works(where, loaded, prepared):
     every = loaded.module.language_model.layers
     wanted = loaded.hidden_states(*prepared, TOKENS, [-4])[-4]
@@ -255,7 +273,11 @@ EMBEDDING = "language_model.embed_tokens.weight"
 
 
 def in_layers(checkpoint, first, end) -> list[str]:
-    return sorted(name for name in checkpoint.tensors if name.startswith(tuple(f"language_model.layers.{i}." for i in range(first, end))))
+    return sorted(
+        name
+        for name in checkpoint.tensors
+        if name.startswith(tuple(f"language_model.layers.{i}." for i in range(first, end)))
+    )
 
 
 @pytest.mark.parametrize("storage", ["auto", "fp8"])
@@ -270,7 +292,9 @@ def test_only_the_tensors_of_the_layers_that_are_asked_for_are_read(depth, stora
 
 
 @pytest.mark.parametrize("steps", [(1, 2, 3, 4, 5), (1, 5), (3, 3, 2, 5, 1)])
-def test_going_deeper_reads_what_is_missing_and_gives_the_model_that_was_loaded_whole(steps, checkpoint, loaded, prepared, read):
+def test_going_deeper_reads_what_is_missing_and_gives_the_model_that_was_loaded_whole(
+    steps, checkpoint, loaded, prepared, read
+):
     model, there = load(checkpoint, torch.float32, steps[0]), steps[0]
     for depth in steps[1:]:
         read.clear()
@@ -300,11 +324,16 @@ def test_what_is_wrong_with_a_deep_layer_is_told_when_the_first_is_loaded(fault,
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("computed", [torch.float32, torch.bfloat16])
-def test_the_embedding_stays_as_it_is_stored_and_gives_the_rows_that_a_conversion_would(stored, computed, model, encode, tmp_path):
+def test_the_embedding_stays_as_it_is_stored_and_gives_the_rows_that_a_conversion_would(
+    stored, computed, model, encode, tmp_path
+):
     """Against a file in which everything has the dtype that is computed in."""
     state = {name: value.to(stored) for name, value in tiny.inner_state(model).items()}
     models = []
-    for name, tensors in (("stored", state), ("converted", {name: value.to(computed) for name, value in state.items()})):
+    for name, tensors in (
+        ("stored", state),
+        ("converted", {name: value.to(computed) for name, value in state.items()}),
+    ):
         path = tiny.save_single(tensors, tmp_path / f"{name}.safetensors", metadata=tiny.config_metadata(model.config))
         models.append(load(open_checkpoint(str(path)), computed))
     assert models[0].embedding.weight.dtype == stored
@@ -339,7 +368,9 @@ def test_a_layer_that_does_not_exist_is_refused(layer, loaded, prepared, refused
 @pytest.mark.parametrize("extra", [tiny.EMBEDDINGS, 151655])
 def test_ids_outside_the_vocabulary_are_refused(extra, loaded, encode, refused):
     reference = open_reference(tiny.picture(160, 96))
-    sequence = build_sequence([*encode(TEMPLATE.format("a")), extra], (3, 5), encode, "", loaded.checkpoint.vision_tokens)
+    sequence = build_sequence(
+        [*encode(TEMPLATE.format("a")), extra], (3, 5), encode, "", loaded.checkpoint.vision_tokens
+    )
     with refused(f"vocabulary of {tiny.EMBEDDINGS}, the prompt a token {extra}"):
         loaded.hidden_states(sequence, reference, TOKENS, [-1])
 
@@ -350,10 +381,14 @@ def test_a_sequence_for_another_picture_is_a_mistake_of_the_program(loaded, prep
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_values_that_are_not_finite_are_refused_with_the_layer_and_the_model_stays_whole(value, folder, encode, prepared, refused):
+def test_values_that_are_not_finite_are_refused_with_the_layer_and_the_model_stays_whole(
+    value, folder, encode, prepared, refused
+):
     broken = load(open_checkpoint(str(folder)), torch.float32)
     weight = broken.module.language_model.layers[2].mlp.down_proj.weight
-    broken.module.language_model.layers[2].mlp.down_proj.weight = torch.nn.Parameter(torch.full_like(weight, value), requires_grad=False)
+    broken.module.language_model.layers[2].mlp.down_proj.weight = torch.nn.Parameter(
+        torch.full_like(weight, value), requires_grad=False
+    )
     with refused(r"Hidden layer -2 of tiny-vl has values that are not finite"):
         broken.hidden_states(*prepared, TOKENS, [-2])
     assert len(broken.module.language_model.layers) == 5

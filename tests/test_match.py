@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from zvl_ext.match import match_length, match_text
+from zvl_ext.mixing.match import match_length, match_text
 
 
 def rows(count: int, hidden: int = 6, seed: int = 0) -> torch.Tensor:
@@ -18,7 +18,9 @@ def resampled(v: np.ndarray, n: int) -> np.ndarray:
     return np.stack([np.interp(at, np.arange(m), v[:, i]) for i in range(v.shape[1])], axis=1)
 
 
-@pytest.mark.parametrize(("m", "n"), [(2, 7), (7, 2), (258, 14), (14, 258), (1, 5), (5, 1), (3, 4), (4, 3), (100, 99), (1, 2)])
+@pytest.mark.parametrize(
+    ("m", "n"), [(2, 7), (7, 2), (258, 14), (14, 258), (1, 5), (5, 1), (3, 4), (4, 3), (100, 99), (1, 2)]
+)
 def test_interpolation_is_linear_along_the_sequence(m, n):
     vl, text = rows(m), rows(n, seed=1)
     matched, kept = match_length(vl, text, "interpolate")

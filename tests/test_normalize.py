@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from zvl_ext.normalize import normalize, repair_outliers
-from zvl_ext.statistics import ReferenceStatistics
+from zvl_ext.mixing.normalize import Target, normalize, repair_outliers
+from zvl_ext.mixing.statistics import ReferenceStatistics
 
 HIDDEN = 24
 MODES = ("global", "per_dim", "hybrid")
@@ -48,32 +48,32 @@ def assert_close(got: torch.Tensor, wanted: np.ndarray, tolerance: float = 1e-5)
 @pytest.mark.parametrize("count", [2, 3, 17, 300])
 def test_every_mode_is_its_formula(mode, count, reference):
     v = rows(count)
-    assert_close(normalize(as_tensor(v), mode, reference), expected(v, mode, reference))
+    assert_close(normalize(as_tensor(v), mode, Target(reference)), expected(v, mode, reference))
 
 
 def test_none_changes_nothing(reference):
     v = as_tensor(rows(9))
-    assert torch.equal(normalize(v, "none", None), v)
+    assert torch.equal(normalize(v, "none", Target()), v)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_input_is_not_written_into(mode, reference):
     v = as_tensor(rows(9))
     before = v.clone()
-    normalize(v, mode, reference)
+    normalize(v, mode, Target(reference))
     repair_outliers(v, "zero", 1.0, reference)
     assert torch.equal(v, before)
 
 
 def test_global_brings_the_spread_of_all_values_to_the_references(reference):
-    v = normalize(as_tensor(rows(50)), "global", reference)
+    v = normalize(as_tensor(rows(50)), "global", Target(reference))
     assert float(v.double().std()) == pytest.approx(61.1, rel=1e-5)
 
 
 def test_per_dim_brings_every_dimension_to_the_references_mean_and_spread(reference):
     random = np.random.default_rng(5)
     v = random.uniform(-1, 1, (400, HIDDEN))  # nothing reaches three standard deviations, so nothing is clipped
-    result = normalize(as_tensor(v), "per_dim", reference).double()
+    result = normalize(as_tensor(v), "per_dim", Target(reference)).double()
     assert torch.allclose(result.mean(dim=0), reference.per_dim_mean.double(), atol=1e-3)
     assert torch.allclose(result.std(dim=0), reference.per_dim_std.double(), rtol=1e-4)
 
@@ -81,7 +81,7 @@ def test_per_dim_brings_every_dimension_to_the_references_mean_and_spread(refere
 def test_per_dim_clips_at_three_standard_deviations(reference):
     v = rows(200)
     v[7, 5] += 1e4
-    result = normalize(as_tensor(v), "per_dim", reference).double()
+    result = normalize(as_tensor(v), "per_dim", Target(reference)).double()
     limit = 3 * reference.per_dim_std.double()
     assert ((result - reference.per_dim_mean).abs() <= limit * (1 + 1e-5)).all()
     assert float(result[7, 5]) == pytest.approx(float(reference.per_dim_mean[5] + limit[5]), rel=1e-5)
@@ -91,33 +91,33 @@ def test_per_dim_clips_at_three_standard_deviations(reference):
 def test_a_constant_dimension_stays_finite(mode, reference):
     v = rows(20)
     v[:, 4] = 7.0
-    assert_close(normalize(as_tensor(v), mode, reference), expected(v, mode, reference))
+    assert_close(normalize(as_tensor(v), mode, Target(reference)), expected(v, mode, reference))
 
 
 def test_a_constant_dimension_becomes_the_references_mean(reference):
     v = rows(20)
     v[:, 4] = 8.0
-    result = normalize(as_tensor(v), "per_dim", reference)
+    result = normalize(as_tensor(v), "per_dim", Target(reference))
     assert torch.allclose(result[:, 4], reference.per_dim_mean[4].expand(20))
 
 
 def test_one_row_has_no_spread_per_dimension_and_becomes_the_references_mean(reference):
-    assert torch.equal(normalize(as_tensor(rows(1)), "per_dim", reference), reference.per_dim_mean[None])
+    assert torch.equal(normalize(as_tensor(rows(1)), "per_dim", Target(reference)), reference.per_dim_mean[None])
 
 
 def test_one_row_is_scaled_by_its_own_spread(reference):
     v = rows(1)
-    assert_close(normalize(as_tensor(v), "global", reference), v * (reference.global_std / v.std(ddof=1)))
+    assert_close(normalize(as_tensor(v), "global", Target(reference)), v * (reference.global_std / v.std(ddof=1)))
 
 
 def test_zeros_stay_finite_in_every_mode(reference):
     for mode in MODES:
-        assert torch.isfinite(normalize(torch.zeros(5, HIDDEN), mode, reference)).all()
+        assert torch.isfinite(normalize(torch.zeros(5, HIDDEN), mode, Target(reference))).all()
 
 
 def test_an_unknown_mode_is_a_mistake_of_the_program(reference):
     with pytest.raises(ValueError, match="unknown normalization"):
-        normalize(torch.zeros(2, HIDDEN), "median", reference)
+        normalize(torch.zeros(2, HIDDEN), "median", Target(reference))
 
 
 # --- outlier repair
@@ -156,7 +156,10 @@ def test_dimensions_that_are_no_outliers_keep_their_bits(mode, reference):
     assert torch.equal(result[:, rest], v[:, rest])
 
 
-@pytest.mark.parametrize(("mode", "ratio", "becomes"), [("clamp", 50, 10), ("clamp", 0.01, 0.1), ("scale", 50, 1), ("scale", 0.01, 1), ("zero", 50, 0)])
+@pytest.mark.parametrize(
+    ("mode", "ratio", "becomes"),
+    [("clamp", 50, 10), ("clamp", 0.01, 0.1), ("scale", 50, 1), ("scale", 0.01, 1), ("zero", 50, 0)],
+)
 def test_the_spread_after_the_repair_is_the_promised_one(mode, ratio, becomes, reference):
     result, _ = repair_outliers(as_tensor(with_ratios([ratio], reference)), mode, 10.0, reference)
     assert float(result[:, 0].double().std() / reference.per_dim_std[0]) == pytest.approx(becomes, rel=1e-4)
@@ -171,7 +174,12 @@ def test_no_repair_counts_nothing_and_needs_no_statistics():
 
 def test_a_higher_threshold_repairs_fewer(reference):
     v = as_tensor(with_ratios(RATIOS, reference))
-    assert [repair_outliers(v, "zero", threshold, reference)[1] for threshold in (2.0, 10.0, 100.0, 1000.0)] == [8, 6, 2, 0]
+    assert [repair_outliers(v, "zero", threshold, reference)[1] for threshold in (2.0, 10.0, 100.0, 1000.0)] == [
+        8,
+        6,
+        2,
+        0,
+    ]
 
 
 @pytest.mark.parametrize("mode", ["clamp", "scale"])

@@ -10,10 +10,26 @@ from zvl_ext.options import BY_NAME, OPTIONS, Settings, preset_of
 
 # The order of the positional API, as the design lists the names. New options go behind these.
 FIRST_NAMES = [
-    "enabled", "engine", "reference", "model", "preset", "alpha", "hidden_layer", "token_mode",
-    "scale_to_text", "normalization", "outlier_repair", "outlier_threshold", "length_match", "blend_mode", "image_dropout", "reference_tokens", "vl_prompt",
-    "system_prompt", "device",
-]  # fmt: skip
+    "enabled",
+    "engine",
+    "reference",
+    "model",
+    "preset",
+    "alpha",
+    "hidden_layer",
+    "token_mode",
+    "scale_to_text",
+    "normalization",
+    "outlier_repair",
+    "outlier_threshold",
+    "length_match",
+    "blend_mode",
+    "image_dropout",
+    "reference_tokens",
+    "vl_prompt",
+    "system_prompt",
+    "device",
+]
 
 
 def test_the_positional_order_never_changes():
@@ -21,7 +37,9 @@ def test_the_positional_order_never_changes():
 
 
 def test_the_fields_of_settings_are_the_options():
-    assert [field.name for field in dataclasses.fields(Settings)] == [option.name for option in OPTIONS] == list(BY_NAME)
+    assert (
+        [field.name for field in dataclasses.fields(Settings)] == [option.name for option in OPTIONS] == list(BY_NAME)
+    )
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
@@ -84,7 +102,9 @@ def test_a_long_wrong_value_is_shown_shortened(refused):
         BY_NAME["token_mode"].check("x" * 10_000)
 
 
-@pytest.mark.parametrize(("name", "value", "meant"), [("hidden_layer", -8.0, -8), ("alpha", 1, 1.0), ("reference_tokens", 64.0, 64)])
+@pytest.mark.parametrize(
+    ("name", "value", "meant"), [("hidden_layer", -8.0, -8), ("alpha", 1, 1.0), ("reference_tokens", 64.0, 64)]
+)
 def test_json_and_sliders_may_write_whole_numbers_either_way(name, value, meant):
     checked = BY_NAME[name].check(value)
     assert (checked, type(checked)) == (meant, type(meant))
@@ -126,7 +146,10 @@ def test_an_unknown_name_without_a_neighbour_is_refused(name, refused):
 
 
 def test_a_preset_with_its_own_value_repeated_stays_that_preset():
-    assert Settings.from_mapping({"preset": "Research image tokens", "token_mode": "image"}).preset == "Research image tokens"
+    assert (
+        Settings.from_mapping({"preset": "Research image tokens", "token_mode": "image"}).preset
+        == "Research image tokens"
+    )
 
 
 # --- positional values
@@ -154,7 +177,9 @@ def test_a_wrong_value_among_positions_is_refused(refused):
 
 
 def test_settings_survive_a_round_trip_through_names_and_positions():
-    changed = Settings.from_mapping({"enabled": True, "alpha": 0.55, "token_mode": "all", "system_prompt": "Zwei\nZeilen", "device": "cpu"})
+    changed = Settings.from_mapping(
+        {"enabled": True, "alpha": 0.55, "token_mode": "all", "system_prompt": "Zwei\nZeilen", "device": "cpu"}
+    )
     values = dataclasses.asdict(changed)
     assert Settings.from_mapping(values) == changed
     assert Settings.from_positions(list(values.values())) == changed

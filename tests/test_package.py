@@ -12,26 +12,36 @@ from zvl_ext.options import OPTIONS
 
 HEAVY = ("torch", "transformers", "gradio", "numpy", "PIL", "safetensors", "tokenizers", "diffusers")
 ROOM = Path(__file__).resolve().parents[1] / "zvl_ext"
-CORE = sorted(path.stem for path in ROOM.glob("*.py") if not path.stem.startswith("__"))  # all modules that are in no subfolder
+CORE = sorted(
+    path.stem for path in ROOM.glob("*.py") if not path.stem.startswith("__")
+)  # all modules that are in no subfolder
 
 
 def loaded_by(statement: str, root: Path) -> set[str]:
     """Top-level packages in memory after a statement in a fresh interpreter."""
     script = f"import sys\n{statement}\nprint('\\n'.join({{name.partition('.')[0] for name in sys.modules}}))"
-    return set(subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True).stdout.split())
+    return set(
+        subprocess.run(
+            [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True
+        ).stdout.split()
+    )
 
 
-@pytest.mark.parametrize("module", ["zvl_ext", "zvl_ext.options", "zvl_ext.errors", "zvl_ext.__main__", "zvl_ext.hosts"])
+@pytest.mark.parametrize(
+    "module", ["zvl_ext", "zvl_ext.options", "zvl_ext.errors", "zvl_ext.__main__", "zvl_ext.hosts"]
+)
 def test_a_start_that_does_not_generate_loads_nothing_heavy(module, root):
     assert not loaded_by(f"import {module}", root) & set(HEAVY)
 
 
-@pytest.mark.parametrize("module", ["zvl_ext.reference", "zvl_ext.sequence", "zvl_ext.checkpoint"])
+@pytest.mark.parametrize(
+    "module", ["zvl_ext.reference", "zvl_ext.sequence", "zvl_ext.qwen3vl.files", "zvl_ext.qwen3vl.checkpoint"]
+)
 def test_references_sequences_and_headers_do_not_need_torch(module, root):
     assert not loaded_by(f"import {module}", root) & {"torch", "transformers", "gradio"}
 
 
-@pytest.mark.parametrize("module", ["zvl_ext.language", "zvl_ext.conditioner", "zvl_ext.hosts.standalone"])
+@pytest.mark.parametrize("module", ["zvl_ext.qwen3vl.language", "zvl_ext.conditioner", "zvl_ext.hosts.standalone"])
 def test_transformers_is_imported_on_first_use_only(module, root):
     assert not loaded_by(f"import {module}", root) & {"transformers", "gradio", "tokenizers"}
 
@@ -57,7 +67,17 @@ def test_the_core_knows_neither_a_host_nor_gradio(name, root):
 def test_weights_are_never_unpickled_and_nothing_is_fetched(root):
     for name in (*CORE, "__main__", "hosts/standalone"):
         used = {each.partition(".")[0] for each in imports(root / "zvl_ext" / f"{name}.py")}
-        assert not used & {"pickle", "shelve", "marshal", "requests", "urllib", "http", "httpx", "socket", "huggingface_hub"}, name
+        assert not used & {
+            "pickle",
+            "shelve",
+            "marshal",
+            "requests",
+            "urllib",
+            "http",
+            "httpx",
+            "socket",
+            "huggingface_hub",
+        }, name
         assert "torch.load" not in (root / "zvl_ext" / f"{name}.py").read_text(encoding="utf-8"), name
 
 

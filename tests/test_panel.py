@@ -19,9 +19,12 @@ from modules import infotext_utils, script_callbacks, scripts  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from zvl_ext.budget import weight_bytes  # noqa: E402
-from zvl_ext.hosts import forge, forge_models  # noqa: E402
-from zvl_ext.options import BY_NAME, CUSTOM, OPTIONS, PRESETS, Settings  # noqa: E402
-from zvl_ext.webui import infotext, panel, run  # noqa: E402
+from zvl_ext.hosts import forge_files, forge_memory  # noqa: E402
+from zvl_ext.options import BY_NAME, CUSTOM, OPTIONS, Settings  # noqa: E402
+from zvl_ext.presets import PRESETS  # noqa: E402
+from zvl_ext.webui import infotext, panel  # noqa: E402
+from zvl_ext.webui.host import WebUI as PanelHost  # noqa: E402
+from zvl_ext.webui.kept import KEEPER  # noqa: E402
 
 pytest_plugins = ["host_fixtures"]
 
@@ -38,7 +41,7 @@ class Built:
 
     def __init__(self) -> None:
         with gr.Blocks() as self.page:
-            components, self.fields = panel.build(TITLE, elem_id)
+            components, self.fields = panel.build(TITLE, elem_id, PanelHost())
         self.controls = dict(zip([o.name for o in OPTIONS], components))
         self.components = components
 
@@ -110,7 +113,11 @@ def test_a_fresh_panels_values_are_the_default_settings(built: Built) -> None:
 def test_kinds_ranges_and_choices(built: Built) -> None:
     for option, component in zip(OPTIONS, built.components):
         if option.kind in ("number", "integer"):
-            assert (component.minimum, component.maximum, component.step) == (option.minimum, option.maximum, option.step)
+            assert (component.minimum, component.maximum, component.step) == (
+                option.minimum,
+                option.maximum,
+                option.step,
+            )
         elif option.kind == "choice":
             assert [value for _, value in component.choices] == list(option.choices)
         elif option.kind == "image":
@@ -156,7 +163,14 @@ def test_several_panels_stand_side_by_side(web: WebUI) -> None:
 def test_no_weights_say_what_to_get_and_where_to_put_it(web: WebUI) -> None:
     (web.weights / "tiny-vl").unlink()
     html = Built().html()
-    for part in ("Qwen/Qwen3-VL-4B-Instruct", "8.9 GB", "qwen3vl_4b_bf16.safetensors", "qwen3vl_4b_fp8_scaled.safetensors", "5.2 GB", str(web.weights)):
+    for part in (
+        "Qwen/Qwen3-VL-4B-Instruct",
+        "8.9 GB",
+        "qwen3vl_4b_bf16.safetensors",
+        "qwen3vl_4b_fp8_scaled.safetensors",
+        "5.2 GB",
+        str(web.weights),
+    ):
         assert part in html
     assert Built().controls["model"].value is None
 
@@ -201,8 +215,12 @@ def machine(web: WebUI, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def make(card: float, free: float) -> None:
         # "meta" stands for a graphics card
         monkeypatch.setattr(mm, "text_encoder_device", lambda: torch.device("meta" if card else "cpu"))
-        monkeypatch.setattr(mm, "get_total_memory", lambda device=None, *a: int((card if device.type == "meta" else 64) * GIB))
-        monkeypatch.setattr(mm, "get_free_memory", lambda device=None, *a: int((free if device.type == "cpu" else card / 2) * GIB))
+        monkeypatch.setattr(
+            mm, "get_total_memory", lambda device=None, *a: int((card if device.type == "meta" else 64) * GIB)
+        )
+        monkeypatch.setattr(
+            mm, "get_free_memory", lambda device=None, *a: int((free if device.type == "cpu" else card / 2) * GIB)
+        )
 
     make(8, 16)
     return make
@@ -239,12 +257,15 @@ def test_it_is_said_again_after_refreshing(built: Built) -> None:
 @pytest.mark.parametrize(
     ("card", "free", "values", "says"),
     [
-        (0.5, 16, MORE, "takes about 0.8 GiB and does not fit the graphics card (0.5 GiB): it runs on the CPU, which is slower. "
+        (0.5, 16, MORE, "takes about 0.8 GiB and does not fit the graphics card (0.5 GiB): it runs on the CPU, which "
+        "is slower. "
                         "Choose a reference of 256 tokens.</p>"),
-        (0.5, 0.6, MORE, "takes about 0.8 GiB and fits neither the graphics card (0.5 GiB) nor the main memory that is free (0.6 GiB). "
+        (0.5, 0.6, MORE, "takes about 0.8 GiB and fits neither the graphics card (0.5 GiB) nor the main memory that is "
+        "free (0.6 GiB). "
                          "Choose a reference of 256 tokens. Close other programs.</p>"),
         (0.2, 16, MORE, "it runs on the CPU, which is slower.</p>"),  # and nothing to choose would change that
-        (8, 16, {"device": "cpu"}, "takes about 0.4 GiB while it reads the reference; 16.0 GiB of main memory are free.</p>"),
+        (8, 16, {"device": "cpu"}, "takes about 0.4 GiB while it reads the reference; 16.0 GiB of main memory are "
+        "free.</p>"),
         (0, 16, {}, "takes about 0.4 GiB while it reads the reference; 16.0 GiB of main memory are free.</p>"),
         (0, 0.5, MORE, "takes about 0.8 GiB and does not fit the main memory that is free (0.5 GiB). "
                        "Choose a reference of 256 tokens. Close other programs.</p>"),
@@ -258,7 +279,9 @@ def test_where_it_is_read_and_whether_it_fits(machine: Any, card: float, free: f
 
 def test_only_what_would_make_it_fit_is_recommended(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     bytes_of = {"blend auto": 3 * GIB, "blend fp8": 2 * GIB, "splice auto": GIB}
-    monkeypatch.setattr(forge, "weight_bytes", lambda opened, settings, size: bytes_of[f"{settings.engine} {settings.storage}"])
+    monkeypatch.setattr(
+        forge_memory, "weight_bytes", lambda opened, settings, size: bytes_of[f"{settings.engine} {settings.storage}"]
+    )
     machine(2.9, 16)
     assert "Choose engine splice or weights in memory fp8.</p>" in memory_line()
     machine(1.9, 16)
@@ -273,33 +296,43 @@ def test_a_web_ui_that_uses_no_video_memory_reads_in_main_memory(machine: Any, m
 
 
 @pytest.mark.parametrize(("dtype", "itemsize"), [("float32", 4), ("bfloat16", 2), ("float16", 2), ("float8_e4m3fn", 2)])
-def test_the_weights_are_counted_in_the_dtype_that_is_computed_in(machine: Any, monkeypatch: pytest.MonkeyPatch, dtype: str, itemsize: int) -> None:
+def test_the_weights_are_counted_in_the_dtype_that_is_computed_in(
+    machine: Any, monkeypatch: pytest.MonkeyPatch, dtype: str, itemsize: int
+) -> None:
     monkeypatch.setattr(mm, "text_encoder_dtype", lambda *a: getattr(torch, dtype))
     settings = Settings(reference_tokens=4)
-    expected = weight_bytes(forge.checkpoint(""), settings, itemsize) + GIB // 4 + 2 * 2**20
-    assert forge.memory(settings).needed == expected
+    expected = weight_bytes(forge_files.checkpoint(""), settings, itemsize) + GIB // 4 + 2 * 2**20
+    assert PanelHost().memory(settings).needed == expected
 
 
 def test_what_is_held_already_counts_as_free(machine: Any, web: WebUI, picture: Any) -> None:
     machine(0, 16)
-    before = forge.memory(Settings()).free
+    before = PanelHost().memory(Settings()).free
     assert before == 16 * GIB
     web.run(web.p(), reference=picture)
-    held = sum(p.nbytes for p in forge_models._LOADED.patcher.model.parameters())
+    held = sum(p.nbytes for p in KEEPER.residence.patcher.model.parameters())
     assert held > 10**5
-    assert 0 <= forge.memory(Settings()).free - before - held < held / 10, "buffers are held, too"
-    forge_models._LOADED.drop()
-    assert forge.memory(Settings()).free == before
+    assert 0 <= PanelHost().memory(Settings()).free - before - held < held / 10, "buffers are held, too"
+    KEEPER.residence.drop()
+    assert PanelHost().memory(Settings()).free == before
 
 
 def test_without_weights_and_while_a_number_is_being_typed_nothing_is_said(machine: Any, web: WebUI) -> None:
-    for values in ({"hidden_layer": None}, {"hidden_layer": -80}, {"reference_tokens": 2.5}, {"device": "gpu"}, {"model": "gone"}):
+    for values in (
+        {"hidden_layer": None},
+        {"hidden_layer": -80},
+        {"reference_tokens": 2.5},
+        {"device": "gpu"},
+        {"model": "gone"},
+    ):
         assert memory_line(**values) == ""
     (web.weights / "tiny-vl").unlink()
     assert memory_line() == Built().memory.value == ""
 
 
-def test_what_cant_be_told_is_left_out_and_breaks_nothing(machine: Any, web: WebUI, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cant_be_told_is_left_out_and_breaks_nothing(
+    machine: Any, web: WebUI, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (web.weights / "broken.safetensors").write_bytes(b"nothing")
     assert memory_line(model="broken.safetensors") == ""
     assert memory_line(model="tiny-vl")
@@ -307,17 +340,21 @@ def test_what_cant_be_told_is_left_out_and_breaks_nothing(machine: Any, web: Web
     assert memory_line(model="tiny-vl") == ""
 
 
-def test_the_headers_are_read_once_for_each_state_of_the_files(machine: Any, web: WebUI, vl_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_headers_are_read_once_for_each_state_of_the_files(
+    machine: Any, web: WebUI, vl_folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened: list[str] = []
-    real = forge.open_checkpoint
-    monkeypatch.setattr(forge, "open_checkpoint", lambda path, name: opened.append(name) or real(path, name))
+    real = forge_files.open_checkpoint
+    monkeypatch.setattr(forge_files, "open_checkpoint", lambda path, name: opened.append(name) or real(path, name))
     for layer in range(-1, -9, -1):
         assert memory_line(hidden_layer=layer)
     assert opened == ["tiny-vl"]
     copy = web.weights / "copy"
     copy.mkdir()
     for file in vl_folder.iterdir():
-        (copy / file.name).symlink_to(file) if file.suffix == ".safetensors" else (copy / file.name).write_bytes(file.read_bytes())
+        (copy / file.name).symlink_to(file) if file.suffix == ".safetensors" else (copy / file.name).write_bytes(
+            file.read_bytes()
+        )
     for _ in range(2):
         memory_line(model="copy")
     assert opened == ["tiny-vl", "copy"]
@@ -332,10 +369,12 @@ def test_the_headers_are_read_once_for_each_state_of_the_files(machine: Any, web
 # --- the buttons
 
 
-def test_the_forget_button_drops_what_runs_have_kept_and_says_how_much(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_forget_button_drops_what_runs_have_kept_and_says_how_much(
+    built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
     monkeypatch.setattr(gr, "Info", said.append)
-    monkeypatch.setattr(run, "forget", lambda: 5 * 2**20, raising=False)
+    monkeypatch.setattr(KEEPER, "forget", lambda: 5 * 2**20)
     button = built.button("forget")
     assert button.webui_tooltip == "Forget what is kept of references (memory and disk)"
     (event,) = built.events(button, "click")
@@ -379,9 +418,19 @@ def test_changing_a_control_names_what_the_settings_amount_to(built: Built) -> N
 
 
 UNUSUAL = {
-    "alpha": 0.55, "hidden_layer": -3, "token_mode": "all", "scale_to_text": False, "normalization": "per_dim", "outlier_repair": "clamp",
-    "outlier_threshold": 2.5, "length_match": "truncate", "blend_mode": "slerp", "reference_tokens": 64, "vl_prompt": "a, b: c", "system_prompt": "512x512",
-}  # fmt: skip
+    "alpha": 0.55,
+    "hidden_layer": -3,
+    "token_mode": "all",
+    "scale_to_text": False,
+    "normalization": "per_dim",
+    "outlier_repair": "clamp",
+    "outlier_threshold": 2.5,
+    "length_match": "truncate",
+    "blend_mode": "slerp",
+    "reference_tokens": 64,
+    "vl_prompt": "a, b: c",
+    "system_prompt": "512x512",
+}
 
 
 @pytest.fixture
@@ -389,7 +438,9 @@ def made(web: WebUI, picture: Any) -> dict[str, Any]:
     """The parameters of a picture in which nothing is a default."""
     p = web.run(web.p(), reference=picture, **UNUSUAL)
     pairs = ", ".join(f"{key}: {infotext_utils.quote(value)}" for key, value in p.extra_generation_params.items())
-    return infotext_utils.parse_generation_parameters(f"a cat\nSteps: 8, Sampler: Euler, CFG scale: 1, {pairs}, Version: x")
+    return infotext_utils.parse_generation_parameters(
+        f"a cat\nSteps: 8, Sampler: Euler, CFG scale: 1, {pairs}, Version: x"
+    )
 
 
 def test_pasting_sets_every_control(built: Built, made: dict[str, Any], picture: Any) -> None:
@@ -472,7 +523,9 @@ def test_the_runners_defaults_change_nothing(web: WebUI, runner: Any) -> None:
     assert with_scripts(web, runner, lambda own: None).c is plain.c
 
 
-def test_an_error_stops_the_run_though_the_runner_swallows_what_scripts_raise(web: WebUI, runner: Any, refused: Any) -> None:
+def test_an_error_stops_the_run_though_the_runner_swallows_what_scripts_raise(
+    web: WebUI, runner: Any, refused: Any
+) -> None:
     def change(own: list) -> None:
         own[ORDER.index("enabled")], own[ORDER.index("reference")] = True, "no picture"
 
@@ -489,6 +542,6 @@ def test_the_apis_dict_in_the_first_place(web: WebUI, runner: Any, picture: Any)
 
 def test_recent_references_can_be_pasted_again(web: WebUI, picture: Any) -> None:
     web.run(web.p(), reference=picture)
-    key = next(iter(run.RECENT._kept))
+    key = next(iter(KEEPER.recent._kept))
     assert len(key) == infotext.DIGEST
-    assert isinstance(run.RECENT.get(key), Image.Image)
+    assert isinstance(KEEPER.recent.get(key), Image.Image)

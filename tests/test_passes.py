@@ -13,15 +13,18 @@ import torch
 from test_language import PICTURES, relative_error, sequence_for
 from test_sequence import PROMPTS
 
-from zvl_ext import budget, language
-from zvl_ext.checkpoint import open_checkpoint
-from zvl_ext.conditioner import Text, condition, condition_all, extract, extract_all
+from zvl_ext import budget
+from zvl_ext.conditioner import condition, condition_all, extract, extract_all
+from zvl_ext.engines.sources import Text
 from zvl_ext.hosts.standalone import StandaloneExtractor
-from zvl_ext.language import Pass, Qwen3VL
+from zvl_ext.mixing.statistics import measure
 from zvl_ext.options import BY_NAME, Settings
+from zvl_ext.qwen3vl import language
+from zvl_ext.qwen3vl.files import open_checkpoint
+from zvl_ext.qwen3vl.language import Qwen3VL
+from zvl_ext.qwen3vl.passes import Pass
 from zvl_ext.reference import Reference, open_reference
 from zvl_ext.sequence import Sequence
-from zvl_ext.statistics import measure
 from zvl_ext.store import Disk, Store
 
 TOKENS = 24  # budget of image tokens
@@ -56,7 +59,9 @@ class Case:
     reference: Reference
     wanted: tuple[torch.Tensor, ...]
 
-    def run(self, model: Qwen3VL, depth: int, prefix: Pass | None = None, tail: Pass | None = None) -> tuple[Pass, Pass]:
+    def run(
+        self, model: Qwen3VL, depth: int, prefix: Pass | None = None, tail: Pass | None = None
+    ) -> tuple[Pass, Pass]:
         prefix, (tail,) = model.extend([self.sequence], self.reference, TOKENS, depth, prefix, [tail])
         return prefix, tail
 
@@ -100,7 +105,9 @@ def cut(whole: Pass, depth: int, count: int) -> Pass:
 @pytest.mark.parametrize("name", PROMPTS)
 def test_behind_a_kept_prefix_any_prompt_is_read_as_by_transformers(name, case, deep):
     new = case(PROMPTS[name])
-    blank = PROMPTS[name][: -len(PROMPTS[name].lstrip()) or None]  # white space that begins a prompt is part of the template's head
+    blank = PROMPTS[name][
+        : -len(PROMPTS[name].lstrip()) or None
+    ]  # white space that begins a prompt is part of the template's head
     first = case(blank + "something else, and longer than that")
     assert first.sequence.ids[: first.sequence.fork] == new.sequence.ids[: new.sequence.fork]
     kept, _ = first.run(deep, LAYERS)
@@ -108,7 +115,9 @@ def test_behind_a_kept_prefix_any_prompt_is_read_as_by_transformers(name, case, 
         prefix, tail = new.run(deep, LAYERS, kept)
     new.check(prefix, tail)
     assert prefix is kept
-    assert done.read == tiny.layers(0, LAYERS, len(new.sequence.ids) - new.sequence.fork), "its own tokens and nothing else"
+    assert done.read == tiny.layers(0, LAYERS, len(new.sequence.ids) - new.sequence.fork), (
+        "its own tokens and nothing else"
+    )
     assert done.looks == 0
 
 
@@ -120,7 +129,11 @@ def test_behind_a_kept_prefix_of_any_picture_a_prompt_is_read_as_by_transformers
     new.check(*new.run(deep, LAYERS, kept))
 
 
-@pytest.mark.parametrize("goes_on", [lambda rows, columns: rows * columns, min, lambda *_: 0], ids=["by tokens", "by the smaller side", "not at all"])
+@pytest.mark.parametrize(
+    "goes_on",
+    [lambda rows, columns: rows * columns, min, lambda *_: 0],
+    ids=["by tokens", "by the smaller side", "not at all"],
+)
 @pytest.mark.parametrize("size", [(160, 96), (64, 192)])
 def test_positions_behind_a_picture_go_on_by_its_larger_side(size, goes_on, case, deep, monkeypatch):
     """Any other count is far from plain transformers, so the tests above would notice it."""
@@ -146,7 +159,9 @@ def test_prompts_that_are_asked_for_together_are_each_as_alone(case, deep, encod
     cases = [case(prompt) for prompt in prompts]
     assert len({len(each.sequence.ids) for each in cases}) > 6
     short = cases[0]
-    one = dataclasses.replace(short.sequence, ids=short.sequence.ids[: short.sequence.fork + 1])  # a single token behind the fork
+    one = dataclasses.replace(
+        short.sequence, ids=short.sequence.ids[: short.sequence.fork + 1]
+    )  # a single token behind the fork
     cases.append(Case(one, short.reference, tuple(states[: len(one.ids)] for states in short.wanted)))
     prefix, tails = deep.extend([each.sequence for each in cases], short.reference, TOKENS, LAYERS)
     assert len(tails) == len(cases) > 10
@@ -183,7 +198,9 @@ def test_whatever_is_kept_of_prefix_and_tail_the_rest_is_run_and_the_result_is_t
             assert same(part, cut(full, part.depth, count)), (of_prefix, of_tail)
         start = of_prefix if of_prefix and of_prefix > DEEPSTACK else 0
         prefix_runs = (of_prefix or 0) < depth
-        assert done.read == (tiny.layers(start, depth, BEFORE) if prefix_runs else []) + tiny.layers(of_tail or 0, depth, rest), (of_prefix, of_tail)
+        assert done.read == (tiny.layers(start, depth, BEFORE) if prefix_runs else []) + tiny.layers(
+            of_tail or 0, depth, rest
+        ), (of_prefix, of_tail)
         assert done.looks == (prefix_runs and start == 0)
 
 
@@ -208,9 +225,14 @@ def test_the_last_layer_goes_through_the_final_norm_and_the_others_do_not(case, 
 
 
 @pytest.mark.parametrize("size", [(160, 96), (64, 192)])
-def test_in_bfloat16_too_nothing_depends_on_what_is_kept_and_it_is_as_near_as_a_whole_pass(size, case, deep_folder, deep_model, tokenizer, deep):
+def test_in_bfloat16_too_nothing_depends_on_what_is_kept_and_it_is_as_near_as_a_whole_pass(
+    size, case, deep_folder, deep_model, tokenizer, deep
+):
     """Near to float32, that is, and as near as plain transformers comes in bfloat16 with all tokens in one pass."""
-    half, prompts = language.load(open_checkpoint(str(deep_folder)), torch.bfloat16), ["a photo of a cat", "", "the same in blue, in the rain"]
+    half, prompts = (
+        language.load(open_checkpoint(str(deep_folder)), torch.bfloat16),
+        ["a photo of a cat", "", "the same in blue, in the rain"],
+    )
     plain = tiny.make_model(tiny.make_config(tokenizer, DEEP), seed=4).to(torch.bfloat16)
     errors = []
     kept, _ = case("something else", size).run(half, LAYERS - 2)
@@ -221,7 +243,10 @@ def test_in_bfloat16_too_nothing_depends_on_what_is_kept_and_it_is_as_near_as_a_
         got = torch.cat([prefix.state(-2, LAYERS), tail.state(-2, LAYERS)])
         assert got.dtype == torch.bfloat16
         whole = case(prompt, size, of=(deep, plain)).wanted[-2]
-        errors.append([relative_error(each.float(), new.wanted[-2]) for each in (got, whole)] + [relative_error(got.float(), whole.float())])
+        errors.append(
+            [relative_error(each.float(), new.wanted[-2]) for each in (got, whole)]
+            + [relative_error(got.float(), whole.float())]
+        )
     ours, theirs, apart = torch.tensor(errors).mean(0).tolist()
     assert 0 < ours < 1.25 * theirs < 0.05
     assert apart < 0.05
@@ -245,7 +270,9 @@ def rest(text: Text) -> int:
     return len(text.ids) - 3
 
 
-def test_a_first_picture_runs_each_layer_once_over_each_token_and_the_vision_tower_once(deep_sources, reference, text_of):
+def test_a_first_picture_runs_each_layer_once_over_each_token_and_the_vision_tower_once(
+    deep_sources, reference, text_of
+):
     text = text_of()
     with tiny.work() as done:
         condition(settings(), reference, text, deep_sources)
@@ -265,7 +292,8 @@ def test_another_prompt_runs_its_own_tokens(deep_sources, reference, text_of):
 
 @pytest.mark.parametrize("mode", ["image", "image_no_markers"])
 def test_image_rows_alone_are_read_without_a_prompt(mode, deep_sources, reference, text_of):
-    """The first prompt runs the tokens before the fork, others nothing; one in whose text the prompt stands is read no more."""
+    """The first prompt runs the tokens before the fork, others nothing; one in whose text the prompt stands is read no
+    more."""
     texts = [text_of(prompt) for prompt in ("a cat", "a photo of a dog", "")]
     with tiny.work() as done:
         condition(settings(token_mode=mode), reference, texts[0], deep_sources)
@@ -300,7 +328,11 @@ def test_a_grid_over_what_comes_after_the_reading_runs_nothing(name, engine, dee
     deep_sources.statistics = lambda: measure(text.embeddings)
     base = {"engine": engine, "token_mode": "all", "scale_to_text": True, "outlier_repair": "clamp"}
     condition(settings(**base), reference, text, deep_sources)
-    values = [value for value in AFTERWARDS[name] if engine == "blend" or not (name == "token_mode" and value.startswith("image"))]
+    values = [
+        value
+        for value in AFTERWARDS[name]
+        if engine == "blend" or not (name == "token_mode" and value.startswith("image"))
+    ]
     with tiny.work() as done:
         for value in values:
             for seed in (0, 1):
@@ -309,7 +341,8 @@ def test_a_grid_over_what_comes_after_the_reading_runs_nothing(name, engine, dee
 
 
 def test_a_grid_over_hidden_layers_runs_each_layer_once_over_each_token_in_any_order(deep_sources, reference, text_of):
-    """Layers behind those that DeepStack adds to; what is asked for among those is not gone on from, but read once more."""
+    """Layers behind those that DeepStack adds to; what is asked for among those is not gone on from, but read once
+    more."""
     text = text_of()
     for order in itertools.permutations([-1, -2, -4, -5]):
         deep_sources.store.clear()
@@ -334,7 +367,9 @@ def test_several_prompts_behind_one_reference_look_once_and_read_each_token_once
         assert torch.equal(make(0), condition(settings(), reference, text, deep_sources))
 
 
-def test_prompts_whose_references_differ_in_size_are_read_behind_their_own(deep_sources, reference, text_of, said, monkeypatch):
+def test_prompts_whose_references_differ_in_size_are_read_behind_their_own(
+    deep_sources, reference, text_of, said, monkeypatch
+):
     """A long prompt leaves less room for image tokens, where they are put in."""
     monkeypatch.setattr(budget, "MAX_TOKENS", 30)
     chosen = settings(length_match="insert", token_mode="all")
@@ -362,9 +397,12 @@ def test_a_prompt_whose_first_tokens_differ_is_read_behind_its_own_prefix(deep_s
 
 
 EVERYTHING = [
-    {"token_mode": "all"}, {"token_mode": "image"}, {"engine": "splice", "token_mode": "all"}, {"engine": "splice", "token_mode": "image"},
+    {"token_mode": "all"},
+    {"token_mode": "image"},
+    {"engine": "splice", "token_mode": "all"},
+    {"engine": "splice", "token_mode": "image"},
     {"engine": "splice", "positions": "mrope", "token_mode": "text"},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("every_layer", [False, True])
@@ -395,10 +433,16 @@ def test_what_is_kept_is_not_written_into_by_later_runs(deep_sources, reference,
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_what_is_kept_on_disk_gives_the_same_bits_without_a_model(dtype, deep_folder, deep_sources, reference, text_of, tmp_path, monkeypatch):
+def test_what_is_kept_on_disk_gives_the_same_bits_without_a_model(
+    dtype, deep_folder, deep_sources, reference, text_of, tmp_path, monkeypatch
+):
     def asked() -> list[torch.Tensor]:
         chosen = [settings(hidden_layer=layer, **each) for each in EVERYTHING for layer in (-5, -1)]
-        return [condition(each, reference, text_of(prompt), deep_sources, 3) for each in chosen for prompt in ("a cat", "a photo of a dog")]
+        return [
+            condition(each, reference, text_of(prompt), deep_sources, 3)
+            for each in chosen
+            for prompt in ("a cat", "a photo of a dog")
+        ]
 
     checkpoint = open_checkpoint(str(deep_folder))
     deep_sources.extractor = StandaloneExtractor(checkpoint, dtype=dtype)
@@ -407,7 +451,9 @@ def test_what_is_kept_on_disk_gives_the_same_bits_without_a_model(dtype, deep_fo
     deep_sources.extractor = StandaloneExtractor(checkpoint, dtype=dtype)  # as after a restart: nothing is loaded
     deep_sources.store = Store(disk=Disk(str(tmp_path / "kept"), 2**30))
     monkeypatch.setattr(language, "load", lambda *_: pytest.fail("the model was loaded"))
-    monkeypatch.setattr(type(deep_sources.text_encoder.part), "states", lambda *_: pytest.fail("the text encoder was asked"))
+    monkeypatch.setattr(
+        type(deep_sources.text_encoder.part), "states", lambda *_: pytest.fail("the text encoder was asked")
+    )
     after = asked()
     assert len(before) == len(after) == 20
     assert all(torch.equal(a, b) for a, b in zip(before, after))

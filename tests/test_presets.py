@@ -5,16 +5,35 @@ import itertools
 
 import pytest
 
-from zvl_ext.options import BY_NAME, CUSTOM, OPTIONS, PRESETS, Settings, preset_of
+from zvl_ext.options import BY_NAME, CUSTOM, OPTIONS, Settings, preset_of
+from zvl_ext.presets import PRESETS
 
 RESEARCH = {
-    "engine": "blend", "alpha": 0.3, "hidden_layer": -8, "token_mode": "text", "scale_to_text": True, "normalization": "global",
-    "outlier_repair": "none", "length_match": "interpolate", "blend_mode": "linear", "image_dropout": 0.0, "reference_tokens": 256,
-}  # fmt: skip
+    "engine": "blend",
+    "alpha": 0.3,
+    "hidden_layer": -8,
+    "token_mode": "text",
+    "scale_to_text": True,
+    "normalization": "global",
+    "outlier_repair": "none",
+    "length_match": "interpolate",
+    "blend_mode": "linear",
+    "image_dropout": 0.0,
+    "reference_tokens": 256,
+}
 SPLICE = {
-    "engine": "splice", "alpha": 1.0, "hidden_layer": -2, "token_mode": "all", "scale_to_text": True, "normalization": "sink_aware",
-    "outlier_repair": "none", "length_match": "insert", "blend_mode": "linear", "image_dropout": 0.0, "reference_tokens": 576,
-}  # fmt: skip
+    "engine": "splice",
+    "alpha": 1.0,
+    "hidden_layer": -2,
+    "token_mode": "all",
+    "scale_to_text": True,
+    "normalization": "sink_aware",
+    "outlier_repair": "none",
+    "length_match": "insert",
+    "blend_mode": "linear",
+    "image_dropout": 0.0,
+    "reference_tokens": 576,
+}
 WANTED = {
     # The published findings' recommendation for text positions: alpha 0.3, layer -8, scaled as a whole.
     "Research default": RESEARCH,
@@ -29,9 +48,18 @@ WANTED = {
 }
 CONTROLS = list(RESEARCH)
 CHANGED = {  # another value for every control, such that no preset has all of its others
-    "engine": "splice", "alpha": 0.55, "hidden_layer": -5, "token_mode": "image_no_markers", "scale_to_text": False, "normalization": "hybrid",
-    "outlier_repair": "clamp", "length_match": "truncate", "blend_mode": "slerp", "image_dropout": 0.1, "reference_tokens": 64,
-}  # fmt: skip
+    "engine": "splice",
+    "alpha": 0.55,
+    "hidden_layer": -5,
+    "token_mode": "image_no_markers",
+    "scale_to_text": False,
+    "normalization": "hybrid",
+    "outlier_repair": "clamp",
+    "length_match": "truncate",
+    "blend_mode": "slerp",
+    "image_dropout": 0.1,
+    "reference_tokens": 64,
+}
 
 
 def values_of(settings: Settings) -> dict:
@@ -46,7 +74,9 @@ def test_these_are_the_presets_in_the_panels_order():
 @pytest.mark.parametrize("name", WANTED)
 def test_a_preset_names_every_control_it_is_about_and_sets_these_values(name):
     assert PRESETS[name] == WANTED[name]
-    assert {key: type(value) for key, value in PRESETS[name].items()} == {key: type(BY_NAME[key].default) for key in CONTROLS}
+    assert {key: type(value) for key, value in PRESETS[name].items()} == {
+        key: type(BY_NAME[key].default) for key in CONTROLS
+    }
 
 
 def test_no_preset_is_about_what_belongs_to_one_picture_or_one_computer():
@@ -55,7 +85,11 @@ def test_no_preset_is_about_what_belongs_to_one_picture_or_one_computer():
 
 def test_the_research_default_is_a_fresh_panel():
     assert {name: BY_NAME[name].default for name in CONTROLS} == PRESETS["Research default"]
-    assert Settings.from_mapping({"preset": "Research default"}) == Settings() == Settings(**{option.name: option.default for option in OPTIONS})
+    assert (
+        Settings.from_mapping({"preset": "Research default"})
+        == Settings()
+        == Settings(**{option.name: option.default for option in OPTIONS})
+    )
     assert BY_NAME["preset"].default == "Research default"
 
 
@@ -84,7 +118,11 @@ def test_choosing_another_preset_leaves_nothing_of_the_one_before(before, after)
 @pytest.mark.parametrize("control", CONTROLS)
 @pytest.mark.parametrize("name", WANTED)
 def test_a_value_named_beside_a_preset_wins_whatever_the_order(name, control):
-    beside = {control: CHANGED[control]} if WANTED[name][control] != CHANGED[control] else {control: BY_NAME[control].default}
+    beside = (
+        {control: CHANGED[control]}
+        if WANTED[name][control] != CHANGED[control]
+        else {control: BY_NAME[control].default}
+    )
     settings = Settings.from_mapping({"preset": name, **beside})
     assert values_of(settings) == {**WANTED[name], **beside}
     assert settings.preset == CUSTOM
@@ -103,7 +141,15 @@ def test_values_that_make_another_preset_are_called_by_its_name(name, beside, be
 
 @pytest.mark.parametrize("name", WANTED)
 def test_what_a_preset_is_not_about_keeps_its_value_and_does_not_change_its_name(name):
-    own = {"enabled": True, "model": "m", "vl_prompt": "the style", "system_prompt": "x", "device": "cpu", "positions": "mrope", "outlier_threshold": 3.0}
+    own = {
+        "enabled": True,
+        "model": "m",
+        "vl_prompt": "the style",
+        "system_prompt": "x",
+        "device": "cpu",
+        "positions": "mrope",
+        "outlier_threshold": 3.0,
+    }
     settings = Settings.from_mapping({"preset": name, **own})
     assert {key: getattr(settings, key) for key in own} == own
     assert settings.preset == name

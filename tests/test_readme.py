@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from zvl_ext import __main__ as command_line
-from zvl_ext.options import PRESETS
+from zvl_ext.commands import options
+from zvl_ext.presets import PRESETS
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_table_of_options_is_the_declared_one():
-    assert command_line.options_table() in README, "run: python -m zvl_ext options --markdown"
+    assert options.options_table() in README, "run: python -m zvl_ext options --markdown"
 
 
 def test_every_preset_is_explained():

@@ -142,7 +142,8 @@ def test_a_rotated_photograph_is_the_upright_one(orientation, kind):
     assert np.abs(shown.astype(int) - scene).mean() < 3
 
 
-# Tags whose stored type is not the one the standard wants, as careless editors and cameras write them: (tag, type, count, value).
+# Tags whose stored type is not the one the standard wants, as careless editors and cameras write them: (tag, type,
+# count, value).
 ODD_EXIF = {
     "resolution unit as bytes": (0x0128, 7, 1, 1),
     "resolution unit as a fraction": (0x0128, 5, 1, 0),
@@ -155,9 +156,15 @@ ODD_EXIF = {
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("odd", ODD_EXIF)
 def test_a_photograph_with_an_odd_entry_in_its_exif_is_upright_all_the_same(odd):
-    """Only the orientation matters; writing the other entries anew, as ImageOps.exif_transpose does, raises on these."""
+    """Only the orientation matters; writing the other entries anew, as ImageOps.exif_transpose does, raises on
+    these."""
     entries = [(0x0112, 3, 1, 6), ODD_EXIF[odd]]
-    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *e) for e in entries) + b"\0" * 4
+    exif = (
+        b"Exif\0\0II*\0\x08\0\0\0"
+        + struct.pack("<H", len(entries))
+        + b"".join(struct.pack("<HHII", *e) for e in entries)
+        + b"\0" * 4
+    )
     scene = np.asarray(tiny.picture(8, 8).resize((48, 32), Image.Resampling.BICUBIC))
     stored = Image.fromarray(np.ascontiguousarray(STORED_AS[6](scene)))
     shown = pixels(tiny.encoded(stored, "JPEG", exif=exif, quality=98))
@@ -201,7 +208,13 @@ def test_the_same_pixels_have_the_same_digest_however_they_come(tmp_path):
     digest = open_reference(PICTURE).digest
     png = tiny.encoded(PICTURE, "PNG")
     (tmp_path / "a.png").write_bytes(png)
-    for source in (png, bytearray(png), tiny.encoded(PICTURE, "BMP"), base64.b64encode(png).decode(), PICTURE.convert("RGBA")):
+    for source in (
+        png,
+        bytearray(png),
+        tiny.encoded(PICTURE, "BMP"),
+        base64.b64encode(png).decode(),
+        PICTURE.convert("RGBA"),
+    ):
         assert open_reference(source).digest == digest
     assert open_file(tmp_path / "a.png").digest == digest
     assert open_file(tmp_path / "a.png").name == "a.png"
@@ -246,7 +259,9 @@ def test_base64_text_is_a_picture(text):
     assert np.array_equal(pixels(text), PIXELS)
 
 
-@pytest.mark.parametrize("address", ["http://host/a.png", "https://host/a.png", "HTTPS://host/a.png", " ftp://host/a", "file:///etc/passwd"])
+@pytest.mark.parametrize(
+    "address", ["http://host/a.png", "https://host/a.png", "HTTPS://host/a.png", " ftp://host/a", "file:///etc/passwd"]
+)
 def test_addresses_are_never_fetched(address, refused):
     with refused("not fetched"):
         open_reference(address)
@@ -254,7 +269,22 @@ def test_addresses_are_never_fetched(address, refused):
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "data:image/png;base64,", "/etc/passwd", "/etc/hosts/abc", "C:\\a.png", "a.png", "../a.png", "AAAA", "===", "ü", "data:,x", "null", "s3://b/k"],
+    [
+        "",
+        " ",
+        "data:image/png;base64,",
+        "/etc/passwd",
+        "/etc/hosts/abc",
+        "C:\\a.png",
+        "a.png",
+        "../a.png",
+        "AAAA",
+        "===",
+        "ü",
+        "data:,x",
+        "null",
+        "s3://b/k",
+    ],
 )
 def test_other_text_is_refused_and_never_taken_for_a_path(text, tmp_path, monkeypatch, refused):
     monkeypatch.chdir(tmp_path)
@@ -285,7 +315,19 @@ PDF = b"%PDF-1.4\n1 0 obj<<>>endobj\ntrailer<<>>\n%%EOF"
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\0", b"hello, I am text", SVG, EPS, PDF, b"P6\n2 2\n255\n" + b"a" * 12, b"\x89PNG\r\n\x1a\n", b"GIF89a", b"\xff\xd8\xff"]
+    "data",
+    [
+        b"",
+        b"\0",
+        b"hello, I am text",
+        SVG,
+        EPS,
+        PDF,
+        b"P6\n2 2\n255\n" + b"a" * 12,
+        b"\x89PNG\r\n\x1a\n",
+        b"GIF89a",
+        b"\xff\xd8\xff",
+    ],
 )
 def test_other_files_are_refused(data, tmp_path, refused):
     (tmp_path / "looks-like.png").write_bytes(data)
@@ -313,7 +355,8 @@ def test_a_truncated_file_is_refused_wherever_it_ends(kind, refused):
 @pytest.mark.filterwarnings("ignore")  # Pillow warns about what it repairs
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
 def test_a_damaged_file_is_a_picture_or_one_clear_line_never_a_traceback(kind):
-    """Bytes are changed at random; decoders raise struct.error, KeyError, OverflowError and others on what comes out."""
+    """Bytes are changed at random; decoders raise struct.error, KeyError, OverflowError and others on what comes
+    out."""
     if kind not in Image.SAVE:
         pytest.skip("this Pillow has no " + kind)
     exif = Image.Exif()
@@ -324,7 +367,9 @@ def test_a_damaged_file_is_a_picture_or_one_clear_line_never_a_traceback(kind):
     for _ in range(2000):
         broken = bytearray(data)
         for _ in range(dice.choice((1, 2, 8))):
-            broken[dice.randrange(min(len(data), dice.choice((64, 256, len(data)))))] = dice.choice((0, 1, 127, 255, dice.randrange(256)))
+            broken[dice.randrange(min(len(data), dice.choice((64, 256, len(data)))))] = dice.choice(
+                (0, 1, 127, 255, dice.randrange(256))
+            )
         try:
             opened = open_reference(bytes(broken))
         except ZvlError as error:
@@ -343,11 +388,20 @@ def png_header(width: int, height: int) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+        + chunk(b"IEND", b"")
+    )
 
 
 def bmp_header(width: int, height: int) -> bytes:
-    return b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
+    return (
+        b"BM"
+        + struct.pack("<IHHI", 54, 0, 0, 54)
+        + struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
+    )
 
 
 @pytest.mark.parametrize("size", [(60_000, 60_000), (8001, 8000), (12_000, 12_000), (64_000_001, 1)])
@@ -407,13 +461,18 @@ def sizes() -> list[tuple[int, int]]:
     dice = random.Random(7)  # noqa: S311
     drawn = [(dice.randint(17, 4000), dice.randint(17, 4000)) for _ in range(400)]
     drawn += [(dice.randint(17, 300), dice.randint(17, 300)) for _ in range(400)]
-    return drawn + [(side, side) for side in (17, 31, 32, 33, 47, 48, 49, 64, 511, 512, 513, 768, 1024, 4096)] + [(3000, 17), (20, 3999)]
+    return (
+        drawn
+        + [(side, side) for side in (17, 31, 32, 33, 47, 48, 49, 64, 511, 512, 513, 768, 1024, 4096)]
+        + [(3000, 17), (20, 3999)]
+    )
 
 
 @pytest.mark.parametrize("unit", [32, 28, 16])
 @pytest.mark.parametrize("tokens", [4, 16, 64, 256, 576, 1024])
 def test_the_size_is_that_of_qwens_image_processor(tokens, unit):
-    """Sides of at least half a unit: below that the processor enlarges. Where it goes over the budget (very narrow), we do not."""
+    """Sides of at least half a unit: below that the processor enlarges. Where it goes over the budget (very narrow), we
+    do not."""
     compared = 0
     for width, height in sizes():
         wanted = smart_resize(height, width, factor=unit, min_pixels=unit * unit, max_pixels=tokens * unit * unit)
@@ -427,7 +486,12 @@ def test_the_size_is_always_whole_units_within_the_budget():
     dice = random.Random(8)  # noqa: S311
     for _ in range(20_000):
         side = dice.choice((40, 400, 20_000))
-        width, height, tokens, unit = dice.randint(1, side), dice.randint(1, side), dice.randint(1, 1024), dice.choice((16, 28, 32))
+        width, height, tokens, unit = (
+            dice.randint(1, side),
+            dice.randint(1, side),
+            dice.randint(1, 1024),
+            dice.choice((16, 28, 32)),
+        )
         got = fitted_size(width, height, tokens, unit)
         assert all(s % unit == 0 and s >= unit for s in got), (width, height, tokens, unit, got)
         assert got[0] * got[1] <= tokens * unit * unit, (width, height, tokens, unit, got)

@@ -5,8 +5,8 @@ import tiny
 import torch
 
 from zvl_ext.budget import dropped
+from zvl_ext.mixing.select import Rows, drop_image_rows, select
 from zvl_ext.options import BY_NAME, Settings
-from zvl_ext.select import Rows, drop_image_rows, select
 from zvl_ext.sequence import TEMPLATE, build_sequence
 
 GRID = (3, 5)
@@ -29,7 +29,9 @@ def numbers(rows: Rows) -> list[int]:
 def selected(encode, tokenizer):
     """Rows of a token mode, and where every role stands in the whole sequence by definition."""
 
-    def make(mode: str, prompt: str = "a cat", system: str = "", dtype: torch.dtype = torch.float32) -> tuple[Rows, dict[str, list[int]]]:
+    def make(
+        mode: str, prompt: str = "a cat", system: str = "", dtype: torch.dtype = torch.float32
+    ) -> tuple[Rows, dict[str, list[int]]]:
         sequence = build_sequence(encode(TEMPLATE.format(prompt)), GRID, encode, system)
         _, where = tiny.plain_ids(tokenizer, prompt, IMAGES, system)
         return select(numbered(len(sequence.ids), dtype), sequence, mode), where
@@ -53,7 +55,8 @@ def test_every_row_has_the_role_of_its_place(mode, prompt, system, selected):
 
 
 @pytest.mark.parametrize(
-    ("mode", "text", "image", "markers"), [("text", "n", 0, 0), ("image", 0, IMAGES, 2), ("image_no_markers", 0, IMAGES, 0), ("all", "n", IMAGES, 2)]
+    ("mode", "text", "image", "markers"),
+    [("text", "n", 0, 0), ("image", 0, IMAGES, 2), ("image_no_markers", 0, IMAGES, 0), ("all", "n", IMAGES, 2)],
 )
 def test_a_token_mode_has_so_many_rows_of_each_role(mode, text, image, markers, selected, encode):
     rows, _ = selected(mode)
@@ -67,7 +70,8 @@ def test_a_token_mode_has_so_many_rows_of_each_role(mode, text, image, markers, 
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("mode", MODES)
 def test_modes_with_the_prompts_rows_hold_position_0_and_the_others_do_not(mode, system, selected):
-    """With a system text in front it is the template's first row still, the one that stands against the prompt's own first."""
+    """With a system text in front it is the template's first row still, the one that stands against the prompt's own
+    first."""
     assert selected(mode, system=system)[0].holds_first == (mode in ("text", "all"))
 
 
@@ -112,7 +116,8 @@ def test_the_same_image_rows_go_in_every_token_mode(selected):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_draw_depends_on_the_seed_alone(dtype, selected):
-    """Neither on torch's own random state, which samplers use, nor on the states: these numbers hold on every device."""
+    """Neither on torch's own random state, which samplers use, nor on the states: these numbers hold on every
+    device."""
     rows, _ = selected("image_no_markers", dtype=dtype)
     torch.manual_seed(123)
     before = torch.get_rng_state()

@@ -110,13 +110,17 @@ def test_positions_are_those_of_transformers(grid, system, encode, host, vision,
 
 def test_positions_take_the_literal_text_of_an_image_token_for_text(encode, host, vision):
     literal = build_sequence(host("a <|image_pad|> b"), GRID, encode, "", vision)
-    ordinary = build_sequence([i if i != vision.image else 0 for i in host("a <|image_pad|> b")], GRID, encode, "", vision)
+    ordinary = build_sequence(
+        [i if i != vision.image else 0 for i in host("a <|image_pad|> b")], GRID, encode, "", vision
+    )
     assert torch.equal(literal.position_ids(), ordinary.position_ids())
 
 
 @pytest.mark.parametrize("system", ["", "Be brief."])
 @pytest.mark.parametrize("name", PROMPTS)
-def test_up_to_the_fork_a_sequence_has_no_word_of_the_prompt_and_all_that_image_rows_need(name, system, encode, host, vision):
+def test_up_to_the_fork_a_sequence_has_no_word_of_the_prompt_and_all_that_image_rows_need(
+    name, system, encode, host, vision
+):
     """But for line breaks that begin a prompt: they are one token with the template's."""
     sequence = build_sequence(host(PROMPTS[name]), GRID, encode, system, vision)
     front = sequence.without_text()
@@ -132,7 +136,16 @@ def test_up_to_the_fork_a_sequence_has_no_word_of_the_prompt_and_all_that_image_
 
 @pytest.mark.parametrize(
     "text",
-    ["", "a cat", "<|im_start|>", "<|im_start|>user", "<|im_start|>user\n", "<|im_start|>system\nx", "user\na cat<|im_end|>", "<|im_start|>assistant\na"],
+    [
+        "",
+        "a cat",
+        "<|im_start|>",
+        "<|im_start|>user",
+        "<|im_start|>user\n",
+        "<|im_start|>system\nx",
+        "user\na cat<|im_end|>",
+        "<|im_start|>assistant\na",
+    ],
 )
 def test_ids_of_another_template_are_refused(text, encode, vision, refused):
     with refused("do not begin with Z-Image's template"):

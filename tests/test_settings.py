@@ -36,7 +36,10 @@ def test_the_page_has_both_sliders_with_range_and_help(labels: dict[str, Any]) -
     gr = pytest.importorskip("gradio")
     load()
     assert list(labels)[-2:] == ["zvl_memory", "zvl_disk"]
-    for name, (low, high, step, default) in {"zvl_memory": (64, 16384, 64, 1024), "zvl_disk": (0, 65536, 256, 0)}.items():
+    for name, (low, high, step, default) in {
+        "zvl_memory": (64, 16384, 64, 1024),
+        "zvl_disk": (0, 65536, 256, 0),
+    }.items():
         info = labels[name]
         assert (info.component, info.component_args) == (gr.Slider, {"minimum": low, "maximum": high, "step": step})
         assert info.default == default
@@ -48,7 +51,9 @@ def test_the_page_has_both_sliders_with_range_and_help(labels: dict[str, Any]) -
     assert "data folder" in labels["zvl_disk"].comment_after
 
 
-def test_reloading_the_ui_makes_no_doubles_and_keeps_what_the_user_chose(labels: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reloading_the_ui_makes_no_doubles_and_keeps_what_the_user_chose(
+    labels: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("gradio")
     load()
     monkeypatch.setitem(shared.opts.data, "zvl_memory", 2048)
@@ -65,11 +70,19 @@ def test_the_webuis_own_settings_page_takes_them(labels: dict[str, Any]) -> None
     load()
     for name, info in labels.items():
         if name in DECLARED:
-            slider = info.component(label=info.label, value=shared.opts.data[name], elem_id=f"setting_{name}", **info.component_args)
-            assert (slider.minimum, slider.maximum, slider.value) == (DECLARED[name].minimum, DECLARED[name].maximum, DECLARED[name].default)
+            slider = info.component(
+                label=info.label, value=shared.opts.data[name], elem_id=f"setting_{name}", **info.component_args
+            )
+            assert (slider.minimum, slider.maximum, slider.value) == (
+                DECLARED[name].minimum,
+                DECLARED[name].maximum,
+                DECLARED[name].default,
+            )
 
 
-def test_a_web_ui_without_settings_of_extensions_does_without(labels: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_web_ui_without_settings_of_extensions_does_without(
+    labels: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("gradio")
     script_callbacks.clear_callbacks()
     monkeypatch.delattr(script_callbacks, "on_ui_settings")
@@ -86,7 +99,9 @@ def test_without_a_page_the_defaults_are_read(labels: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", DECLARED)
-def test_what_the_user_chose_is_read_in_bytes(labels: dict[str, Any], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_what_the_user_chose_is_read_in_bytes(
+    labels: dict[str, Any], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     setting = DECLARED[name]
     for chosen in (setting.minimum, setting.minimum + setting.step, float(setting.maximum), setting.minimum + 0.5):
         monkeypatch.setitem(shared.opts.data, name, chosen)
@@ -94,9 +109,13 @@ def test_what_the_user_chose_is_read_in_bytes(labels: dict[str, Any], monkeypatc
         assert isinstance(LIMITS[name](), int)
 
 
-@pytest.mark.parametrize("value", [None, "", "2048", "much", True, [2048], {"a": 1}, -1, 10**6, float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    "value", [None, "", "2048", "much", True, [2048], {"a": 1}, -1, 10**6, float("nan"), float("inf"), -float("inf")]
+)
 @pytest.mark.parametrize("name", DECLARED)
-def test_anything_but_a_number_within_the_range_is_the_default(labels: dict[str, Any], monkeypatch: pytest.MonkeyPatch, name: str, value: Any) -> None:
+def test_anything_but_a_number_within_the_range_is_the_default(
+    labels: dict[str, Any], monkeypatch: pytest.MonkeyPatch, name: str, value: Any
+) -> None:
     monkeypatch.setitem(shared.opts.data, name, value)
     assert LIMITS[name]() == DECLARED[name].default * MIB
 

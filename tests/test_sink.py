@@ -1,6 +1,8 @@
-"""The attention sink: position 0 carries massive values that decide a text sequence's spread, and image tokens have none.
+"""The attention sink: position 0 carries massive values that decide a text sequence's spread, and image tokens have
+none.
 
-What that does to normalization and alpha, shown on planted embeddings of the published proportions: a spread of 61 over all
+What that does to normalization and alpha, shown on planted embeddings of the published proportions: a spread of 61 over
+    all
 values that is 6 without position 0, image tokens of 7.
 """
 
@@ -14,11 +16,11 @@ from safetensors.torch import load_file, save_file
 
 from zvl_ext.__main__ import main
 from zvl_ext.conditioner import mix
-from zvl_ext.normalize import sink_aware
+from zvl_ext.mixing.normalize import sink_aware
+from zvl_ext.mixing.select import Rows
+from zvl_ext.mixing.statistics import compare, measure
 from zvl_ext.options import BY_NAME, Settings
-from zvl_ext.select import Rows
 from zvl_ext.sequence import TEMPLATE
-from zvl_ext.statistics import compare, measure
 
 HIDDEN = 256
 SINK = {4: 4900.0, 39: 1700.0, 0: 700.0}  # dimension -> the value at position 0
@@ -56,13 +58,16 @@ def text_rows(values: np.ndarray) -> Rows:
     return Rows(as_tensor(values), text, ~text, 3)
 
 
-def mixed(text: np.ndarray, rows: Rows, normalization: str, alpha: float = 0.3, length_match: str = "truncate") -> np.ndarray:
+def mixed(
+    text: np.ndarray, rows: Rows, normalization: str, alpha: float = 0.3, length_match: str = "truncate"
+) -> np.ndarray:
     settings = Settings(alpha=alpha, normalization=normalization, length_match=length_match)
     return mix(settings, as_tensor(text), rows, measure(as_tensor(text))).double().numpy()
 
 
 def shares(text: np.ndarray, result: np.ndarray, alpha: float) -> np.ndarray:
-    """What part of each ordinary row comes from the reference: the size of alpha·V against that of (1 - alpha)·T beside it."""
+    """What part of each ordinary row comes from the reference: the size of alpha·V against that of (1 - alpha)·T beside
+    it."""
     own = (1 - alpha) * text[1:]
     size_of_vl, size_of_text = (np.linalg.norm(part, axis=1) for part in (result[1:] - own, own))
     return size_of_vl / (size_of_vl + size_of_text)
@@ -82,7 +87,9 @@ def test_one_row_of_thirty_decides_the_spread_of_all_values():
     with_it = compare(as_tensor(text), as_tensor(image))
     without = compare(as_tensor(text[1:]), as_tensor(image))
     assert with_it["text_std"] > 8 * without["text_std"]
-    assert without["vl_std"] / without["text_std"] == pytest.approx(IMAGE / ORDINARY, rel=0.1)  # in truth they are alike
+    assert without["vl_std"] / without["text_std"] == pytest.approx(
+        IMAGE / ORDINARY, rel=0.1
+    )  # in truth they are alike
     # The dimensions the findings call outliers of the image tokens are those of the sink.
     assert {dimension for dimension, _ in with_it["worst_dimensions"][: len(SINK)]} == set(SINK)
     assert (with_it["outliers"], without["outliers"]) == (len(SINK), 0)
@@ -98,7 +105,11 @@ def test_the_command_line_tells_both_figures(tmp_path, capsys):
     assert told["vl_holds_position_0"] is False
     assert told["with_position_0"]["text_std"] == pytest.approx(text.std(ddof=1), rel=1e-4)
     assert told["without_position_0"]["text_std"] == pytest.approx(text[1:].std(ddof=1), rel=1e-4)
-    assert told["with_position_0"]["vl_std"] == told["without_position_0"]["vl_std"] == pytest.approx(image.std(ddof=1), rel=1e-4)
+    assert (
+        told["with_position_0"]["vl_std"]
+        == told["without_position_0"]["vl_std"]
+        == pytest.approx(image.std(ddof=1), rel=1e-4)
+    )
 
 
 # --- what it does to alpha
@@ -124,12 +135,21 @@ def test_under_sink_aware_alpha_is_the_share(seed, alpha):
 @pytest.mark.parametrize("factor", [1e-3, 1.0, 1e3])
 def test_under_sink_aware_the_scale_of_the_hidden_states_does_not_matter(factor):
     text, image = text_embeddings(), ordinary(40, IMAGE, 1)
-    assert np.allclose(mixed(text, image_rows(image * factor), "sink_aware"), mixed(text, image_rows(image), "sink_aware"), rtol=1e-4, atol=1e-3)
+    assert np.allclose(
+        mixed(text, image_rows(image * factor), "sink_aware"),
+        mixed(text, image_rows(image), "sink_aware"),
+        rtol=1e-4,
+        atol=1e-3,
+    )
 
 
 def test_under_sink_aware_a_massive_row_0_on_either_side_changes_nothing_else():
     text, vl = ordinary(30, ORDINARY, 0), ordinary(30, IMAGE, 1)
-    results = [mixed(with_sink(text, a), text_rows(with_sink(vl, b)), "sink_aware")[1:] for a in (0.0, 1.0, 5.0) for b in (0.0, 1.0, 5.0)]
+    results = [
+        mixed(with_sink(text, a), text_rows(with_sink(vl, b)), "sink_aware")[1:]
+        for a in (0.0, 1.0, 5.0)
+        for b in (0.0, 1.0, 5.0)
+    ]
     assert all(np.array_equal(results[0], result) for result in results[1:])
 
 
@@ -212,8 +232,44 @@ def blended(folder, encode, tmp_path):
         tiny.picture(160, 96).save(tmp_path / "image.png")
         save_file({"hidden_states": as_tensor(text)}, tmp_path / "T")
         image, t, v, c = (str(tmp_path / name) for name in ("image.png", "T", "V", "C"))
-        assert main(["extract", image, "--model", str(folder), "--prompt", "a cat", "--layer=-2", "--tokens", mode, "--out", v]) == 0
-        assert main(["blend", "--text", t, "--vl", v, "--normalization", "sink_aware", "--length-match", length_match, "--alpha", "0.3", "--out", c]) == 0
+        assert (
+            main(
+                [
+                    "extract",
+                    image,
+                    "--model",
+                    str(folder),
+                    "--prompt",
+                    "a cat",
+                    "--layer=-2",
+                    "--tokens",
+                    mode,
+                    "--out",
+                    v,
+                ]
+            )
+            == 0
+        )
+        assert (
+            main(
+                [
+                    "blend",
+                    "--text",
+                    t,
+                    "--vl",
+                    v,
+                    "--normalization",
+                    "sink_aware",
+                    "--length-match",
+                    length_match,
+                    "--alpha",
+                    "0.3",
+                    "--out",
+                    c,
+                ]
+            )
+            == 0
+        )
         return tuple(load_file(file)["hidden_states"] for file in (t, v, c))
 
     return make
@@ -227,7 +283,10 @@ def test_what_extract_wrote_blends_into_the_texts_own_row_0_in_every_token_mode(
     assert not torch.equal(result, text)
 
 
-@pytest.mark.parametrize(("mode", "block"), [("text", slice(3, 3)), ("image", slice(0, 17)), ("image_no_markers", slice(0, 15)), ("all", slice(3, 20))])
+@pytest.mark.parametrize(
+    ("mode", "block"),
+    [("text", slice(3, 3)), ("image", slice(0, 17)), ("image_no_markers", slice(0, 15)), ("all", slice(3, 20))],
+)
 def test_the_files_metadata_tells_blend_which_rows_are_the_prompts(mode, block, blended):
     """Image rows go in behind the head as they are, the prompt's rows meet the text's one to one."""
     text, vl, result = blended(mode, "insert")

@@ -6,18 +6,20 @@ import tiny
 import torch
 from test_language import hooks, relative_error
 
-from zvl_ext import language, vision
-from zvl_ext.checkpoint import open_checkpoint
-from zvl_ext.conditioner import Text, condition, extract
+from zvl_ext.conditioner import condition, extract
+from zvl_ext.engines.sources import Text
+from zvl_ext.engines.text_encoder import mrope_tables
 from zvl_ext.hosts.standalone import StandaloneExtractor, StandaloneTextEncoder
 from zvl_ext.options import BY_NAME, Settings
+from zvl_ext.qwen3vl import language, vision
+from zvl_ext.qwen3vl.files import open_checkpoint
 from zvl_ext.reference import open_reference, sized
-from zvl_ext.splice import mrope_tables
 
 TOKENS = 24  # budget of image tokens
 LAYERS = range(-7, 0)  # of the text encoder; the tiny Qwen3-VL has five
-# DeepStack adds to the states after layers 1, 2 and 3. transformers 5 records those states before the addition, transformers 4
-# after it, so for them plain transformers is two references, not one. Every deeper state has all three additions inside.
+# DeepStack adds to the states after layers 1, 2 and 3. transformers 5 records those states before the addition,
+# transformers 4 after it, so for them plain transformers is two references, not one. Every deeper state has all three
+# additions inside.
 BEHIND_DEEPSTACK = range(-4, 0)
 TOLERANCE = 1e-4
 PROMPTS = ["a photo of a cat", "", "\n\na <|image_pad|> cat\nin two lines"]
@@ -26,7 +28,16 @@ SIZES = [(160, 96), (64, 192), (500, 333), (32, 32)]
 
 def spliced(**values) -> Settings:
     """The whole sequence by engine splice, nothing done to it."""
-    return Settings.from_mapping({"engine": "splice", "hidden_layer": -2, "token_mode": "all", "reference_tokens": TOKENS, "scale_to_text": False, **values})
+    return Settings.from_mapping(
+        {
+            "engine": "splice",
+            "hidden_layer": -2,
+            "token_mode": "all",
+            "reference_tokens": TOKENS,
+            "scale_to_text": False,
+            **values,
+        }
+    )
 
 
 def assert_close(got: torch.Tensor, wanted: torch.Tensor) -> None:
@@ -37,7 +48,9 @@ def assert_close(got: torch.Tensor, wanted: torch.Tensor) -> None:
 def plain_sequential(model, text_encoder, tokenizer):
     """The text encoder's states on embeddings put together here; `scale` multiplies the prompt's own rows."""
 
-    def make(prompt: str, size: tuple[int, int] = (160, 96), system: str = "", scale: torch.Tensor | float = 1.0) -> tuple[tuple[torch.Tensor, ...], dict]:
+    def make(
+        prompt: str, size: tuple[int, int] = (160, 96), system: str = "", scale: torch.Tensor | float = 1.0
+    ) -> tuple[tuple[torch.Tensor, ...], dict]:
         image = tiny.plain_image_tokens(model, tiny.plain_pixels(tiny.picture(*size), TOKENS))[0]
         ids, modes = tiny.plain_ids(tokenizer, prompt, image.shape[0], system)
         inputs = text_encoder.get_input_embeddings()(torch.tensor(ids))
@@ -69,7 +82,9 @@ def plain_mrope(whole, tokenizer):
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_sequential_is_the_plain_text_encoder_on_those_embeddings_at_every_layer(prompt, sources, reference, text_of, plain_sequential):
+def test_sequential_is_the_plain_text_encoder_on_those_embeddings_at_every_layer(
+    prompt, sources, reference, text_of, plain_sequential
+):
     wanted, _ = plain_sequential(prompt)
     for layer in LAYERS:
         assert_close(extract(spliced(hidden_layer=layer), reference, text_of(prompt), sources).states, wanted[layer])
@@ -79,7 +94,10 @@ def test_sequential_is_the_plain_text_encoder_on_those_embeddings_at_every_layer
 def test_mrope_is_plain_qwen3_vl_with_the_text_encoders_weights(prompt, sources, reference, text_of, plain_mrope):
     wanted, _ = plain_mrope(prompt)
     for layer in BEHIND_DEEPSTACK:
-        assert_close(extract(spliced(hidden_layer=layer, positions="mrope"), reference, text_of(prompt), sources).states, wanted[layer])
+        assert_close(
+            extract(spliced(hidden_layer=layer, positions="mrope"), reference, text_of(prompt), sources).states,
+            wanted[layer],
+        )
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -92,17 +110,31 @@ def test_any_picture_is_read_as_by_plain_transformers(positions, size, sources, 
 
 @pytest.mark.parametrize("mode", BY_NAME["token_mode"].choices)
 @pytest.mark.parametrize("positions", ["sequential", "mrope"])
-def test_a_system_text_is_read_first_in_every_token_mode(positions, mode, sources, reference, text_of, plain_sequential, plain_mrope):
+def test_a_system_text_is_read_first_in_every_token_mode(
+    positions, mode, sources, reference, text_of, plain_sequential, plain_mrope
+):
     wanted, modes = {"sequential": plain_sequential, "mrope": plain_mrope}[positions]("a cat", system="Draw a cat!\n\n")
-    got = extract(spliced(positions=positions, token_mode=mode, system_prompt="Draw {prompt}!\n\n"), reference, text_of("a cat"), sources)
+    got = extract(
+        spliced(positions=positions, token_mode=mode, system_prompt="Draw {prompt}!\n\n"),
+        reference,
+        text_of("a cat"),
+        sources,
+    )
     assert_close(got.states, wanted[-2][modes[mode]])
 
 
-@pytest.mark.parametrize(("vl_prompt", "read"), [("", ""), ("the style", "the style"), ("{prompt} in oil", "a cat in oil")])
+@pytest.mark.parametrize(
+    ("vl_prompt", "read"), [("", ""), ("the style", "the style"), ("{prompt} in oil", "a cat in oil")]
+)
 @pytest.mark.parametrize("positions", ["sequential", "mrope"])
-def test_a_text_of_its_own_takes_the_place_of_the_prompt(positions, vl_prompt, read, sources, reference, text_of, plain_sequential, plain_mrope):
+def test_a_text_of_its_own_takes_the_place_of_the_prompt(
+    positions, vl_prompt, read, sources, reference, text_of, plain_sequential, plain_mrope
+):
     wanted, _ = {"sequential": plain_sequential, "mrope": plain_mrope}[positions](read)
-    assert_close(extract(spliced(positions=positions, vl_prompt=vl_prompt), reference, text_of("a cat"), sources).states, wanted[-2])
+    assert_close(
+        extract(spliced(positions=positions, vl_prompt=vl_prompt), reference, text_of("a cat"), sources).states,
+        wanted[-2],
+    )
 
 
 def test_emphasis_on_the_prompts_embeddings_is_read(sources, reference, text_of, plain_sequential):
@@ -135,7 +167,8 @@ def test_the_text_encoder_in_bfloat16_is_near_float32(positions, sources, tokeni
 @pytest.mark.parametrize("theta", [1e4, 1e6])
 @pytest.mark.parametrize(("head_dim", "section"), [(128, (24, 20, 20)), (32, (6, 5, 5)), (16, (4, 2, 2))])
 def test_rotary_tables_follow_the_definition_frequency_by_frequency(head_dim, section, theta):
-    """Interleaved: time, row, column, time, row, column, … while rows and columns have frequencies left, then time alone."""
+    """Interleaved: time, row, column, time, row, column, … while rows and columns have frequencies left, then time
+    alone."""
     positions = torch.tensor([[0, 1, 1, 9], [0, 1, 2, 9], [0, 3, 1, 9]])
     cosine, sine = mrope_tables(positions, head_dim, theta, section)
     assert cosine.shape == sine.shape == (4, head_dim)
@@ -153,7 +186,9 @@ def test_rotary_tables_follow_the_definition_frequency_by_frequency(head_dim, se
 # --- causality
 
 
-def test_prompt_rows_before_the_vision_block_are_the_plain_text_encoders_and_those_after_it_are_not(sources, reference, text_of):
+def test_prompt_rows_before_the_vision_block_are_the_plain_text_encoders_and_those_after_it_are_not(
+    sources, reference, text_of
+):
     text = text_of()
     got = extract(spliced(token_mode="text"), reference, text, sources)
     assert got.states.shape == text.embeddings.shape
@@ -166,7 +201,8 @@ def test_prompt_rows_before_the_vision_block_are_the_plain_text_encoders_and_tho
 @pytest.mark.parametrize("positions", ["sequential", "mrope"])
 def test_image_rows_depend_on_the_reference_alone(positions, sources, reference, text_of):
     rows = [
-        extract(spliced(positions=positions, token_mode="image"), reference, text_of(prompt), sources).states for prompt in ("a cat", "something else, longer")
+        extract(spliced(positions=positions, token_mode="image"), reference, text_of(prompt), sources).states
+        for prompt in ("a cat", "something else, longer")
     ]
     assert_close(*rows)
 
@@ -174,10 +210,16 @@ def test_image_rows_depend_on_the_reference_alone(positions, sources, reference,
 # --- the conditioning
 
 
-COUNTS = {  # token mode -> length match -> rows, for n prompt tokens and 15 image tokens; row 0 is the prompt's own, the rest is matched
+# token mode -> length match -> rows, for n prompt tokens and 15 image tokens; row 0 is the prompt's own, the rest is
+# matched
+COUNTS = {
     "text": {"interpolate": lambda n: n, "truncate": lambda n: n, "insert": lambda n: n},
     "image": {"interpolate": lambda n: n, "truncate": lambda n: 1 + min(n - 1, 17), "insert": lambda n: n + 17},
-    "image_no_markers": {"interpolate": lambda n: n, "truncate": lambda n: 1 + min(n - 1, 15), "insert": lambda n: n + 15},
+    "image_no_markers": {
+        "interpolate": lambda n: n,
+        "truncate": lambda n: 1 + min(n - 1, 15),
+        "insert": lambda n: n + 15,
+    },
     "all": {"interpolate": lambda n: n, "truncate": lambda n: n, "insert": lambda n: n + 17},
 }
 SHORT, LONG = "a cat", "a photo of a cat in the rain at night, seen from below"
@@ -195,11 +237,18 @@ def test_the_two_prompts_are_shorter_and_longer_than_the_picture(text_of):
 @pytest.mark.parametrize("length_match", BY_NAME["length_match"].choices)
 @pytest.mark.parametrize("mode", COUNTS)
 @pytest.mark.parametrize("kept", KEPT, ids=lambda kept: f"{kept['engine']}, {kept.get('normalization', 'none')}")
-def test_row_0_is_the_prompts_own_bit_for_bit_and_the_rest_is_counted(kept, mode, length_match, sources, reference, text_of):
+def test_row_0_is_the_prompts_own_bit_for_bit_and_the_rest_is_counted(
+    kept, mode, length_match, sources, reference, text_of
+):
     for prompt in (SHORT, LONG):
         text = text_of(prompt)
         for alpha, blend_mode in ((0.3, "linear"), (1.0, "linear"), (0.5, "slerp"), (0.5, "adain_per_dim")):
-            got = condition(spliced(token_mode=mode, length_match=length_match, alpha=alpha, blend_mode=blend_mode, **kept), reference, text, sources)
+            got = condition(
+                spliced(token_mode=mode, length_match=length_match, alpha=alpha, blend_mode=blend_mode, **kept),
+                reference,
+                text,
+                sources,
+            )
             assert got.shape == (COUNTS[mode][length_match](len(text.ids)), text.embeddings.shape[1])
             assert torch.equal(got[0], text.embeddings[0])
             assert not torch.equal(got, text.embeddings)
@@ -223,7 +272,9 @@ def test_engine_blend_with_another_normalization_blends_row_0_like_any_other(sou
 
 @pytest.mark.parametrize("length_match", BY_NAME["length_match"].choices)
 @pytest.mark.parametrize("mode", COUNTS)
-def test_alpha_0_is_the_prompt_bit_for_bit_and_makes_no_pass(mode, length_match, sources, extractor, encoder, reference, text_of):
+def test_alpha_0_is_the_prompt_bit_for_bit_and_makes_no_pass(
+    mode, length_match, sources, extractor, encoder, reference, text_of
+):
     text = text_of()
     got = condition(spliced(token_mode=mode, length_match=length_match, alpha=0.0), reference, text, sources)
     assert torch.equal(got, text.embeddings)
@@ -251,9 +302,13 @@ def test_with_insert_and_image_rows_alone_the_prompts_rows_stay_as_they_are(mode
         assert torch.equal(got, torch.cat([text.embeddings[:3], block, text.embeddings[3:]]))
 
 
-@pytest.mark.parametrize("normalized", [{"scale_to_text": False}, {"scale_to_text": True, "normalization": "sink_aware"}])
+@pytest.mark.parametrize(
+    "normalized", [{"scale_to_text": False}, {"scale_to_text": True, "normalization": "sink_aware"}]
+)
 @pytest.mark.parametrize("engine", ["splice", "blend"])
-def test_with_insert_alpha_moves_the_prompts_rows_linearly_and_the_image_rows_not_at_all(engine, normalized, sources, reference, text_of):
+def test_with_insert_alpha_moves_the_prompts_rows_linearly_and_the_image_rows_not_at_all(
+    engine, normalized, sources, reference, text_of
+):
     text = text_of()
     own = torch.tensor([*range(3), *range(20, 20 + len(text.ids) - 3)])
     chosen = {"engine": engine, "length_match": "insert", **normalized}
@@ -267,7 +322,9 @@ def test_with_insert_alpha_moves_the_prompts_rows_linearly_and_the_image_rows_no
 
 @pytest.mark.parametrize("mode", ["image", "image_no_markers", "all"])
 @pytest.mark.parametrize(("dropout", "stay"), [(0.5, 8), (0.75, 4), (0.99, 1)])
-def test_dropout_leaves_out_its_share_of_the_image_rows_by_the_pictures_seed(mode, dropout, stay, sources, encoder, reference, text_of):
+def test_dropout_leaves_out_its_share_of_the_image_rows_by_the_pictures_seed(
+    mode, dropout, stay, sources, encoder, reference, text_of
+):
     text = text_of()
     chosen = spliced(token_mode=mode, length_match="insert", alpha=1.0, image_dropout=dropout)
     first, again, other = (condition(chosen, reference, text, sources, seed) for seed in (1, 1, 3))
@@ -284,7 +341,9 @@ IMAGE_MODES = ["image", "image_no_markers"]
 BEFORE = 3 + 17  # tokens up to the end of the vision block: the template's head, 15 image tokens and their markers
 
 
-def test_the_same_prompt_again_makes_no_pass_and_another_prompt_does_not_look_again(sources, extractor, encoder, reference, text_of):
+def test_the_same_prompt_again_makes_no_pass_and_another_prompt_does_not_look_again(
+    sources, extractor, encoder, reference, text_of
+):
     for prompt, looks, reads in (("a cat", 1, 1), ("a cat", 1, 1), ("a dog", 1, 2), ("", 1, 3), ("a cat", 1, 3)):
         condition(spliced(), reference, text_of(prompt), sources)
         assert (extractor.passes, encoder.passes) == (["image_tokens"] * looks, ["states"] * reads)
@@ -307,7 +366,9 @@ def test_another_way_to_read_is_a_new_reading_of_the_same_look(values, sources, 
 
 @pytest.mark.parametrize("mode", IMAGE_MODES)
 @pytest.mark.parametrize("positions", ["sequential", "mrope"])
-def test_image_rows_alone_are_read_once_for_all_prompts(positions, mode, sources, reference, text_of, plain_sequential, plain_mrope):
+def test_image_rows_alone_are_read_once_for_all_prompts(
+    positions, mode, sources, reference, text_of, plain_sequential, plain_mrope
+):
     wanted, modes = {"sequential": plain_sequential, "mrope": plain_mrope}[positions]("")
     texts = [text_of("a cat", emphasis=1.3), text_of("something else, longer"), text_of("")]
     chosen = spliced(positions=positions, token_mode=mode)
@@ -335,12 +396,22 @@ def test_where_the_prompt_is_read_its_embeddings_tell_of_a_change(state, sources
     assert encoder.passes == ["states"]
 
 
-DEPTHS = [[1, 2, 3, 4, 5, 6, 7], [7, 6, 5, 4, 3, 2, 1], [4, 1, 7, 2, 6, 3, 5], [2, 7, 3], [3, 5, 4, 6], [1, 7], [6, 7, 6, 1]]
+DEPTHS = [
+    [1, 2, 3, 4, 5, 6, 7],
+    [7, 6, 5, 4, 3, 2, 1],
+    [4, 1, 7, 2, 6, 3, 5],
+    [2, 7, 3],
+    [3, 5, 4, 6],
+    [1, 7],
+    [6, 7, 6, 1],
+]
 
 
 @pytest.mark.parametrize("order", DEPTHS, ids=str)
 @pytest.mark.parametrize("positions", ["sequential", "mrope"])
-def test_a_grid_over_layers_runs_each_layer_once_in_any_order(positions, order, sources, reference, text_of, plain_sequential, plain_mrope):
+def test_a_grid_over_layers_runs_each_layer_once_in_any_order(
+    positions, order, sources, reference, text_of, plain_sequential, plain_mrope
+):
     text = text_of()
     wanted, _ = {"sequential": plain_sequential, "mrope": plain_mrope}[positions](text.prompt)
     sources.every_layer = True
@@ -355,15 +426,21 @@ def test_a_grid_over_layers_runs_each_layer_once_in_any_order(positions, order, 
 
 
 @pytest.mark.parametrize("positions", ["sequential", "mrope"])
-def test_a_deeper_layer_goes_on_from_the_one_that_is_kept(positions, sources, reference, text_of, plain_sequential, plain_mrope):
+def test_a_deeper_layer_goes_on_from_the_one_that_is_kept(
+    positions, sources, reference, text_of, plain_sequential, plain_mrope
+):
     """Also where the kept one is among those that DeepStack adds to."""
     text = text_of()
     wanted, _ = {"sequential": plain_sequential, "mrope": plain_mrope}[positions](text.prompt)
     tokens = BEFORE + len(text.ids) - 3
     with tiny.work() as done:
         extract(spliced(positions=positions, hidden_layer=-6), reference, text, sources)
-        assert_close(extract(spliced(positions=positions, hidden_layer=-4), reference, text, sources).states, wanted[-4])
-        assert_close(extract(spliced(positions=positions, hidden_layer=-1), reference, text, sources).states, wanted[-1])
+        assert_close(
+            extract(spliced(positions=positions, hidden_layer=-4), reference, text, sources).states, wanted[-4]
+        )
+        assert_close(
+            extract(spliced(positions=positions, hidden_layer=-1), reference, text, sources).states, wanted[-1]
+        )
         assert done.encoded == tiny.layers(0, 7, tokens)
         extract(spliced(positions=positions, hidden_layer=-5), reference, text, sources)
     assert done.encoded == tiny.layers(0, 7, tokens) + tiny.layers(2, 3, tokens), "from layer -6 on"
@@ -396,7 +473,9 @@ def test_emphasis_is_a_new_reading(sources, encoder, reference, text_of):
 
 
 @pytest.mark.parametrize("vl_prompt", ["{prompt}", "the style"])
-def test_a_text_encoder_that_has_changed_under_the_same_name_is_not_served_stale(vl_prompt, sources, tokenizer, reference, text_of):
+def test_a_text_encoder_that_has_changed_under_the_same_name_is_not_served_stale(
+    vl_prompt, sources, tokenizer, reference, text_of
+):
     """As with a LoRA on the text encoder: the same file, the same prompt, the same input embeddings, other outputs."""
     text = text_of()
     stale = extract(spliced(vl_prompt=vl_prompt), reference, text, sources).states
@@ -411,7 +490,9 @@ def test_a_text_encoder_that_has_changed_under_the_same_name_is_not_served_stale
 
 
 @pytest.mark.parametrize("layer", [-8, -36])
-def test_a_layer_the_text_encoder_does_not_have_is_refused_before_a_pass(layer, sources, extractor, encoder, reference, text_of, refused):
+def test_a_layer_the_text_encoder_does_not_have_is_refused_before_a_pass(
+    layer, sources, extractor, encoder, reference, text_of, refused
+):
     with refused(f"Hidden layer {layer} does not exist: the text encoder has layers -1 to -7"):
         condition(spliced(hidden_layer=layer), reference, text_of(), sources)
     assert (extractor.passes, encoder.passes) == ([], [])
@@ -428,10 +509,14 @@ def test_values_that_are_not_finite_are_refused_and_not_kept(value, sources, tok
     assert torch.isfinite(condition(spliced(hidden_layer=-6), reference, text_of(), sources)).all()
 
 
-def test_a_text_encoder_of_another_width_is_refused_before_a_pass(sources, extractor, encoder, reference, text_of, refused):
+def test_a_text_encoder_of_another_width_is_refused_before_a_pass(
+    sources, extractor, encoder, reference, text_of, refused
+):
     text = text_of()
     with refused("tiny-vl: this model is 64 wide, the image model's text encoder 2560"):
-        condition(spliced(), reference, Text(text.prompt, text.ids, torch.zeros(len(text.ids), 2560), text.inputs), sources)
+        condition(
+            spliced(), reference, Text(text.prompt, text.ids, torch.zeros(len(text.ids), 2560), text.inputs), sources
+        )
     assert (extractor.passes, encoder.passes) == ([], [])
 
 
@@ -458,7 +543,9 @@ def test_the_text_encoder_is_left_as_it_was(positions, layer, sources, reference
 
 @pytest.mark.parametrize("fails", [0, 3])
 @pytest.mark.parametrize("positions", ["sequential", "mrope"])
-def test_the_text_encoder_is_left_as_it_was_when_a_pass_fails(positions, fails, sources, text_encoder, reference, text_of, untouched, monkeypatch):
+def test_the_text_encoder_is_left_as_it_was_when_a_pass_fails(
+    positions, fails, sources, text_encoder, reference, text_of, untouched, monkeypatch
+):
     text = text_of()
 
     def fail(*args, **kwargs):
@@ -478,7 +565,9 @@ def test_the_text_encoder_is_left_as_it_was_when_a_pass_fails(positions, fails, 
 def tower_tokens(path, size=(150, 77), dtype=torch.float32) -> torch.Tensor:
     """What the tower alone makes of a picture, loaded from a folder or a file."""
     checkpoint = open_checkpoint(str(path))
-    return vision.stacked_tokens(vision.load(checkpoint, dtype), sized(open_reference(tiny.picture(*size)), TOKENS, checkpoint.unit))
+    return vision.stacked_tokens(
+        vision.load(checkpoint, dtype), sized(open_reference(tiny.picture(*size)), TOKENS, checkpoint.unit)
+    )
 
 
 def whole_tokens(model, size=(150, 77)) -> torch.Tensor:
@@ -540,7 +629,9 @@ def test_the_tower_alone_is_made_by_the_config_where_its_shapes_do_not_tell(irre
 @pytest.mark.parametrize("told", [True, False], ids=["configuration told", "configuration derived"])
 def test_the_tower_alone_is_read_from_single_files(layout, told, model, state, tmp_path):
     metadata = tiny.config_metadata(model.config) if told else None
-    assert_close(tower_tokens(tiny.save_single(state, tmp_path / "one.safetensors", layout, metadata)), whole_tokens(model))
+    assert_close(
+        tower_tokens(tiny.save_single(state, tmp_path / "one.safetensors", layout, metadata)), whole_tokens(model)
+    )
 
 
 @pytest.mark.parametrize("kind", tiny.FP8_KINDS)
@@ -574,7 +665,9 @@ def test_the_tower_in_bfloat16_is_near_float32(folder):
 
 @pytest.mark.parametrize("kind", ["folder", "sharded", "one file"])
 def test_only_the_towers_tensors_are_read_and_each_once(kind, request, state, tmp_path, get_tensor):
-    path = tiny.save_single(state, tmp_path / "one.safetensors") if kind == "one file" else request.getfixturevalue(kind)
+    path = (
+        tiny.save_single(state, tmp_path / "one.safetensors") if kind == "one file" else request.getfixturevalue(kind)
+    )
     checkpoint = open_checkpoint(str(path))
     assert get_tensor == {}  # headers alone tell what is in the files
     vision.load(checkpoint, torch.float32)
@@ -592,7 +685,10 @@ def test_splice_never_loads_qwen3_vls_language_model(checkpoint, sources, refere
     assert set(get_tensor) == {stored.key for name, stored in checkpoint.tensors.items() if name.startswith("visual.")}
 
 
-@pytest.mark.parametrize("name", ["merger.linear_fc1.weight", "blocks.3.attn.qkv.bias", "pos_embed.weight", "deepstack_merger_list.2.norm.bias"])
+@pytest.mark.parametrize(
+    "name",
+    ["merger.linear_fc1.weight", "blocks.3.attn.qkv.bias", "pos_embed.weight", "deepstack_merger_list.2.norm.bias"],
+)
 def test_a_missing_tensor_of_the_tower_is_named(name, model, state, tmp_path, refused):
     rest = {key: value for key, value in state.items() if key != "visual." + name}
     path = tiny.save_single(rest, tmp_path / "one.safetensors", metadata=tiny.config_metadata(model.config))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from zvl_ext.statistics import REFERENCE_PROMPTS, compare, measure, std
+from zvl_ext.mixing.statistics import REFERENCE_PROMPTS, compare, measure, std
 
 
 def rows(count: int, hidden: int = 15, seed: int = 0) -> np.ndarray:

@@ -1,4 +1,5 @@
-"""What is kept between pictures, in memory and on disk: bounded, least recently used first out, and damage is a miss."""
+"""What is kept between pictures, in memory and on disk: bounded, least recently used first out, and damage is a
+miss."""
 
 import hashlib
 import json
@@ -32,7 +33,9 @@ def same(one: dict[str, torch.Tensor] | None, other: dict[str, torch.Tensor]) ->
     def bits(tensor: torch.Tensor) -> bytes:
         return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
-    return one is not None and {n: (t.dtype, t.shape, bits(t)) for n, t in one.items()} == {n: (t.dtype, t.shape, bits(t)) for n, t in other.items()}
+    return one is not None and {n: (t.dtype, t.shape, bits(t)) for n, t in one.items()} == {
+        n: (t.dtype, t.shape, bits(t)) for n, t in other.items()
+    }
 
 
 # --- memory
@@ -52,7 +55,9 @@ def test_a_gibibyte_is_kept_and_no_disk_unless_told_otherwise():
 
 def test_the_bytes_of_all_tensors_of_a_bundle_count():
     store = Store(10_000)
-    store.put("a", {"one": torch.zeros(100), "two": torch.zeros(2, 50, dtype=torch.bfloat16), "none": torch.zeros(0, 5)})
+    store.put(
+        "a", {"one": torch.zeros(100), "two": torch.zeros(2, 50, dtype=torch.bfloat16), "none": torch.zeros(0, 5)}
+    )
     assert store.size == 400 + 200
 
 
@@ -163,7 +168,9 @@ def test_other_things_than_bundles_are_kept_by_a_size_of_their_own():
 
 def test_the_module_loads_neither_torch_nor_safetensors(root):
     script = "import sys, zvl_ext.store; print(*{name.partition('.')[0] for name in sys.modules})"
-    loaded = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True
+    ).stdout.split()
     assert not {"torch", "safetensors", "transformers", "numpy"} & set(loaded)
 
 
@@ -328,7 +335,12 @@ def test_the_same_key_is_found_by_another_process(disk, root):
     """Whatever the process's hash seed."""
     script = "import sys, torch; from zvl_ext.store import Disk; Disk(sys.argv[1], 10**6).put(eval(sys.argv[2]), {'row': torch.full((1000,), 5.0)})"
     disk.put(KEY, row(1))
-    subprocess.run([sys.executable, "-c", script, disk.folder, repr(KEY)], cwd=root, check=True, env=os.environ | {"PYTHONHASHSEED": "1"})
+    subprocess.run(
+        [sys.executable, "-c", script, disk.folder, repr(KEY)],
+        cwd=root,
+        check=True,
+        env=os.environ | {"PYTHONHASHSEED": "1"},
+    )
     assert same(disk.get(KEY), row(5))
     assert len(disk.files()) == 1
 
@@ -338,7 +350,9 @@ PAIR = torch.arange(20.0)
 BUNDLES = {
     "float32": {"x": SPECIAL},
     "float16": {"x": SPECIAL.half()},
-    "bfloat16": {"x": torch.arange(2**15, dtype=torch.int16).view(torch.bfloat16)},  # half of all there are, every NaN included
+    "bfloat16": {
+        "x": torch.arange(2**15, dtype=torch.int16).view(torch.bfloat16)
+    },  # half of all there are, every NaN included
     "int64": {"x": torch.tensor([[2**63 - 1, -(2**63)], [0, -1]])},
     "uint8 and bool": {"x": torch.arange(256, dtype=torch.uint8), "y": torch.tensor([True, False])},
     "transposed": {"x": torch.arange(12.0).reshape(3, 4).T},
@@ -348,9 +362,19 @@ BUNDLES = {
     "two in one memory": {"x": PAIR[:10], "y": PAIR[10:], "z": PAIR},
     "with a gradient": {"x": torch.ones(3, requires_grad=True)},
     "scalar": {"x": torch.tensor(3.5)},
-    "empty dims": {"x": torch.zeros(0), "y": torch.zeros(3, 0, 2, dtype=torch.bfloat16), "z": torch.zeros(0, 4, dtype=torch.int64)},
+    "empty dims": {
+        "x": torch.zeros(0),
+        "y": torch.zeros(3, 0, 2, dtype=torch.bfloat16),
+        "z": torch.zeros(0, 4, dtype=torch.int64),
+    },
     "nothing": {},
-    "many names": {"-8": torch.ones(2), "vision/0": torch.zeros(1), "ein Bär": torch.ones(1), "a b": torch.ones(1), "": torch.ones(1)},
+    "many names": {
+        "-8": torch.ones(2),
+        "vision/0": torch.zeros(1),
+        "ein Bär": torch.ones(1),
+        "a b": torch.ones(1),
+        "": torch.ones(1),
+    },
 }
 
 
@@ -487,7 +511,9 @@ def header_only(tensor: object, metadata: object, data: bytes) -> bytes:
 )  # fmt: skip
 def test_a_header_that_promises_what_is_not_there_is_a_miss(tensor, disk):
     os.makedirs(disk.folder)
-    file_of(disk).write_bytes(header_only(tensor, {"zvl_store": "1", "key": file_of(disk).name[:64], "checksum": "0"}, bytes(4)))
+    file_of(disk).write_bytes(
+        header_only(tensor, {"zvl_store": "1", "key": file_of(disk).name[:64], "checksum": "0"}, bytes(4))
+    )
     assert disk.get(KEY) is None
 
 
@@ -593,7 +619,9 @@ for key in "abc":
     assert disk.get(key) is None
 assert disk.get("small") is not None
 """
-    done = subprocess.run([sys.executable, "-c", script, disk.folder], cwd=root, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", script, disk.folder], cwd=root, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     assert len([line for line in done.stderr.splitlines() if "Z-Image VL" in line]) == 1, done.stderr
     assert names(disk) == {file_of(disk, "small").name}
@@ -738,9 +766,18 @@ def test_what_was_just_put_stays_when_the_clock_was_set_back(three):
 
 
 OTHERS = (
-    "mine.safetensors", "notes.zvl.safetensors", "x" * 64 + ".zvl.safetensors", "a" * 63 + ".zvl.safetensors", "a" * 64 + ".safetensors",
-    "a" * 64 + ".zvl.safetensors.bak", "b" + "a" * 64 + ".zvl.safetensors", "a" * 32 + ".tmp", "note.zvl.tmp", "tmp1234.tmp", ".gitignore",
-)  # fmt: skip
+    "mine.safetensors",
+    "notes.zvl.safetensors",
+    "x" * 64 + ".zvl.safetensors",
+    "a" * 63 + ".zvl.safetensors",
+    "a" * 64 + ".safetensors",
+    "a" * 64 + ".zvl.safetensors.bak",
+    "b" + "a" * 64 + ".zvl.safetensors",
+    "a" * 32 + ".tmp",
+    "note.zvl.tmp",
+    "tmp1234.tmp",
+    ".gitignore",
+)
 
 
 def test_files_of_others_are_neither_counted_nor_removed(disk):
@@ -784,7 +821,11 @@ def test_a_temporary_file_has_the_name_that_is_cleaned_up(disk, monkeypatch):
     import safetensors.torch
 
     made = []
-    monkeypatch.setattr(safetensors.torch, "save_file", lambda tensors, path, metadata: made.append(Path(path)) or Path(path).write_bytes(b"half"))
+    monkeypatch.setattr(
+        safetensors.torch,
+        "save_file",
+        lambda tensors, path, metadata: made.append(Path(path)) or Path(path).write_bytes(b"half"),
+    )
     monkeypatch.setattr(os, "replace", lambda source, target: made.append(Path(source).read_bytes()))
     disk.put(KEY, ROW)
     assert made[0].parent == Path(disk.folder)

@@ -1,4 +1,5 @@
-"""Every stage of the miniature family's training, for a moment each: the script that made the shipped weights keeps running."""
+"""Every stage of the miniature family's training, for a moment each: the script that made the shipped weights keeps
+running."""
 
 import json
 
@@ -9,9 +10,9 @@ pytest.importorskip("diffusers")
 
 from safetensors.torch import load_file
 
-from zvl_ext.miniature import family, world
-from zvl_ext.miniature.training import __main__ as command
-from zvl_ext.miniature.training import language, loop, pictures, publish
+from zvl_ext.lab.miniature import family, world
+from zvl_ext.lab.training import __main__ as command
+from zvl_ext.lab.training import language, loop, pictures, publish
 
 MOMENT = 0.005  # minutes
 
@@ -34,7 +35,11 @@ def work(tmp_path_factory):
 def test_a_stage_trains_and_leaves_its_state_and_its_curve(work, stage):
     state = load_file(f"{work}/{stage}.safetensors")
     assert state["step"] >= 1
-    moved = [key for key, value in state.items() if key.startswith("model.") and not torch.equal(value, state["average." + key.removeprefix("model.")])]
+    moved = [
+        key
+        for key, value in state.items()
+        if key.startswith("model.") and not torch.equal(value, state["average." + key.removeprefix("model.")])
+    ]
     assert moved, "the weights have not moved away from their average"
     with open(f"{work}/{stage}.jsonl", encoding="utf-8") as file:
         lines = [json.loads(line) for line in file]

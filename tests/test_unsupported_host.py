@@ -1,4 +1,5 @@
-"""Web UIs without Z-Image, and what loading the script costs. All of it in fresh processes: this one has a web UI already."""
+"""Web UIs without Z-Image, and what loading the script costs. All of it in fresh processes: this one has a web UI
+already."""
 
 from __future__ import annotations
 
@@ -62,7 +63,13 @@ result["axes"] = [axis.label for axis in plot.axis_options]
 def python(root: Path, host: Path, code: str) -> dict[str, Any]:
     """Run code in a web UI that is nothing but the folder `host`; its `result` comes back."""
     head = f"import sys; root, host = {str(root)!r}, {str(host)!r}; sys.path[:0] = [host, root]\n"
-    done = subprocess.run([sys.executable, "-c", head + code + "\nprint(json.dumps(result))"], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", head + code + "\nprint(json.dumps(result))"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     return json.loads(done.stdout.splitlines()[-1])

@@ -7,9 +7,9 @@ import torch
 
 pytest.importorskip("diffusers")
 
-from zvl_ext.miniature import family, measure, world
-from zvl_ext.miniature.evaluation.bench import Bench
-from zvl_ext.miniature.evaluation.experiments import CURVES, Row
+from zvl_ext.lab.evaluation.bench import Bench
+from zvl_ext.lab.evaluation.experiments import CURVES, Row
+from zvl_ext.lab.miniature import family, measure, world
 
 PAIRS = 24
 PROMPTS = 72  # a share of 0.85 is told from chance with fewer, from 0.75 not
@@ -22,11 +22,14 @@ def bench() -> Bench:
 
 @pytest.fixture(scope="module")
 def shares(bench):
-    """For a way of making pictures: the share of the prompts' and of the references' values that they show, by attribute."""
+    """For a way of making pictures: the share of the prompts' and of the references' values that they show, by
+    attribute."""
 
     def shares(how: str, values: dict, count: int = PAIRS) -> tuple[dict[str, float], dict[str, float]]:
         measured = bench.measure(Row("test", how, how, values, count))
-        return tuple({name: measured[side][name].count("1") / count for name in world.JUDGED} for side in ("prompt", "reference"))
+        return tuple(
+            {name: measured[side][name].count("1") / count for name in world.JUDGED} for side in ("prompt", "reference")
+        )
 
     return shares
 
@@ -76,8 +79,12 @@ def test_the_classifier_is_right_about_real_pictures(bench):
 
     drawn = [Image.fromarray(world.draw(pair.wanted, 5000 + i)) for i, pair in enumerate(bench.pairs)]
     seen, _ = measure.read(bench.classifier, drawn)
-    assert all(bool((share > 0.5).all()) for share in measure.follows(seen, [pair.wanted for pair in bench.pairs]).values())
-    noise = [Image.fromarray(torch.randint(0, 255, (world.SIZE, world.SIZE, 3), dtype=torch.uint8).numpy()) for _ in range(4)]
+    assert all(
+        bool((share > 0.5).all()) for share in measure.follows(seen, [pair.wanted for pair in bench.pairs]).values()
+    )
+    noise = [
+        Image.fromarray(torch.randint(0, 255, (world.SIZE, world.SIZE, 3), dtype=torch.uint8).numpy()) for _ in range(4)
+    ]
     assert measure.unlike_any(measure.read(bench.classifier, noise)[0]).float().mean() > 0.5
 
 
@@ -91,5 +98,10 @@ def test_qwen3_vl_has_drifted_a_little_from_the_text_encoder(bench):
     mine = bench.model.pipeline.text_encoder.model.state_dict()
     names = [name for name in mine if name.startswith("layers.")]
     values = dict(bench.model.extractor.checkpoint.read([f"language_model.{name}" for name in names], torch.float32))
-    cosine = torch.stack([torch.cosine_similarity(mine[name].flatten(), values[f"language_model.{name}"].flatten(), dim=0) for name in names])
+    cosine = torch.stack(
+        [
+            torch.cosine_similarity(mine[name].flatten(), values[f"language_model.{name}"].flatten(), dim=0)
+            for name in names
+        ]
+    )
     assert 0.9 < cosine.min() < 0.9999

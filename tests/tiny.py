@@ -26,7 +26,9 @@ except ImportError:
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
 # The pattern of Qwen's own tokenizer: line breaks that follow each other, and white space before them, are one piece.
-QWEN_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 TRAINING_TEXT = [
     "user\n\nassistant\n\nsystem\n\nuser\nassistant\nsystem\n",
     "a photo of a cat\n\na photo of a dog\n\n\na red apple on a wooden table",
@@ -50,7 +52,9 @@ def make_tokenizer() -> Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
     tokenizer.train_from_iterator(TRAINING_TEXT, trainer)
     tokenizer.add_special_tokens(list(SPECIALS))
     return tokenizer
@@ -67,7 +71,8 @@ def token_ids(tokenizer: Tokenizer) -> dict[str, int]:
 
 # --- models
 
-# A shape whose configuration follows from the shapes alone: 16 vision heads, MRoPE 24 : 20 : 20, DeepStack evenly spaced.
+# A shape whose configuration follows from the shapes alone: 16 vision heads, MRoPE 24 : 20 : 20, DeepStack evenly
+# spaced.
 REGULAR = {
     "text": {"head_dim": 32, "mrope_section": [6, 5, 5], "rope_theta": 5e6},
     "vision": {"hidden_size": 64, "num_heads": 16},
@@ -77,7 +82,8 @@ IRREGULAR = {
     "text": {"head_dim": 16, "mrope_section": [4, 2, 2], "rope_theta": 1e4},
     "vision": {"hidden_size": 32, "num_heads": 4},
 }
-# Z-Image's text encoder beside the first: the same widths, a theta of its own, and more layers, so that no count is mistaken for the other.
+# Z-Image's text encoder beside the first: the same widths, a theta of its own, and more layers, so that no count is
+# mistaken for the other.
 TEXT_ENCODER = {
     "text": {**REGULAR["text"], "rope_theta": 1e6, "layers": 7},
     "vision": REGULAR["vision"],
@@ -85,7 +91,8 @@ TEXT_ENCODER = {
 
 
 def make_config(tokenizer: Tokenizer, shape: dict = REGULAR) -> Qwen3VLConfig:
-    """A configuration of 5 text layers (or as the shape says) and 4 vision layers, read alike by transformers 4 and 5."""
+    """A configuration of 5 text layers (or as the shape says) and 4 vision layers, read alike by transformers 4 and
+    5."""
     rope = {"rope_type": "default", "mrope_interleaved": True, "mrope_section": shape["text"]["mrope_section"]}
     theta = shape["text"]["rope_theta"]
     text = {
@@ -125,14 +132,29 @@ def make_model(config: Qwen3VLConfig, seed: int = 0) -> Qwen3VLForConditionalGen
 def make_text_encoder(tokenizer: Tokenizer, seed: int = 2) -> Qwen3Model:
     """A random Qwen3, as Z-Image reads prompts with: plain 1-D RoPE."""
     of_vl = make_config(tokenizer, TEXT_ENCODER).text_config
-    same = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps")
+    same = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "rms_norm_eps",
+    )
     theta = TEXT_ENCODER["text"]["rope_theta"]
-    rope = {"rope_theta": theta} if is_version_4() else {"rope_parameters": {"rope_type": "default", "rope_theta": theta}}
+    rope = (
+        {"rope_theta": theta} if is_version_4() else {"rope_parameters": {"rope_type": "default", "rope_theta": theta}}
+    )
     torch.manual_seed(seed)
-    return randomized(Qwen3Model(Qwen3Config(**{name: getattr(of_vl, name) for name in same}, **rope, max_position_embeddings=4096)))
+    return randomized(
+        Qwen3Model(Qwen3Config(**{name: getattr(of_vl, name) for name in same}, **rope, max_position_embeddings=4096))
+    )
 
 
-def with_text_encoder(model: Qwen3VLForConditionalGeneration, text_encoder: Qwen3Model, tokenizer: Tokenizer) -> Qwen3VLForConditionalGeneration:
+def with_text_encoder(
+    model: Qwen3VLForConditionalGeneration, text_encoder: Qwen3Model, tokenizer: Tokenizer
+) -> Qwen3VLForConditionalGeneration:
     """A whole Qwen3-VL that sees with the eyes of `model` and reads with the text encoder."""
     whole = Qwen3VLForConditionalGeneration(make_config(tokenizer, TEXT_ENCODER)).eval().requires_grad_(False)
     whole.model.visual.load_state_dict(model.model.visual.state_dict(), strict=True)
@@ -141,7 +163,8 @@ def with_text_encoder(model: Qwen3VLForConditionalGeneration, text_encoder: Qwen
 
 
 def randomized(model: torch.nn.Module) -> torch.nn.Module:
-    """Random weights with which every layer matters: the usual initialization (0.02) would hide a wrong layer in rounding."""
+    """Random weights with which every layer matters: the usual initialization (0.02) would hide a wrong layer in
+    rounding."""
     model = model.eval().requires_grad_(False)
     for name, weight in model.named_parameters():
         noise = torch.randn_like(weight)
@@ -156,7 +179,9 @@ def randomized(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-def save_folder(model: Qwen3VLForConditionalGeneration, tokenizer: Tokenizer | None, folder: Path, max_shard_size: str = "5GB") -> Path:
+def save_folder(
+    model: Qwen3VLForConditionalGeneration, tokenizer: Tokenizer | None, folder: Path, max_shard_size: str = "5GB"
+) -> Path:
     """A Hugging Face folder as transformers itself writes it."""
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     if tokenizer:
@@ -232,7 +257,10 @@ def in_layout(state: dict[str, torch.Tensor], layout: str) -> dict[str, torch.Te
 
 
 def save_single(
-    state: dict[str, torch.Tensor], path: Path, layout: str = "model.language_model + model.visual", metadata: dict[str, str] | None = None
+    state: dict[str, torch.Tensor],
+    path: Path,
+    layout: str = "model.language_model + model.visual",
+    metadata: dict[str, str] | None = None,
 ) -> Path:
     """One .safetensors file, names as in `inner_state`."""
     save_file(in_layout(state, layout), str(path), metadata)
@@ -284,7 +312,9 @@ def quantize(state: dict[str, torch.Tensor], kind: str) -> tuple[dict[str, torch
             spread = scale
         stored[name] = (value / spread).clamp(-448, 448).to(torch.float8_e4m3fn)
         meant[name] = stored[name].double() * spread.double()
-        stored[stem + {"older": ".scale_weight", "blocks": ".weight_scale_inv"}.get(kind, ".weight_scale")] = scale.clone()
+        stored[stem + {"older": ".scale_weight", "blocks": ".weight_scale_inv"}.get(kind, ".weight_scale")] = (
+            scale.clone()
+        )
         if kind == "older":
             stored[stem + ".scale_input"] = torch.ones(())
         else:
@@ -323,7 +353,11 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 def plain_pixels(image: Image.Image, tokens: int) -> dict[str, torch.Tensor]:
     """`pixel_values` and `image_grid_thw` of transformers' own image processor, under a budget of image tokens."""
     least, most = 32 * 32, tokens * 32 * 32
-    bounds = {"min_pixels": least, "max_pixels": most} if is_version_4() else {"size": {"shortest_edge": least, "longest_edge": most}}
+    bounds = (
+        {"min_pixels": least, "max_pixels": most}
+        if is_version_4()
+        else {"size": {"shortest_edge": least, "longest_edge": most}}
+    )
     processor = ImageProcessor(
         patch_size=16,
         merge_size=2,
@@ -335,7 +369,9 @@ def plain_pixels(image: Image.Image, tokens: int) -> dict[str, torch.Tensor]:
     return dict(processor(images=[image], return_tensors="pt"))
 
 
-def plain_ids(tokenizer: Tokenizer, prompt: str, images: int, system: str = "") -> tuple[list[int], dict[str, list[int]]]:
+def plain_ids(
+    tokenizer: Tokenizer, prompt: str, images: int, system: str = ""
+) -> tuple[list[int], dict[str, list[int]]]:
     """The sequence as DESIGN describes it, and the positions of each token mode, written independently.
 
     The vision block stands behind the first three tokens of the template, which are `<|im_start|>`, `user` and the line
@@ -360,7 +396,9 @@ def plain_ids(tokenizer: Tokenizer, prompt: str, images: int, system: str = "") 
     return ids, modes
 
 
-def plain_inputs(model: Qwen3VLForConditionalGeneration, ids: list[int], pixels: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def plain_inputs(
+    model: Qwen3VLForConditionalGeneration, ids: list[int], pixels: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
     """Arguments for a call of the plain model."""
     inputs = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long), **pixels}
     if not is_version_4():
@@ -368,13 +406,16 @@ def plain_inputs(model: Qwen3VLForConditionalGeneration, ids: list[int], pixels:
     return inputs
 
 
-def plain_hidden_states(model: Qwen3VLForConditionalGeneration, ids: list[int], pixels: dict[str, torch.Tensor], block: list[int]) -> tuple[torch.Tensor, ...]:
+def plain_hidden_states(
+    model: Qwen3VLForConditionalGeneration, ids: list[int], pixels: dict[str, torch.Tensor], block: list[int]
+) -> tuple[torch.Tensor, ...]:
     """`hidden_states` of plain transformers, [tokens, hidden] each, embeddings first.
 
     Args:
-        block: The positions that are the image. An image token's id anywhere else comes from a prompt that holds the literal
-            text `<|image_pad|>`. Plain transformers finds images by id and would refuse one token too many, so such a
-            position gets a spare id whose embedding is made the same: the same text, no longer taken for an image.
+        block: The positions that are the image. An image token's id anywhere else comes from a prompt that holds the
+            literal text `<|image_pad|>`. Plain transformers finds images by id and would refuse one token too many, so
+            such a position gets a spare id whose embedding is made the same: the same text, no longer taken for an
+            image.
     """
     image = model.config.image_token_id
     weight = model.get_input_embeddings().weight
@@ -392,7 +433,8 @@ def plain_hidden_states(model: Qwen3VLForConditionalGeneration, ids: list[int], 
 
 
 def plain_image_tokens(model: Qwen3VLForConditionalGeneration, pixels: dict[str, torch.Tensor]) -> torch.Tensor:
-    """What the whole model's vision tower makes of a picture: image tokens and DeepStack's additions, [1 + additions, N, hidden]."""
+    """What the whole model's vision tower makes of a picture: image tokens and DeepStack's additions, [1 + additions,
+    N, hidden]."""
     with torch.no_grad():
         output = model.model.visual(pixels["pixel_values"], grid_thw=pixels["image_grid_thw"])
     tokens, deepstack = output if isinstance(output, tuple) else (output.pooler_output, output.deepstack_features)

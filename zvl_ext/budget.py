@@ -1,4 +1,5 @@
-"""How many tokens the conditioning gets and what they cost, and the memory that reading takes. Plain arithmetic on settings."""
+"""How many tokens the conditioning gets and what they cost, and the memory that reading takes. Plain arithmetic on
+settings."""
 
 from __future__ import annotations
 
@@ -7,15 +8,18 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from .engines import ENGINES
 from .errors import ZvlError
 from .options import Settings
+from .sequence import TOKEN_MODES
 
 if TYPE_CHECKING:
-    from .checkpoint import Checkpoint, Stored
+    from .qwen3vl.checkpoint import Checkpoint, Stored
 
 # Z-Image was trained with captions of up to 512 tokens; twice that is as far as its conditioning should be stretched.
 MAX_TOKENS = 1000
-# Added tokens -> added time per sampling step at 1024 × 1024, in percent: from counting operations of Z-Image's transformer.
+# Added tokens -> added time per sampling step at 1024 × 1024, in percent: from counting operations of Z-Image's
+# transformer.
 STEP_COST = ((0, 0.0), (256, 7.0), (576, 16.0), (1024, 29.0))
 
 
@@ -26,10 +30,10 @@ def dropped(settings: Settings, image_tokens: int) -> int:
 
 def inserted_tokens(settings: Settings, image_tokens: int) -> int:
     """How many tokens the conditioning grows by with a reference of that many image tokens."""
-    modes = {"image": 2, "image_no_markers": 0, "all": 2}  # with the vision markers
-    if settings.length_match != "insert" or settings.token_mode not in modes:
+    mode = TOKEN_MODES[settings.token_mode]
+    if settings.length_match != "insert" or not mode.image:
         return 0
-    return modes[settings.token_mode] + image_tokens - dropped(settings, image_tokens)
+    return 2 * mode.markers + image_tokens - dropped(settings, image_tokens)
 
 
 def token_budget(settings: Settings, text_tokens: int) -> int:
@@ -41,7 +45,10 @@ def token_budget(settings: Settings, text_tokens: int) -> int:
     budget = settings.reference_tokens
     room = MAX_TOKENS - text_tokens
     if inserted_tokens(settings, budget) and room < inserted_tokens(settings, 1):
-        raise ZvlError(f"The prompt has {text_tokens} tokens; with image tokens the conditioning may have {MAX_TOKENS}. Shorten it, or use token mode text.")
+        raise ZvlError(
+            f"The prompt has {text_tokens} tokens; with image tokens the conditioning may have {MAX_TOKENS}. Shorten "
+            "it, or use token mode text."
+        )
     while inserted_tokens(settings, budget) > max(room, 0):
         budget -= 1
     return budget
@@ -74,7 +81,8 @@ class Memory:
 
 
 def language_depth(settings: Settings, layers: int) -> int:
-    """How many of the language model's layers run for engine blend: from 0 to all, also for a layer that does not exist."""
+    """How many of the language model's layers run for engine blend: from 0 to all, also for a layer that does not
+    exist."""
     return min(max(layers + settings.hidden_layer + 1, 0), layers)
 
 
@@ -87,9 +95,12 @@ def weight_bytes(checkpoint: Checkpoint, settings: Settings, itemsize: int = 2) 
         itemsize: Bytes of a number in the dtype that is computed in.
     """
     tower = checkpoint.count("visual.") * itemsize
-    if settings.engine == "splice":
+    if not ENGINES[settings.engine].language_model:
         return tower
-    held = ("language_model.norm.", *(f"language_model.layers.{i}." for i in range(language_depth(settings, checkpoint.layers))))
+    held = (
+        "language_model.norm.",
+        *(f"language_model.layers.{i}." for i in range(language_depth(settings, checkpoint.layers))),
+    )
     language = (stored for name, stored in checkpoint.tensors.items() if name.startswith(held))
     return tower + sum(_held(stored, settings.storage == "fp8", itemsize) for stored in language)
 

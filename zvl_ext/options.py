@@ -1,262 +1,154 @@
 """Every control, declared once.
 
-The accordion, the infotext, the XYZ axes, the API, the command line and the documentation are derived from the fields of
-`Settings`. A new control is one new field: at the END of the class, because the order of the fields is the order of the
-positional API.
+The accordion, the infotext, the XYZ axes, the API, the command line and the documentation are derived from the fields
+of `Settings`. A new control is one new field: at the END of the class, because the order of the fields is the order of
+the positional API.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from .declaration import Option, declared
 from .errors import ZvlError
+from .presets import CUSTOM, PRESETS
 
 PROMPT = "{prompt}"  # in `vl_prompt` and `system_prompt`: replaced by the picture's own prompt
-CUSTOM = "Custom"
-
-
-@dataclass(frozen=True)
-class Option:
-    """One control.
-
-    Attributes:
-        name: The key in Python, in the API and (with dashes) on the command line.
-        kind: `switch`, `number`, `integer`, `choice`, `text`, `image` or `model`.
-        default: The value of a fresh panel.
-        label: What the panel calls it; unique within the extension.
-        help: One or two sentences shown under the control.
-        infotext: Key in the picture's parameters, or None when the option is not written there.
-        minimum, maximum, step: The range of a number or integer, both ends included.
-        choices: The values of a choice.
-        advanced: Shown behind "Advanced" in the panel.
-        axis: Label of the XYZ-plot axis, or None.
-        cost: The axis' cost: the XYZ plot makes the axis with the highest cost its outer loop.
-    """
-
-    name: str
-    kind: str
-    default: Any
-    label: str
-    help: str
-    infotext: str | None = None
-    minimum: float | None = None
-    maximum: float | None = None
-    step: float | None = None
-    choices: tuple[str, ...] = ()
-    advanced: bool = False
-    axis: str | None = None
-    cost: float = 0.0
-
-    def check(self, value: Any) -> Any:
-        """Return `value` in the option's own type, or raise ZvlError. Nothing is guessed: "0.3" is not a number."""
-        return _CHECKS[self.kind](self, value)
-
-    def refuse(self, value: Any, wanted: str) -> ZvlError:
-        shown = repr(value)
-        return ZvlError(f"Z-Image VL: {self.name} must be {wanted}, not {shown if len(shown) <= 60 else shown[:57] + '...'}.")
-
-    def describe(self) -> dict[str, Any]:
-        """The declaration as plain data, for `options --json` and for documentation."""
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "default": self.default,
-            "range": None if self.minimum is None else [self.minimum, self.maximum],
-            "step": self.step,
-            "choices": list(self.choices) or None,
-            "label": self.label,
-            "help": self.help,
-            "infotext": self.infotext,
-            "axis": self.axis,
-            "advanced": self.advanced,
-        }
-
-
-def _switch(option: Option, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise option.refuse(value, "true or false")
-    return value
-
-
-def _number(option: Option, value: Any) -> float:
-    low, high = option.minimum, option.maximum
-    wanted = f"a number from {low:g} to {high:g}"
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise option.refuse(value, wanted)
-    return float(value)
-
-
-def _integer(option: Option, value: Any) -> int:
-    low, high = option.minimum, option.maximum
-    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())  # sliders and JSON send 3.0 for 3
-    if isinstance(value, bool) or not whole or not low <= value <= high:
-        raise option.refuse(value, f"a whole number from {low:g} to {high:g}")
-    return int(value)
-
-
-def _choice(option: Option, value: Any) -> str:
-    if not isinstance(value, str) or value not in option.choices:
-        raise option.refuse(value, "one of " + ", ".join(option.choices))
-    return value
-
-
-def _text(option: Option, value: Any) -> str:
-    if value is None:  # an empty text box or dropdown
-        return ""
-    if not isinstance(value, str):
-        raise option.refuse(value, "text")
-    return value
-
-
-def _image(option: Option, value: Any) -> Any:
-    return None if isinstance(value, str) and not value else value  # opened and checked by reference.open_reference
-
-
-_CHECKS = {"switch": _switch, "number": _number, "integer": _integer, "choice": _choice, "text": _text, "model": _text, "image": _image}
-
-
-def _option(kind: str, default: Any, label: str, help: str, **more: Any) -> Any:
-    return field(default=default, metadata={"kind": kind, "label": label, "help": help, **more})
-
-
-# Known combinations. A preset names every control it is about, so that choosing it after another one leaves nothing behind.
-# The first two are the recommendations of the published findings, for text and for image positions; the splice presets are
-# those of Somepalli & Somepalli, "Latent Scaffolding" (2026): dropout for variety, the layer for abstraction.
-_RESEARCH = {
-    "engine": "blend", "alpha": 0.3, "hidden_layer": -8, "token_mode": "text", "scale_to_text": True, "normalization": "global",
-    "outlier_repair": "none", "length_match": "interpolate", "blend_mode": "linear", "image_dropout": 0.0, "reference_tokens": 256,
-}  # fmt: skip
-_SPLICE = _RESEARCH | {
-    "engine": "splice", "alpha": 1.0, "hidden_layer": -2, "token_mode": "all", "normalization": "sink_aware", "length_match": "insert",
-    "reference_tokens": 576,
-}  # fmt: skip
-PRESETS: dict[str, dict[str, Any]] = {
-    "Research default": _RESEARCH,
-    "Research image tokens": _RESEARCH | {"token_mode": "image", "normalization": "per_dim"},
-    "Image tokens, sink-aware": _RESEARCH | {"token_mode": "image", "normalization": "sink_aware"},
-    "Splice: faithful": _SPLICE,
-    "Splice: variation": _SPLICE | {"image_dropout": 0.75},
-    "Splice: creative": _SPLICE | {"hidden_layer": -12, "image_dropout": 0.85},
-    "Splice: gist": _SPLICE | {"image_dropout": 0.95},
-}
 
 
 @dataclass(frozen=True)
 class Settings:
     """The values of all controls for one generation, checked."""
 
-    enabled: bool = _option("switch", False, "Z-Image VL", "Condition the picture on a reference image.")
-    engine: str = _option(
+    enabled: bool = declared("switch", False, "Z-Image VL", "Condition the picture on a reference image.")
+    engine: str = declared(
         "choice", "blend", "Engine",
-        "blend: Qwen3-VL reads the reference and the prompt. splice: Z-Image's own text encoder reads what Qwen3-VL's vision tower sees; "
+        "blend: Qwen3-VL reads the reference and the prompt. splice: Z-Image's own text encoder reads what Qwen3-VL's "
+        "vision tower sees; "
         "fewer artifacts, and an eighth of the memory.",
         choices=("blend", "splice"), infotext="ZVL engine", axis="Engine", cost=0.6,
     )  # fmt: skip
-    reference: Any = _option(
+    reference: Any = declared(
         "image", None, "Reference image",
-        "The picture follows this image as well as the prompt. Transparent parts become white; of an animation the first frame counts.",
+        "The picture follows this image as well as the prompt. Transparent parts become white; of an animation the "
+        "first frame counts.",
         infotext="ZVL reference", axis="Reference image", cost=0.5,
     )  # fmt: skip
-    model: str = _option(
+    model: str = declared(
         "model", "", "Qwen3-VL model",
         "A Hugging Face folder or one .safetensors file of Qwen3-VL-4B (Instruct or Thinking).",
         infotext="ZVL model",
     )  # fmt: skip
-    preset: str = _option(
+    preset: str = declared(
         "choice", "Research default", "Preset",
         "Sets the controls below to a known combination. Changing one of them afterwards shows Custom.",
         choices=(*PRESETS, CUSTOM), axis="Preset", cost=0.6,
     )  # fmt: skip
-    alpha: float = _option(
+    alpha: float = declared(
         "number", 0.3, "Alpha",
-        "How much of the conditioning comes from the reference: 0 is the prompt alone. In blend 0.3 showed the fewest artifacts; splice is made "
+        "How much of the conditioning comes from the reference: 0 is the prompt alone. In blend 0.3 showed the fewest "
+        "artifacts; splice is made "
         "for 1.",
         minimum=0.0, maximum=1.0, step=0.01, infotext="ZVL alpha", axis="Alpha",
     )  # fmt: skip
-    hidden_layer: int = _option(
+    hidden_layer: int = declared(
         "integer", -8, "Hidden layer",
-        "Which layer's hidden states are used, counted from the end. -2 is where Z-Image reads its text encoder; -8 is cleaner in blend, -12 more "
+        "Which layer's hidden states are used, counted from the end. -2 is where Z-Image reads its text encoder; -8 is "
+        "cleaner in blend, -12 more "
         "abstract in splice; beyond -18 only the gist is left.",
         minimum=-36, maximum=-1, step=1, infotext="ZVL layer", axis="Hidden layer", cost=0.4,
     )  # fmt: skip
-    token_mode: str = _option(
+    token_mode: str = declared(
         "choice", "text", "Token mode",
-        "text: the prompt's own tokens after they have seen the image (fewest artifacts). image: the image's tokens with their markers. "
+        "text: the prompt's own tokens after they have seen the image (fewest artifacts). image: the image's tokens "
+        "with their markers. "
         "image_no_markers: without them. all: the whole sequence.",
         choices=("text", "image", "image_no_markers", "all"), infotext="ZVL tokens", axis="Token mode",
     )  # fmt: skip
-    scale_to_text: bool = _option(
+    scale_to_text: bool = declared(
         "switch", True, "Scale to text",
         "Bring the hidden states to the statistics of your text encoder before blending. Off means no normalization.",
         infotext="ZVL scale", axis="Scale to text",
     )  # fmt: skip
-    normalization: str = _option(
+    normalization: str = declared(
         "choice", "global", "Normalization",
-        "global: one factor for everything, good for text tokens. per_dim: each dimension by its own mean and spread, for image tokens. "
-        "hybrid: half of each. sink_aware: one factor that ignores the first token's extreme values, so that alpha means what it says.",
+        "global: one factor for everything, good for text tokens. per_dim: each dimension by its own mean and spread, "
+        "for image tokens. "
+        "hybrid: half of each. sink_aware: one factor that ignores the first token's extreme values, so that alpha "
+        "means what it says.",
         choices=("none", "global", "per_dim", "hybrid", "sink_aware"), infotext="ZVL norm", axis="Normalization",
     )  # fmt: skip
-    outlier_repair: str = _option(
+    outlier_repair: str = declared(
         "choice", "none", "Outlier repair",
-        "What to do with dimensions whose spread is far from the text encoder's: zero removes them, clamp brings the spread to the "
+        "What to do with dimensions whose spread is far from the text encoder's: zero removes them, clamp brings the "
+        "spread to the "
         "threshold, scale brings it to the text encoder's own.",
         choices=("none", "zero", "clamp", "scale"), infotext="ZVL outliers", advanced=True, axis="Outlier repair",
     )  # fmt: skip
-    outlier_threshold: float = _option(
+    outlier_threshold: float = declared(
         "number", 10.0, "Outlier threshold",
         "A dimension is an outlier when its spread is this many times larger or smaller than the text encoder's.",
-        minimum=1.0, maximum=1000.0, step=0.5, infotext="ZVL outlier threshold", advanced=True, axis="Outlier threshold",
+        minimum=1.0, maximum=1000.0, step=0.5, infotext="ZVL outlier "
+        "threshold", advanced=True, axis="Outlier threshold",
     )  # fmt: skip
-    length_match: str = _option(
+    length_match: str = declared(
         "choice", "interpolate", "Length match",
-        "When there are more or fewer tokens than the prompt has. interpolate: resampled along the sequence. truncate: only the first "
-        "ones, the rest of the conditioning is dropped. insert: image tokens go in beside the prompt's, for token mode all.",
+        "When there are more or fewer tokens than the prompt has. interpolate: resampled along the sequence. truncate: "
+        "only the first "
+        "ones, the rest of the conditioning is dropped. insert: image tokens go in beside the prompt's, for token mode "
+        "all.",
         choices=("interpolate", "truncate", "insert"), infotext="ZVL length", advanced=True, axis="Length match",
     )  # fmt: skip
-    blend_mode: str = _option(
+    blend_mode: str = declared(
         "choice", "linear", "Blend mode",
-        "linear: weighted mean. slerp: along the arc, token by token. adain: the prompt's tokens with the mean and spread of Qwen3-VL's, "
+        "linear: weighted mean. slerp: along the arc, token by token. adain: the prompt's tokens with the mean and "
+        "spread of Qwen3-VL's, "
         "per token. adain_per_dim: the same per dimension.",
         choices=("linear", "slerp", "adain", "adain_per_dim"), infotext="ZVL blend", advanced=True, axis="Blend mode",
     )  # fmt: skip
-    image_dropout: float = _option(
+    image_dropout: float = declared(
         "number", 0.0, "Image dropout",
-        "Leaves out this share of the image tokens at random, by the picture's seed, for variety: 0.75 keeps the subject, 0.85 is creative, "
+        "Leaves out this share of the image tokens at random, by the picture's seed, for variety: 0.75 keeps the "
+        "subject, 0.85 is creative, "
         "0.95 keeps the gist. Needs a token mode with image tokens.",
         minimum=0.0, maximum=0.99, step=0.01, infotext="ZVL dropout", axis="Image dropout",
     )  # fmt: skip
-    reference_tokens: int = _option(
+    reference_tokens: int = declared(
         "integer", 256, "Reference size in tokens",
-        "A larger reference is scaled down to this many tokens of 32 × 32 pixels: 64 = 256², 256 = 512², 576 = 768², 1024 = 1024² pixels.",
+        "A larger reference is scaled down to this many tokens of 32 × 32 pixels: 64 = 256², 256 = 512², 576 = 768², "
+        "1024 = 1024² pixels.",
         minimum=4, maximum=1024, step=4, infotext="ZVL size", advanced=True, axis="Reference size in tokens", cost=0.5,
     )  # fmt: skip
-    vl_prompt: str = _option(
+    vl_prompt: str = declared(
         "text", PROMPT, "Text for Qwen3-VL",
-        "What Qwen3-VL reads after the image. {prompt} is the picture's prompt; leave it empty for nothing, or write a text of your own.",
+        "What Qwen3-VL reads after the image. {prompt} is the picture's prompt; leave it empty for nothing, or write a "
+        "text of your own.",
         infotext="ZVL text", advanced=True,
     )  # fmt: skip
-    system_prompt: str = _option(
+    system_prompt: str = declared(
         "text", "", "System text",
         "An instruction that Qwen3-VL reads before everything else. Empty: none, as Z-Image has it.",
         infotext="ZVL system", advanced=True,
     )  # fmt: skip
-    device: str = _option(
+    device: str = declared(
         "choice", "auto", "Device",
         "auto: where the web UI puts its text encoder. cpu: in main memory, slower, no video memory needed.",
         choices=("auto", "cpu"), advanced=True,
     )  # fmt: skip
-    positions: str = _option(
+    positions: str = declared(
         "choice", "sequential", "Positions",
-        "For splice. sequential: the text encoder counts image tokens as it counts words. mrope: rows and columns and DeepStack's additions, "
+        "For splice. sequential: the text encoder counts image tokens as it counts words. mrope: rows and columns and "
+        "DeepStack's additions, "
         "as in Qwen3-VL.",
         choices=("sequential", "mrope"), infotext="ZVL positions", advanced=True, axis="Positions", cost=0.4,
     )  # fmt: skip
-    storage: str = _option(
+    storage: str = declared(
         "choice", "auto", "Weights in memory",
-        "How engine blend keeps Qwen3-VL's language model. auto: as the file has it (fp8 stays fp8), else bf16. fp8: half the memory, slightly "
+        "How engine blend keeps Qwen3-VL's language model. auto: as the file has it (fp8 stays fp8), else bf16. fp8: "
+        "half the memory, slightly "
         "different hidden states, slow on the CPU.",
         choices=("auto", "fp8"), infotext="ZVL storage", advanced=True, axis="Weights in memory", cost=0.6,
     )  # fmt: skip
@@ -295,7 +187,9 @@ class Settings:
         return dataclasses.replace(settings, preset=preset_of(settings))
 
 
-OPTIONS: tuple[Option, ...] = tuple(Option(name=f.name, default=f.default, **f.metadata) for f in dataclasses.fields(Settings))
+OPTIONS: tuple[Option, ...] = tuple(
+    Option(name=f.name, default=f.default, **f.metadata) for f in dataclasses.fields(Settings)
+)
 BY_NAME: dict[str, Option] = {option.name: option for option in OPTIONS}
 
 

@@ -22,7 +22,8 @@ from .errors import ZvlError
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 64 * 10**6
 MAX_ASPECT = 200  # Qwen3-VL's own image processor refuses more than that
-# Decoders of pictures only, and none that runs other programs (EPS) or reads many files: an upload chooses its own format.
+# Decoders of pictures only, and none that runs other programs (EPS) or reads many files: an upload chooses its own
+# format.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
 
 
@@ -45,8 +46,8 @@ def open_reference(source: Any, name: str = "") -> Reference:
     """Open a reference from what a panel, a request or a command line gives.
 
     Args:
-        source: A PIL image, encoded bytes, or text: base64, with or without a `data:image/...;base64,` head. Text is never
-            taken for a path or an address.
+        source: A PIL image, encoded bytes, or text: base64, with or without a `data:image/...;base64,` head. Text is
+            never taken for a path or an address.
 
     Raises:
         ZvlError: not a picture, too large, or damaged.
@@ -59,14 +60,20 @@ def open_reference(source: Any, name: str = "") -> Reference:
         return _from_bytes(_decode_base64(source), name)
     if isinstance(source, (bytes, bytearray)):
         return _from_bytes(bytes(source), name)
-    raise ZvlError(f"Reference image: expected a picture, not {type(source).__name__}. Drop a picture into the panel, or send base64 text.")
+    raise ZvlError(
+        f"Reference image: expected a picture, not {type(source).__name__}. Drop a picture into the panel, or send "
+        "base64 text."
+    )
 
 
 def open_file(path: str | os.PathLike[str]) -> Reference:
     """Open a reference from a file the user named on the command line or put into the reference folder."""
     try:
         if os.path.getsize(path) > MAX_BYTES:
-            raise ZvlError(f"Reference image: {os.path.basename(path)} is larger than {MAX_BYTES >> 20} MiB. Make it smaller first.")
+            raise ZvlError(
+                f"Reference image: {os.path.basename(path)} is larger than {MAX_BYTES >> 20} MiB. Make it smaller "
+                "first."
+            )
         with open(path, "rb") as file:
             return _from_bytes(file.read(), os.path.basename(path))
     except OSError as error:
@@ -80,21 +87,29 @@ def _decode_base64(text: str) -> bytes:
         raise ZvlError(f"Reference image: more than {MAX_BYTES >> 20} MiB were sent. Make the picture smaller first.")
     head, comma, body = text.partition(",")
     try:
-        return base64.b64decode(re.sub(r"\s+", "", body if comma and head.lstrip().startswith("data:") else text), validate=True)
+        return base64.b64decode(
+            re.sub(r"\s+", "", body if comma and head.lstrip().startswith("data:") else text), validate=True
+        )
     except (binascii.Error, ValueError) as error:
-        raise ZvlError("Reference image: the text is not base64 of a picture. Send the encoded file's bytes, not a path.") from error
+        raise ZvlError(
+            "Reference image: the text is not base64 of a picture. Send the encoded file's bytes, not a path."
+        ) from error
 
 
 def _from_bytes(data: bytes, name: str) -> Reference:
     if len(data) > MAX_BYTES:
-        raise ZvlError(f"Reference image: {len(data) >> 20} MiB are more than {MAX_BYTES >> 20}. Make the picture smaller first.")
+        raise ZvlError(
+            f"Reference image: {len(data) >> 20} MiB are more than {MAX_BYTES >> 20}. Make the picture smaller first."
+        )
     Image.init()
     formats = [known for known in FORMATS if known in Image.OPEN]
 
     def opened() -> Reference:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow's own, lower limits
-            with Image.open(io.BytesIO(data), formats=formats) as image:  # the header; _from_pil looks at the size before it decodes
+            with Image.open(
+                io.BytesIO(data), formats=formats
+            ) as image:  # the header; _from_pil looks at the size before it decodes
                 return _from_pil(image, name)
 
     return _guarded(opened)
@@ -107,19 +122,31 @@ def _guarded(work: Callable[[], Reference]) -> Reference:
     except ZvlError:
         raise
     except Image.DecompressionBombError as error:
-        raise ZvlError(f"Reference image: more than {MAX_PIXELS // 10**6} million pixels. Make it smaller first.") from error
+        raise ZvlError(
+            f"Reference image: more than {MAX_PIXELS // 10**6} million pixels. Make it smaller first."
+        ) from error
     except Image.UnidentifiedImageError as error:
-        raise ZvlError("Reference image: this is not a picture I can read. Use PNG, JPEG, WebP, GIF, BMP or TIFF.") from error
+        raise ZvlError(
+            "Reference image: this is not a picture I can read. Use PNG, JPEG, WebP, GIF, BMP or TIFF."
+        ) from error
     except Exception as error:
-        raise ZvlError(f"Reference image: the file is damaged ({error}). Save it again from an image editor.") from error
+        raise ZvlError(
+            f"Reference image: the file is damaged ({error}). Save it again from an image editor."
+        ) from error
 
 
 def _check_size(size: tuple[int, int]) -> None:
     width, height = size
     if width * height > MAX_PIXELS:
-        raise ZvlError(f"Reference image: {width} × {height} is more than {MAX_PIXELS // 10**6} million pixels. Make it smaller first.")
+        raise ZvlError(
+            f"Reference image: {width} × {height} is more than {MAX_PIXELS // 10**6} million pixels. Make it smaller "
+            "first."
+        )
     if min(width, height) < 1 or max(width, height) > MAX_ASPECT * min(width, height):
-        raise ZvlError(f"Reference image: {width} × {height} is too narrow; one side may be {MAX_ASPECT} times the other. Crop it first.")
+        raise ZvlError(
+            f"Reference image: {width} × {height} is too narrow; one side may be {MAX_ASPECT} times the other. Crop it "
+            "first."
+        )
 
 
 def _from_pil(image: Image.Image, name: str) -> Reference:
@@ -132,8 +159,17 @@ def _from_pil(image: Image.Image, name: str) -> Reference:
 
 
 _T = Image.Transpose
-# EXIF orientation -> what makes the picture upright. Pillow's exif_transpose writes all of EXIF anew and fails on odd tags.
-_UPRIGHT = {2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _T.TRANSPOSE, 6: _T.ROTATE_270, 7: _T.TRANSVERSE, 8: _T.ROTATE_90}
+# EXIF orientation -> what makes the picture upright. Pillow's exif_transpose writes all of EXIF anew and fails on odd
+# tags.
+_UPRIGHT = {
+    2: _T.FLIP_LEFT_RIGHT,
+    3: _T.ROTATE_180,
+    4: _T.FLIP_TOP_BOTTOM,
+    5: _T.TRANSPOSE,
+    6: _T.ROTATE_270,
+    7: _T.TRANSVERSE,
+    8: _T.ROTATE_90,
+}
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -157,8 +193,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def fitted_size(width: int, height: int, tokens: int, unit: int = 32) -> tuple[int, int]:
     """Width and height in pixels, multiples of `unit`, with at most `tokens` cells of unit × unit.
 
-    The rule of Qwen-VL's image processor (`smart_resize`): round both sides to the unit, and shrink only what is over the
-    budget. Small images stay small: enlarging them adds tokens without adding anything to see.
+    The rule of Qwen-VL's image processor (`smart_resize`): round both sides to the unit, and shrink only what is over
+    the budget. Small images stay small: enlarging them adds tokens without adding anything to see.
 
     >>> fitted_size(1024, 1024, 256)
     (512, 512)

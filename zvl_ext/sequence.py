@@ -1,6 +1,7 @@
 """The token sequence that Qwen3-VL reads: the host's own tokens with the vision block put in.
 
-Built from ids, not from strings: whatever the tokenizer merges, the text positions are exactly the host's tokens in order.
+Built from ids, not from strings: whatever the tokenizer merges, the text positions are exactly the host's tokens in
+    order.
 """
 
 from __future__ import annotations
@@ -34,13 +35,36 @@ class VisionTokens:
 
 
 @dataclass(frozen=True)
+class TokenMode:
+    """Which rows of a sequence are used.
+
+    Attributes:
+        text: The host's own tokens.
+        markers: The vision block's first and last token.
+        image: The image tokens.
+    """
+
+    text: bool
+    markers: bool
+    image: bool
+
+
+TOKEN_MODES: dict[str, TokenMode] = {
+    "text": TokenMode(text=True, markers=False, image=False),
+    "image": TokenMode(text=False, markers=True, image=True),
+    "image_no_markers": TokenMode(text=False, markers=False, image=True),
+    "all": TokenMode(text=True, markers=True, image=True),
+}
+
+
+@dataclass(frozen=True)
 class Sequence:
     """Ids with their roles.
 
     Attributes:
         ids: All token ids; image positions hold the image token's id.
-        image_start: First image position. Which positions are image is decided by place, never by id: a prompt may hold the
-            literal text of the image token.
+        image_start: First image position. Which positions are image is decided by place, never by id: a prompt may hold
+            the literal text of the image token.
         grid: Image tokens as (rows, columns).
         system: Number of system ids in front of the host's first token.
         head: Number of host tokens before the vision block.
@@ -64,7 +88,8 @@ class Sequence:
 
     @property
     def fork(self) -> int:
-        """First position behind the vision block. The language model is causal: what stands before depends on the reference alone."""
+        """First position behind the vision block. The language model is causal: what stands before depends on the
+        reference alone."""
         return self.image_end + 1
 
     def without_text(self) -> Sequence:
@@ -74,17 +99,17 @@ class Sequence:
     def rows(self, token_mode: str) -> list[int]:
         """Positions that a token mode selects, in order; m of them.
 
-        `text` the host's n tokens, `image` the vision block with its markers, `image_no_markers` without, `all` everything
-        but the system text (n + N + 2).
+        `text` the host's n tokens, `image` the vision block with its markers, `image_no_markers` without, `all`
+        everything but the system text (n + N + 2).
         """
-        block = range(self.image_start - 1, self.image_end + 1)
-        every = range(self.system, len(self.ids))
-        return {
-            "text": [i for i in every if i not in block],
-            "image": list(block),
-            "image_no_markers": list(block[1:-1]),
-            "all": list(every),
-        }[token_mode]
+        mode, images = TOKEN_MODES[token_mode], range(self.image_start, self.image_end)
+
+        def wanted(position: int) -> bool:
+            if position in images:
+                return mode.image
+            return mode.markers if position in (images.start - 1, images.stop) else mode.text
+
+        return [position for position in range(self.system, len(self.ids)) if wanted(position)]
 
     def position_ids(self) -> torch.Tensor:
         """MRoPE positions, int64 [3, tokens] (time, height, width), as Qwen3-VL counts them.
@@ -106,7 +131,11 @@ class Sequence:
 
 
 def build_sequence(
-    text_ids: list[int] | tuple[int, ...], grid: tuple[int, int], encode: Encode, system_prompt: str = "", vision: VisionTokens = VisionTokens()
+    text_ids: list[int] | tuple[int, ...],
+    grid: tuple[int, int],
+    encode: Encode,
+    system_prompt: str = "",
+    vision: VisionTokens = VisionTokens(),
 ) -> Sequence:
     """Put the vision block behind the template's head.
 
@@ -120,10 +149,13 @@ def build_sequence(
         ZvlError: The ids do not begin with Z-Image's template.
     """
     head = encode(HEAD)
-    # The head's last token is a line break, which the tokenizer merges with line breaks that begin the prompt: it is still
-    # the head's last token, so only those before it have to be the same.
+    # The head's last token is a line break, which the tokenizer merges with line breaks that begin the prompt: it is
+    # still the head's last token, so only those before it have to be the same.
     if len(text_ids) <= len(head) or list(text_ids[: len(head) - 1]) != head[:-1]:
-        raise ZvlError("The prompt's tokens do not begin with Z-Image's template. This web UI builds its prompt in another way than Z-Image VL knows.")
+        raise ZvlError(
+            "The prompt's tokens do not begin with Z-Image's template. This web UI builds its prompt in another way "
+            "than Z-Image VL knows."
+        )
     system = encode(SYSTEM.format(system_prompt)) if system_prompt else []
     block = [vision.start, *[vision.image] * (grid[0] * grid[1]), vision.end]
     ids = (*system, *text_ids[: len(head)], *block, *text_ids[len(head) :])

@@ -96,7 +96,8 @@ class Store:
             disk.clear()
 
     def _keep(self, key: Hashable, value: Any, replace: bool) -> Any:
-        """Put into memory. Without `replace`, what is there already stays: it was put while this value was being read."""
+        """Put into memory. Without `replace`, what is there already stays: it was put while this value was being
+        read."""
         size = self._size(value)
         with self._lock:
             if key in self._kept:
@@ -125,7 +126,8 @@ class File(NamedTuple):
 class Disk:
     """A bounded folder with one safetensors file per key. Several processes may use it at the same time.
 
-    It never fails for what the folder holds or refuses: a file that is damaged, foreign or out of reach is a miss, and what
+    It never fails for what the folder holds or refuses: a file that is damaged, foreign or out of reach is a miss, and
+        what
     can't be written is not kept. The folder is made by the first put. Files of other names in it are never touched.
 
     Args:
@@ -175,7 +177,8 @@ class Disk:
         return os.path.join(self.folder, f"{digest}.zvl.safetensors")
 
     def _write(self, path: str, digest: str, bundle: Bundle) -> bool:
-        """Write beside the target and rename, so that no reader ever sees half a file. False: the file is over the limit."""
+        """Write beside the target and rename, so that no reader ever sees half a file. False: the file is over the
+        limit."""
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
@@ -187,7 +190,10 @@ class Disk:
             if os.path.getsize(temporary) > self.limit:
                 return False
             os.replace(temporary, path)
-        except (OSError, SafetensorError) as error:  # read-only, full, or the target is open in another process on Windows
+        except (
+            OSError,
+            SafetensorError,
+        ) as error:  # read-only, full, or the target is open in another process on Windows
             if not self._warned:
                 logging.getLogger(__name__).warning("Z-Image VL: nothing can be kept in %s (%s).", self.folder, error)
             self._warned = True
@@ -196,7 +202,8 @@ class Disk:
         return True
 
     def _tidy(self, newest: str) -> None:
-        """Remove what is over the limit, `newest` last whatever the clock says, and what a killed process left half-written."""
+        """Remove what is over the limit, `newest` last whatever the clock says, and what a killed process left
+        half-written."""
         for file in self._abandoned():
             _remove(file.path)
         files = sorted(self.files(), key=lambda file: (file.path == newest, file.used))
@@ -236,7 +243,8 @@ def _read(path: str, digest: str, limit: int) -> Bundle | None:
 
     if not stat.S_ISREG(os.lstat(path).st_mode):  # opening a pipe would wait for a writer
         return None
-    # Read as a whole, not mapped: a mapped file can't be replaced on Windows, and one that another program truncates kills the process.
+    # Read as a whole, not mapped: a mapped file can't be replaced on Windows, and one that another program truncates
+    # kills the process.
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
@@ -261,7 +269,8 @@ def _separate(bundle: Bundle) -> Bundle:
 
 
 def _checksum(bundle: Bundle) -> str:
-    """crc32 of the names, dtypes, shapes and bytes of contiguous tensors: no defence against forgery, only against damage."""
+    """crc32 of the names, dtypes, shapes and bytes of contiguous tensors: no defence against forgery, only against
+    damage."""
     import torch
 
     checksum = 0

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .. import language, vision
-from ..checkpoint import Checkpoint, open_checkpoint
-from ..conditioner import Sources, Text, condition
+from ..conditioner import condition
+from ..engines.sources import ImageTokens, Sources, Text, TextEncoder
+from ..engines.text_encoder import as_qwen3vl, mrope_tables, states_at
 from ..errors import ZvlError
+from ..mixing.statistics import REFERENCE_PROMPTS, ReferenceStatistics, measure
 from ..options import Settings
+from ..qwen3vl import language, vision
+from ..qwen3vl.checkpoint import Checkpoint
+from ..qwen3vl.files import open_checkpoint
 from ..reference import Reference, sized
 from ..sequence import TEMPLATE, Encode, Sequence
-from ..splice import ImageTokens, TextEncoder, as_qwen3vl, mrope_tables, states_at
-from ..statistics import REFERENCE_PROMPTS, ReferenceStatistics, measure
 from ..store import Store
 
 if TYPE_CHECKING:
@@ -39,7 +41,9 @@ class StandaloneExtractor:
         storage: As the option of that name.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: str = "auto", dtype: str | torch.dtype = "auto", storage: str = "auto"):
+    def __init__(
+        self, checkpoint: Checkpoint, device: str = "auto", dtype: str | torch.dtype = "auto", storage: str = "auto"
+    ):
         self.checkpoint = checkpoint
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         if dtype != "auto":
@@ -97,14 +101,23 @@ class StandaloneTextEncoder(TextEncoder):
         return embedding(torch.tensor(ids, device=embedding.weight.device)).float()
 
     def states(
-        self, rows: torch.Tensor, indices: Iterable[int], image: ImageTokens | None, sequence: Sequence | None, first: int = 0
+        self,
+        rows: torch.Tensor,
+        indices: Iterable[int],
+        image: ImageTokens | None,
+        sequence: Sequence | None,
+        first: int = 0,
     ) -> dict[int, torch.Tensor]:
         def forward() -> torch.Tensor:
-            return self.model(inputs_embeds=rows[None].to(self.model.embed_tokens.weight), use_cache=False).last_hidden_state
+            return self.model(
+                inputs_embeds=rows[None].to(self.model.embed_tokens.weight), use_cache=False
+            ).last_hidden_state
 
         if image is None:
             return states_at(self.model, first, indices, forward)
-        with as_qwen3vl(self.model.layers, image, sequence.image_start, "position_embeddings", self._rotary_tables(image, sequence)):
+        with as_qwen3vl(
+            self.model.layers, image, sequence.image_start, "position_embeddings", self._rotary_tables(image, sequence)
+        ):
             return states_at(self.model, first, indices, forward)
 
     def _rotary_tables(self, image: ImageTokens, sequence: Sequence) -> Callable[[tuple], tuple]:
@@ -132,15 +145,22 @@ class ZImage:
         ZvlError: a folder that isn't there or isn't what it should be.
     """
 
-    def __init__(self, z_image: str, qwen3_vl: str, device: str = "auto", dtype: str = "auto", reference_prompts: tuple[str, ...] = REFERENCE_PROMPTS):
+    def __init__(
+        self,
+        z_image: str,
+        qwen3_vl: str,
+        device: str = "auto",
+        dtype: str = "auto",
+        reference_prompts: tuple[str, ...] = REFERENCE_PROMPTS,
+    ):
         if not os.path.isfile(os.path.join(z_image, "model_index.json")):
             raise ZvlError(f"{z_image} is not a diffusers folder of Z-Image: it has no model_index.json.")
         from diffusers import ZImagePipeline
 
         self.extractor = StandaloneExtractor(open_checkpoint(qwen3_vl), device, dtype)
-        self.pipeline = ZImagePipeline.from_pretrained(z_image, tokenizer=None, torch_dtype=self.extractor.dtype, local_files_only=True).to(
-            self.extractor.device
-        )
+        self.pipeline = ZImagePipeline.from_pretrained(
+            z_image, tokenizer=None, torch_dtype=self.extractor.dtype, local_files_only=True
+        ).to(self.extractor.device)
         self.pipeline.set_progress_bar_config(disable=True)
         self.encode = tokenizer(os.path.join(z_image, "tokenizer"))
         language_model = getattr(self.pipeline.text_encoder, "model", self.pipeline.text_encoder)
@@ -162,13 +182,24 @@ class ZImage:
         return Text(prompt, tuple(ids), self.text_encoder.hidden_states(inputs, TEXT_LAYER, None, None), inputs)
 
     def _check_length(self, tokens: int) -> None:
-        room = (self.pipeline.transformer.config.axes_lens[0] - 2) // 32 * 32  # it pads texts to 32, and the picture's position comes next
+        room = (
+            (self.pipeline.transformer.config.axes_lens[0] - 2) // 32 * 32
+        )  # it pads texts to 32, and the picture's position comes next
         if tokens > room:
             raise ZvlError(f"The conditioning has {tokens} tokens, the image model takes {room}. Shorten the prompt.")
 
-    def condition(self, settings: Settings, reference: Reference, prompt: str, seed: int = 0, say: Callable[[str], None] = lambda line: None) -> torch.Tensor:
+    def condition(
+        self,
+        settings: Settings,
+        reference: Reference,
+        prompt: str,
+        seed: int = 0,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> torch.Tensor:
         """As `conditioner.condition`, for a prompt as text."""
-        sources = Sources(self._extractor_for(settings), self.encode, lambda: self.statistics, self.text_encoder, self.store, say)
+        sources = Sources(
+            self._extractor_for(settings), self.encode, lambda: self.statistics, self.text_encoder, self.store, say
+        )
         return condition(settings, reference, self.text(prompt), sources, seed)
 
     def _extractor_for(self, settings: Settings) -> StandaloneExtractor:
@@ -178,7 +209,9 @@ class ZImage:
         if (device, storage) == (str(main.device), main.storage):
             return main
         if self._other is None or (str(self._other.device), self._other.storage) != (device, storage):
-            self._other = StandaloneExtractor(main.checkpoint, device, "auto" if device != str(main.device) else main.dtype, storage)
+            self._other = StandaloneExtractor(
+                main.checkpoint, device, "auto" if device != str(main.device) else main.dtype, storage
+            )
         return self._other
 
     def unload(self) -> None:
@@ -197,7 +230,8 @@ class ZImage:
         batch: int = 1,
         negative: str = "",
     ) -> list[Image.Image]:
-        """One picture for each conditioning. A picture depends on its own conditioning and seed, not on the batch it is in.
+        """One picture for each conditioning. A picture depends on its own conditioning and seed, not on the batch it is
+        in.
 
         Args:
             conditionings: float [tokens, hidden] each.
@@ -246,4 +280,7 @@ def tokenizer(folder: str) -> Encode:
 
         slow = Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
         return lambda text: slow(text, add_special_tokens=False)["input_ids"]
-    raise ZvlError(f"There is no tokenizer.json in {folder}. Name a folder that has one with --tokenizer (any Qwen3 or Qwen3-VL folder).")
+    raise ZvlError(
+        f"There is no tokenizer.json in {folder}. Name a folder that has one with --tokenizer (any Qwen3 or Qwen3-VL "
+        "folder)."
+    )

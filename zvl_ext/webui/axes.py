@@ -6,9 +6,10 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from ..declaration import Option
 from ..errors import ZvlError
-from ..hosts import forge
-from ..options import OPTIONS, Option
+from ..hosts import forge, forge_files
+from ..options import OPTIONS
 
 PREFIX = "[Z-Image VL] "
 _TYPES = {"number": float, "integer": int}
@@ -17,7 +18,8 @@ VALUES = "zvl_axes"  # on p: the values of one cell
 
 
 def register() -> None:
-    """Add the axes to the X/Y/Z plot; the web UI calls this before it builds its panels, again after a reload of them."""
+    """Add the axes to the X/Y/Z plot; the web UI calls this before it builds its panels, again after a reload of
+    them."""
     module = forge.xyz_module()
     if module is None or not forge.has_zimage():
         return
@@ -52,14 +54,15 @@ def value_of(option: Option, x: Any) -> Any:
 
 
 def open_named(name: str) -> Any:
-    """A reference image by file name in the reference folder. The name is looked up in a listing, never used as a path."""
-    files = forge.reference_files()
+    """A reference image by file name in the reference folder. The name is looked up in a listing, never used as a
+    path."""
+    files = forge_files.reference_files()
     if name not in files:
         there = ", ".join(files[:8]) if files else "nothing yet"
-        raise ZvlError(f"There is no reference image {name!r} in {forge.reference_folder()} (there is {there}).")
+        raise ZvlError(f"There is no reference image {name!r} in {forge_files.reference_folder()} (there is {there}).")
     from ..reference import open_file
 
-    return open_file(os.path.join(forge.reference_folder(), name))
+    return open_file(os.path.join(forge_files.reference_folder(), name))
 
 
 def _apply(option: Option) -> Callable:
@@ -82,5 +85,5 @@ def _choices(option: Option) -> Callable[[], list[str]] | None:
     if option.kind == "switch":
         return lambda: ["True", "False"]
     if option.kind == "image":
-        return forge.reference_files
+        return forge_files.reference_files
     return (lambda: list(option.choices)) if option.choices else None

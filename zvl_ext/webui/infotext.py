@@ -1,7 +1,7 @@
 """Settings to the picture's parameters and back.
 
-Only what differs from the default is written, so a picture says no more than needed; a fresh panel plus the pasted keys is
-the panel that made it. `ZVL` (the extension's version) stands for "enabled".
+Only what differs from the default is written, so a picture says no more than needed; a fresh panel plus the pasted keys
+is the panel that made it. `ZVL` (the extension's version) stands for "enabled".
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import re
 from typing import Any
 
 from .. import __version__
-from ..options import OPTIONS, Option, Settings, preset_of
+from ..declaration import Option
+from ..options import OPTIONS, Settings, preset_of
 from ..reference import Reference
 
 MARK = "ZVL"

@@ -7,9 +7,8 @@ import json
 import os
 import random
 import sys
-import tempfile
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 
@@ -18,10 +17,9 @@ import torch
 from PIL import Image
 from starlette.middleware import Middleware
 
-from .. import __version__
 from ..budget import Memory, weight_bytes, working_bytes
 from ..errors import ZvlError
-from ..miniature import demo, world
+from ..hosts.standalone import ZImage
 from ..options import Settings
 from ..reference import Reference, open_reference
 from . import infotext, panel
@@ -30,11 +28,6 @@ TITLE = "Z-Image VL"
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _SEEDS = 2**32
 _POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
-# References to begin with: of each pair of looks one, none of which the miniature has been trained on.
-_EXAMPLES = (demo.REFERENCE, *(world.Scene(*words) for words in (
-    ("moon", "blue", "navy", "striped"), ("heart", "yellow", "black", "dotted"), ("cross", "purple", "white", "flat"),
-    ("star", "green", "white", "outlined"))))  # fmt: skip
-
 _CSS = """
 .zvl-accordion { position: relative; }
 .zvl-accordion .zvl-switch { position: absolute; top: 0.85em; left: 0.9em; width: auto; min-width: 0; z-index: 1; padding: 0; border: 0; background: none; }
@@ -65,20 +58,53 @@ function onAfterUiUpdate(callback) {
 """
 
 
+class Weights(Protocol):
+    """What the page runs on.
+
+    Attributes:
+        name: As people call it.
+        sampling: `size`, `steps` and `guidance` to begin with, for `ZImage.generate`.
+        prompt: What the prompt box holds in the beginning.
+        about: A line of HTML.
+    """
+
+    model: ZImage
+    name: str
+    sampling: dict[str, Any]
+
+    @property
+    def prompt(self) -> str: ...
+
+    @property
+    def about(self) -> str: ...
+
+    def examples(self) -> list[str]:
+        """References to try, as files."""
+
+    def fitted(self, settings: Settings) -> Settings:
+        """Settings made for the real models as this model takes them."""
+
+    def differences(self, settings: Settings, reference: Reference) -> tuple[list[str], dict[str, str]]:
+        """What `fitted` changed: as lines for the user, and as entries of a picture's parameters."""
+
+
 class PageHost:
-    """What the accordion needs of this page (`panel.Host`).
+    """What the accordion needs of this page (`host.Host`).
 
     Args:
         weights: What the page runs on.
     """
 
-    def __init__(self, weights: demo.Weights):
+    def __init__(self, weights: Weights):
         self._weights = weights
 
     def input_accordion(self, label: str, elem_id: str) -> tuple[Any, Any]:
-        """The switch lies on the accordion's title, as in the web UI, so that it is there when the accordion is closed."""
+        """The switch lies on the accordion's title, as in the web UI, so that it is there when the accordion is
+        closed."""
         with gr.Column(elem_classes=["zvl-accordion"]):
-            switch = gr.Checkbox(False, label=label, elem_id=f"{elem_id}-checkbox", elem_classes=["zvl-switch"], container=False)
+            switch = gr.Checkbox(
+                False, label=label, elem_id=f"{elem_id}-checkbox", elem_classes=["zvl-switch"], container=False
+            )
             accordion = gr.Accordion(label, open=True, elem_id=elem_id)
         return switch, accordion
 
@@ -101,7 +127,10 @@ class PageHost:
     def memory(self, settings: Settings) -> Memory:
         """The need alone: a model that stands alone goes nowhere else when it does not fit."""
         extractor, settings = self._weights.model.extractor, self._weights.fitted(settings)
-        return Memory(weight_bytes(extractor.checkpoint, settings, extractor.dtype.itemsize) + working_bytes(settings.reference_tokens))
+        return Memory(
+            weight_bytes(extractor.checkpoint, settings, extractor.dtype.itemsize)
+            + working_bytes(settings.reference_tokens)
+        )
 
     def forget(self) -> int:
         """Forget what is kept of references; gives the bytes that it took."""
@@ -110,12 +139,15 @@ class PageHost:
         store.clear()
         return freed
 
+    def recent(self, digest: str) -> Any:
+        """Nothing is pasted here."""
+
     def ensure_temp_folder(self) -> None:
         """gradio makes its own."""
 
 
 def generate(
-    weights: demo.Weights, prompt: str, negative: str, seed: float, steps: float, guidance: float, count: float, *values: Any
+    weights: Weights, prompt: str, negative: str, seed: float, steps: float, guidance: float, count: float, *values: Any
 ) -> tuple[list[Image.Image], list[str], list[str]]:
     """The pictures, each one's parameters, and lines about what was done differently.
 
@@ -138,21 +170,18 @@ def generate(
     else:
         conditionings = _conditionings(weights, settings, reference, prompt, seeds, notes)
         entries = infotext.write(settings, reference, model.extractor.checkpoint.name)
-        if weights.miniature:
-            notes.append(f"The miniature has {model.text_encoder.layers} layers: read at hidden {weights.depth(settings)}.")
-            fitted, checkpoint = weights.fitted(settings), model.extractor.checkpoint
-            entries["ZVL miniature layer"] = str(fitted.hidden_layer)
-            wanted, used = (rows * columns for rows, columns in (checkpoint.grid(reference, s.reference_tokens) for s in (settings, fitted)))
-            if used < wanted:
-                notes.append(f"The miniature knows pictures of {world.SIZE} × {world.SIZE}: the reference was reduced from {wanted} to {used} tokens.")
-                entries["ZVL miniature size"] = str(fitted.reference_tokens)
+        lines, more = weights.differences(settings, reference)
+        notes += lines
+        entries |= more
     pictures = model.generate(conditionings, seeds, **sampling, negative=negative if guidance > 0 else "")
     if negative and guidance <= 0:
         notes.append("The negative prompt has no effect at guidance 0.")
     return pictures, [_parameters(weights, prompt, negative, each, sampling, entries) for each in seeds], notes
 
 
-def _conditionings(weights: demo.Weights, settings: Settings, reference: Reference, prompt: str, seeds: list[int], notes: list[str]) -> list[torch.Tensor]:
+def _conditionings(
+    weights: Weights, settings: Settings, reference: Reference, prompt: str, seeds: list[int], notes: list[str]
+) -> list[torch.Tensor]:
     def say(line: str) -> None:
         if line not in notes:  # one line for all pictures of a batch
             notes.append(line)
@@ -160,10 +189,18 @@ def _conditionings(weights: demo.Weights, settings: Settings, reference: Referen
     return [weights.model.condition(weights.fitted(settings), reference, prompt, seed, say) for seed in seeds]
 
 
-def _parameters(weights: demo.Weights, prompt: str, negative: str, seed: int, sampling: dict[str, Any], entries: dict[str, str]) -> str:
+def _parameters(
+    weights: Weights, prompt: str, negative: str, seed: int, sampling: dict[str, Any], entries: dict[str, str]
+) -> str:
     """A picture's parameters, in the web UI's form."""
     width, height = sampling["size"]
-    pairs = {"Steps": sampling["steps"], "CFG scale": f"{sampling['guidance']:g}", "Seed": seed, "Size": f"{width}x{height}", "Model": weights.name} | entries
+    pairs = {
+        "Steps": sampling["steps"],
+        "CFG scale": f"{sampling['guidance']:g}",
+        "Seed": seed,
+        "Size": f"{width}x{height}",
+        "Model": weights.name,
+    } | entries
     line = ", ".join(f"{key}: {_quoted(str(value))}" for key, value in pairs.items())
     return "\n".join([prompt, *([f"Negative prompt: {negative}"] if negative else []), line])
 
@@ -172,7 +209,7 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False) if set(text) & set(',:"\n') else text
 
 
-def build(weights: demo.Weights, prompt: str | None = None, seed: int = 0, reference: Reference | None = None) -> gr.Blocks:
+def build(weights: Weights, prompt: str | None = None, seed: int = 0, reference: Reference | None = None) -> gr.Blocks:
     """The page.
 
     Args:
@@ -191,61 +228,67 @@ def build(weights: demo.Weights, prompt: str | None = None, seed: int = 0, refer
         return parameters[event.index] if event.index < len(parameters) else ""
 
     with gr.Blocks(title=TITLE, css=_css(), head=_head(), theme=_theme(), analytics_enabled=False) as page:
-        gr.HTML(f"<h1>{TITLE}</h1><p>{_about(weights)}</p>")
+        gr.HTML(f"<h1>{TITLE}</h1><p>{weights.about}</p>")
         with gr.Row():
             with gr.Column(scale=3, min_width=420):
-                prompt = gr.Textbox(prompt or (demo.PROMPT if weights.miniature else ""), label="Prompt", lines=2, elem_id="txt2img_prompt")
+                prompt = gr.Textbox(prompt or weights.prompt, label="Prompt", lines=2, elem_id="txt2img_prompt")
                 negative = gr.Textbox(label="Negative prompt", lines=1, elem_id="txt2img_neg_prompt")
                 with gr.Row():
                     steps = gr.Slider(1, 50, value=sampling["steps"], step=1, label="Sampling steps")
                     guidance = gr.Slider(0, 10, value=sampling["guidance"], step=0.1, label="Guidance")
                 with gr.Row():
-                    seed = gr.Number(seed, label="Seed", info="-1: another one every time", precision=0, minimum=-1, maximum=_SEEDS - 1)
-                    count = gr.Slider(1, 8, value=1, step=1, label="Batch count", info="each picture with the next seed")
+                    seed = gr.Number(
+                        seed,
+                        label="Seed",
+                        info="-1: another one every time",
+                        precision=0,
+                        minimum=-1,
+                        maximum=_SEEDS - 1,
+                    )
+                    count = gr.Slider(
+                        1, 8, value=1, step=1, label="Batch count", info="each picture with the next seed"
+                    )
                 components, _ = panel.build(TITLE, lambda name: f"zvl_txt2img_{name}", PageHost(weights))
             with gr.Column(scale=2, min_width=320):
                 button = gr.Button("Generate", variant="primary", elem_id="txt2img_generate")
                 gallery = gr.Gallery(
-                    label="Pictures", format="png", columns=2, height=420, object_fit="contain", preview=True, interactive=False, show_share_button=False,
-                    elem_id="txt2img_gallery", elem_classes=["zvl-result"],
-                )  # fmt: skip
+                    label="Pictures",
+                    format="png",
+                    columns=2,
+                    height=420,
+                    object_fit="contain",
+                    preview=True,
+                    interactive=False,
+                    show_share_button=False,
+                    elem_id="txt2img_gallery",
+                    elem_classes=["zvl-result"],
+                )
                 said = gr.HTML(elem_id="zvl_said", elem_classes=["zvl-said"])
-                parameters = gr.Textbox(label="Parameters", lines=4, interactive=False, show_copy_button=True, elem_id="zvl_parameters")
+                parameters = gr.Textbox(
+                    label="Parameters", lines=4, interactive=False, show_copy_button=True, elem_id="zvl_parameters"
+                )
                 by_name = dict(zip((option.name for option in panel.OPTIONS), components))
-                if weights.miniature:
-                    gr.Examples([[path] for path in _examples()], inputs=[by_name["reference"]], label="References to try")
+                if examples := weights.examples():
+                    gr.Examples([[path] for path in examples], inputs=[by_name["reference"]], label="References to try")
         if reference is not None:
             by_name["reference"].value = by_name["reference"].postprocess(reference.image)
         every = gr.State([])
-        button.click(run, inputs=[prompt, negative, seed, steps, guidance, count, *components], outputs=[gallery, every, parameters, said])
-        prompt.submit(run, inputs=[prompt, negative, seed, steps, guidance, count, *components], outputs=[gallery, every, parameters, said])
+        button.click(
+            run,
+            inputs=[prompt, negative, seed, steps, guidance, count, *components],
+            outputs=[gallery, every, parameters, said],
+        )
+        prompt.submit(
+            run,
+            inputs=[prompt, negative, seed, steps, guidance, count, *components],
+            outputs=[gallery, every, parameters, said],
+        )
         gallery.select(choose, inputs=[every], outputs=[parameters], show_progress="hidden")
     return page
 
 
 def _said(lines: list[str], kind: str = "") -> str:
     return "".join(f"<p class='{kind}'>{html.escape(line)}</p>" for line in lines)
-
-
-def _about(weights: demo.Weights) -> str:
-    if not weights.miniature:
-        return html.escape(f"Version {__version__}, over {weights.name}.")
-    judged = {name: ", ".join(world.ATTRIBUTES[name]) for name in world.JUDGED}
-    known = "; ".join(f"<b>{name}</b> {values}" for name, values in judged.items())
-    return (
-        f"Version {__version__}, over the miniature: a small trained model of the real classes, which knows drawings of one object. "
-        f"Its words: {known}; small, large; left, centre, right."
-    )
-
-
-def _examples() -> list[str]:
-    """Drawings as files, which is what gradio takes."""
-    folder = tempfile.mkdtemp(prefix="zvl-")
-    paths = []
-    for scene in _EXAMPLES:
-        paths.append(os.path.join(folder, f"{scene.style} {scene.colour} {scene.shape} on {scene.background}.png"))
-        Image.fromarray(world.draw(scene, 0)).save(paths[-1])
-    return paths
 
 
 def _file(*parts: str) -> str:
@@ -295,8 +338,16 @@ class _Offline:
 def serve(page: gr.Blocks, port: int | None) -> None:
     """Show the page until the command is stopped."""
     app = {"middleware": [Middleware(_Offline)]}
-    desktop = os.name == "nt" or sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    desktop = (
+        os.name == "nt"
+        or sys.platform == "darwin"
+        or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    )
     try:
-        page.launch(server_name="127.0.0.1", server_port=port, share=False, show_api=False, inbrowser=desktop, app_kwargs=app)
+        page.launch(
+            server_name="127.0.0.1", server_port=port, share=False, show_api=False, inbrowser=desktop, app_kwargs=app
+        )
     except OSError as error:
-        raise ZvlError(f"The page can't be opened ({str(error).splitlines()[0]}). Choose another port with --port.") from error
+        raise ZvlError(
+            f"The page can't be opened ({str(error).splitlines()[0]}). Choose another port with --port."
+        ) from error

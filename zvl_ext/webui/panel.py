@@ -5,16 +5,18 @@ from __future__ import annotations
 import functools
 import html
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import gradio as gr
 
-from ..budget import Memory, inserted_tokens, step_cost
-from ..checkpoint import WANTED
+from ..budget import inserted_tokens, step_cost
+from ..declaration import Option
 from ..errors import ZvlError
-from ..hosts import forge
-from ..options import BY_NAME, OPTIONS, PRESETS, Option, Settings, preset_of
+from ..options import BY_NAME, OPTIONS, Settings, preset_of
+from ..presets import PRESETS
+from ..qwen3vl.files import WANTED
 from . import infotext
+from .host import Host
 
 # The controls that a preset sets.
 PRESET_OPTIONS = tuple(dict.fromkeys(name for values in PRESETS.values() for name in values))
@@ -30,45 +32,17 @@ _SMALLER = (
 )
 
 
-class Host(Protocol):
-    """What the accordion needs of the page it stands in: `hosts.forge` in the web UI, `page.PageHost` in the demo's page."""
-
-    def input_accordion(self, **kwargs: Any) -> tuple[Any, Any]:
-        """The component whose value is whether the extension takes part, and the block the controls go into. Takes `label` and `elem_id`."""
-
-    def tool_button(self, **kwargs: Any) -> Any:
-        """A small button with `value`, `elem_id` and `tooltip`."""
-
-    def paste_field(self, component: Any, read: Callable[[dict], Any]) -> Any:
-        """An infotext field whose value is computed from the pasted parameters."""
-
-    def models(self) -> dict[str, str]:
-        """Qwen3-VL weights the user has, name -> path."""
-
-    def model_folders(self) -> list[str]:
-        """Where they are looked for; the first is where new ones belong."""
-
-    def unload(self) -> None:
-        """Free the memory that Qwen3-VL takes."""
-
-    def memory(self, settings: Settings) -> Memory | None:
-        """What reading a reference with these settings takes and what there is; None where it can't be told. Never raises."""
-
-    def forget(self) -> int:
-        """Forget what is kept of references; gives the bytes that it took. `hosts.forge` lacks it: there, `run` is what keeps."""
-
-    def ensure_temp_folder(self) -> None:
-        """Called before a picture is set from Python."""
-
-
 def build_unsupported(title: str, elem_id: Callable[[str], str]) -> list:
     """The panel on a web UI that has no Z-Image: it says so, and has no controls."""
     with gr.Accordion(title, open=False, elem_id=elem_id("enabled")):
-        gr.HTML("<p>This web UI can't load Z-Image, so there is nothing to condition here. Z-Image VL works in Forge Neo; it changes nothing.</p>")
+        gr.HTML(
+            "<p>This web UI can't load Z-Image, so there is nothing to condition here. Z-Image VL works in Forge Neo; "
+            "it changes nothing.</p>"
+        )
     return []
 
 
-def build(title: str, elem_id: Callable[[str], str], host: Host = forge) -> tuple[list, list]:
+def build(title: str, elem_id: Callable[[str], str], host: Host) -> tuple[list, list]:
     """The accordion with all controls.
 
     Returns:
@@ -87,14 +61,22 @@ def build(title: str, elem_id: Callable[[str], str], host: Host = forge) -> tupl
                 control("reference")
                 gr.HTML(f"<p class='zvl-help'>{html.escape(BY_NAME['reference'].help)}</p>")
                 cost = gr.HTML(_cost(*(BY_NAME[name].default for name in COST_OPTIONS)))
-                memory = gr.HTML(_memory(host, *(BY_NAME[name].default for name in MEMORY_OPTIONS)), elem_classes=["zvl-memory"])
+                memory = gr.HTML(
+                    _memory(host, *(BY_NAME[name].default for name in MEMORY_OPTIONS)), elem_classes=["zvl-memory"]
+                )
             with gr.Column(scale=3, min_width=280):
                 with gr.Row(elem_classes=["zvl-model"]):
                     control("model")
-                    refresh = host.tool_button(value="\U0001f504", elem_id=elem_id("refresh"), tooltip="Look for Qwen3-VL weights again")
-                    free = host.tool_button(value="\U0001f9f9", elem_id=elem_id("free"), tooltip="Free the memory that Qwen3-VL takes")
+                    refresh = host.tool_button(
+                        value="\U0001f504", elem_id=elem_id("refresh"), tooltip="Look for Qwen3-VL weights again"
+                    )
+                    free = host.tool_button(
+                        value="\U0001f9f9", elem_id=elem_id("free"), tooltip="Free the memory that Qwen3-VL takes"
+                    )
                     forget = host.tool_button(
-                        value="\U0001f5d1\ufe0f", elem_id=elem_id("forget"), tooltip="Forget what is kept of references (memory and disk)"
+                        value="\U0001f5d1\ufe0f",
+                        elem_id=elem_id("forget"),
+                        tooltip="Forget what is kept of references (memory and disk)",
                     )
                 control("preset")
                 control("engine")
@@ -113,14 +95,24 @@ def build(title: str, elem_id: Callable[[str], str], host: Host = forge) -> tupl
                         control(name)
 
     decides_memory = [made[name] for name in MEMORY_OPTIONS]
-    show_memory = {"fn": functools.partial(_memory, host), "inputs": decides_memory, "outputs": [memory], "show_progress": False, "queue": False}
-    refreshed = refresh.click(functools.partial(_refresh, host), inputs=[made["model"]], outputs=[made["model"], missing], show_progress=False)
+    show_memory = {
+        "fn": functools.partial(_memory, host),
+        "inputs": decides_memory,
+        "outputs": [memory],
+        "show_progress": False,
+        "queue": False,
+    }
+    refreshed = refresh.click(
+        functools.partial(_refresh, host), inputs=[made["model"]], outputs=[made["model"], missing], show_progress=False
+    )
     refreshed.then(**show_memory)  # other weights may have come under the same name
     free.click(functools.partial(_free, host), show_progress=False)
     forget.click(functools.partial(_forget, host), show_progress=False)
     set_by_preset = [made[name] for name in PRESET_OPTIONS]
     # `input` is the user's own choice; `change` would also fire when the controls below set the preset's name.
-    made["preset"].input(_choose_preset, inputs=[made["preset"]], outputs=set_by_preset, show_progress=False, queue=False)
+    made["preset"].input(
+        _choose_preset, inputs=[made["preset"]], outputs=set_by_preset, show_progress=False, queue=False
+    )
     for component in set_by_preset:
         component.change(_name_preset, inputs=set_by_preset, outputs=[made["preset"]], show_progress=False, queue=False)
     decides_cost = [made[name] for name in COST_OPTIONS]
@@ -136,7 +128,9 @@ def _control(option: Option, elem_id: str, host: Host) -> Any:
     if option.kind == "switch":
         return gr.Checkbox(value=option.default, info=option.help, **common)
     if option.kind in ("number", "integer"):
-        return gr.Slider(option.minimum, option.maximum, value=option.default, step=option.step, info=option.help, **common)
+        return gr.Slider(
+            option.minimum, option.maximum, value=option.default, step=option.step, info=option.help, **common
+        )
     if option.kind == "choice":
         kind = gr.Dropdown if option.advanced or option.name == "preset" else gr.Radio
         return kind(list(option.choices), value=option.default, info=option.help, **common)
@@ -144,8 +138,11 @@ def _control(option: Option, elem_id: str, host: Host) -> Any:
         names = list(host.models())
         return gr.Dropdown(names, value=names[0] if names else None, info=option.help, **common)
     if option.kind == "image":
-        # The mode stays as it is in the file: RGB would drop transparency and clip 16 bits. PNG keeps every pixel on a paste.
-        return gr.Image(type="pil", image_mode=None, format="png", sources=["upload", "clipboard"], height=300, **common)
+        # The mode stays as it is in the file: RGB would drop transparency and clip 16 bits. PNG keeps every pixel on a
+        # paste.
+        return gr.Image(
+            type="pil", image_mode=None, format="png", sources=["upload", "clipboard"], height=300, **common
+        )
     return gr.Textbox(value=option.default, lines=1, max_lines=6, info=option.help, **common)
 
 
@@ -168,11 +165,7 @@ def _free(host: Host) -> None:
 
 
 def _forget(host: Host) -> None:
-    if host is forge:
-        from . import run as keeper  # on a click only: it loads what meets the host's models
-    else:
-        keeper = host
-    freed = keeper.forget()
+    freed = host.forget()
     gr.Info(f"Z-Image VL: what was kept of references is forgotten ({freed / 2**20:.1f} MiB).")
 
 
@@ -199,7 +192,8 @@ def _cost(*values: Any) -> str:
 
 
 def _memory(host: Host, *values: Any) -> str:
-    """What reading the reference takes of the memory there is, as a line of HTML; what to do where that is not enough."""
+    """What reading the reference takes of the memory there is, as a line of HTML; what to do where that is not
+    enough."""
     try:
         settings = Settings.from_mapping(dict(zip(MEMORY_OPTIONS, values)))
     except ZvlError:  # a number is being typed
@@ -212,16 +206,24 @@ def _memory(host: Host, *values: Any) -> str:
     if room is None:
         return f"<p class='zvl-help'>{takes} while it reads the reference.</p>"
     if memory.needed <= room:
-        there = f"{_gib(room)} of main memory are free" if memory.card is None else f"the graphics card has {_gib(room)}"
+        there = (
+            f"{_gib(room)} of main memory are free" if memory.card is None else f"the graphics card has {_gib(room)}"
+        )
         return f"<p class='zvl-help'>{takes} while it reads the reference; {there}.</p>"
-    free = f"the main memory that is free ({_gib(memory.free)})" if memory.free is not None and memory.needed > memory.free else ""
+    free = (
+        f"the main memory that is free ({_gib(memory.free)})"
+        if memory.free is not None and memory.needed > memory.free
+        else ""
+    )
     if memory.card is None:
         problem = f"does not fit {free}."
     elif free:
         problem = f"fits neither the graphics card ({_gib(room)}) nor {free}."
     else:
         problem = f"does not fit the graphics card ({_gib(room)}): it runs on the CPU, which is slower."
-    smaller = [words for words, change in _SMALLER if (other := host.memory(settings.changed(change))) and other.needed <= room]
+    smaller = [
+        words for words, change in _SMALLER if (other := host.memory(settings.changed(change))) and other.needed <= room
+    ]
     advice = ([f"Choose {' or '.join(smaller)}."] if smaller else []) + (["Close other programs."] if free else [])
     return f"<p class='zvl-help zvl-note'>{takes} and {' '.join([problem, *advice])}</p>"
 
@@ -250,9 +252,7 @@ def _infotext_fields(made: dict[str, Any], host: Host) -> list:
 
 def _recent(parameters: dict, host: Host) -> Any:
     """The reference of pasted parameters, if this process has used it; a digest alone can't bring a picture back."""
-    from .run import RECENT
-
-    image = RECENT.get(parameters.get(BY_NAME["reference"].infotext, ""))
+    image = host.recent(parameters.get(BY_NAME["reference"].infotext, ""))
     if image is None:
         return None
     host.ensure_temp_folder()

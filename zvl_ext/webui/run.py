@@ -6,62 +6,44 @@ Nothing here outlives `p`, and nothing of the host is replaced: the instance get
 
 from __future__ import annotations
 
-import collections
 import contextlib
-import copy
 import functools
-import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
 import torch
 
-from .. import conditioner, statistics
+from .. import conditioner
+from ..engines import ENGINES
+from ..engines.sources import Sources
+from ..engines.splice import look
 from ..errors import ZvlError
-from ..hosts import forge, forge_models
+from ..hosts import forge, forge_encoder, forge_files
+from ..hosts.forge_extractor import ForgeExtractor
+from ..mixing.statistics import REFERENCE_PROMPTS, ReferenceStatistics, measure
 from ..options import BY_NAME, Settings
 from ..reference import Reference, open_reference
-from ..store import Disk, Store, data_folder
-from . import axes, infotext, settings
+from . import axes, infotext
+from .engine import Player, Recorder, joined, with_prompts
+from .kept import KEEPER
 
-KEPT = Store()  # what the models made of references and prompts
-_DISK = Disk(data_folder(), 0)  # where the user wants it
-RECENT = Store(128 * 2**20, size=lambda image: 3 * image.width * image.height)  # references, for pasting their parameters
-_STATISTICS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # by engine, and gone with it
-_RECORDED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # likewise: the last recordings
-_RECORDINGS = 8
 _HOOKS = ("cached_params", "get_conds_with_caching")
 _RUN = "zvl_run"  # on p: the run that is attached
 
 
 def parse(args: tuple | list, cell: dict[str, Any]) -> Settings:
-    """Settings from a script's arguments: one dict in the first place (the API's named form), or all values in order."""
+    """Settings from a script's arguments: one dict in the first place (the API's named form), or all values in
+    order."""
     named = bool(args) and isinstance(args[0], dict)
     return (Settings.from_mapping(args[0]) if named else Settings.from_positions(args)).changed(cell)
-
-
-def forget() -> int:
-    """Drop what is kept of references and prompts, in memory and on disk; the bytes that it took."""
-    freed = KEPT.size + RECENT.size + _DISK.size
-    KEPT.clear()
-    RECENT.clear()
-    _RECORDED.clear()
-    _DISK.clear()  # switched off or not: it may have been on
-    return freed
-
-
-def _limit() -> None:
-    """Keep to the user's settings, which may have changed."""
-    _DISK.limit = settings.disk_limit()
-    KEPT.disk = _DISK if _DISK.limit else None
-    KEPT.resize(settings.memory_limit())
 
 
 def attach(p: Any, args: tuple | list) -> None:
     """Prepare one generation. Called for every `process`, so copies of `p` (grids, loops) get hooks of their own.
 
-    Never raises: the host would swallow it and make the picture without the reference. What is wrong is raised later, in
+    Never raises: the host would swallow it and make the picture without the reference. What is wrong is raised later,
+        in
     the conditioning step, where it stops the run.
     """
     wrapped = detach(p)
@@ -113,7 +95,7 @@ class Run:
         self.reference: Reference | None = None
         self.error: Exception | None = None
         self.before: dict[str, Callable] = {}
-        self._extractor: forge_models.ForgeExtractor | None = None
+        self._extractor: ForgeExtractor | None = None
         self._asked: Any = None  # the host's own key for the conditioning it is about to make
         self._sweeps_layers = False
 
@@ -133,11 +115,13 @@ class Run:
             pass  # the text embeddings themselves, to the last bit
         elif chosen.reference is None:
             if forge.is_api(self.p):
-                raise ZvlError("Z-Image VL is enabled without a reference. Send one as base64 text, or send enabled: false.")
+                raise ZvlError(
+                    "Z-Image VL is enabled without a reference. Send one as base64 text, or send enabled: false."
+                )
             self.p.comment("Z-Image VL: no reference image, so the picture was made from the prompt alone.")
         else:
             self.settings, self.reference = chosen, open_reference(chosen.reference)
-            RECENT.put(self.reference.digest[: infotext.DIGEST], self.reference.image)
+            KEEPER.recent.put(self.reference.digest[: infotext.DIGEST], self.reference.image)
 
     def install(self) -> None:
         for name in _HOOKS:
@@ -150,10 +134,12 @@ class Run:
         return self.before.get(name) or getattr(type(self.p), name).__get__(self.p)
 
     @property
-    def extractor(self) -> forge_models.ForgeExtractor:
+    def extractor(self) -> ForgeExtractor:
         """Made on first use: until then not even the headers of the weights are read."""
         if self._extractor is None:
-            self._extractor = forge_models.ForgeExtractor(forge.checkpoint(self.settings.model), self.settings)
+            self._extractor = ForgeExtractor(
+                forge_files.checkpoint(self.settings.model), self.settings, KEEPER.residence
+            )
             if self._extractor.note:
                 self.p.comment(self._extractor.note)
         return self._extractor
@@ -170,8 +156,14 @@ class Run:
             if not newest or self.settings is None or not self._applies(required_prompts):
                 return key
             s = self.settings
-            values = tuple(getattr(s, name) for name in BY_NAME if name not in ("enabled", "reference", "model", "preset"))
-            identity = (self.extractor.checkpoint.identity, self.extractor.precision, str(getattr(forge.current_engine(), "filename", "")))
+            values = tuple(
+                getattr(s, name) for name in BY_NAME if name not in ("enabled", "reference", "model", "preset")
+            )
+            identity = (
+                self.extractor.checkpoint.identity,
+                self.extractor.precision,
+                str(getattr(forge.current_engine(), "filename", "")),
+            )
             seeds = tuple(self._seeds(required_prompts)) if self._per_picture else ()
             return (*key, ("zvl", self.reference.digest, values, identity, seeds))
 
@@ -212,7 +204,9 @@ class Run:
             return self._conditioned(function, engine, prompts, *rest, **more)
 
         result = original(conditioned, required_prompts, *args, **kwargs)
-        self.p.extra_generation_params.update(infotext.write(self.settings, self.reference, self.extractor.checkpoint.name))
+        self.p.extra_generation_params.update(
+            infotext.write(self.settings, self.reference, self.extractor.checkpoint.name)
+        )
         return result
 
     def _applies(self, prompts: Any) -> bool:
@@ -222,47 +216,63 @@ class Run:
     def _conditioned(self, function: Callable, engine: Any, prompts: Any, *rest: Any, **more: Any) -> Any:
         """Call the host's function twice: once to learn what texts it encodes, once to give it the conditioning.
 
-        Each model is placed on the device once, however many prompts a batch has: the vision tower alone (engine splice) before
-        the text encoder, which splice needs again after it, and Qwen3-VL (engine blend) after the text encoder has read everything.
+        Each model is placed on the device once, however many prompts a batch has: the vision tower alone (engine
+            splice) before
+        the text encoder, which splice needs again after it, and Qwen3-VL (engine blend) after the text encoder has read
+        everything.
         """
         s = self.settings
-        _limit()
-        text_encoder = forge_models.ForgeTextEncoder(engine) if s.engine == "splice" else None
-        sources = conditioner.Sources(
-            self.extractor, forge_models.encoder(engine), lambda: self._statistics(engine, prompts), text_encoder, KEPT, self.p.comment, self._sweeps_layers
+        KEEPER.limit()
+        own = not ENGINES[s.engine].language_model
+        text_encoder = forge_encoder.ForgeTextEncoder(engine) if own else None
+        sources = Sources(
+            self.extractor,
+            forge_encoder.encoder(engine),
+            lambda: self._statistics(engine, prompts),
+            text_encoder,
+            KEEPER.store,
+            self.p.comment,
+            self._sweeps_layers,
         )
-        conditioner.check_layer_of(s, sources)
+        conditioner.check_layer(s, sources)
         texts, stacked = self._texts(function, engine, prompts, sources, *rest, **more)
         made = dict(zip(texts, conditioner.condition_all(s, self.reference, list(texts.values()), sources)))
 
-        def player(seed: int) -> _Player:
-            return _Player(engine, functools.cache(lambda prompt: made[prompt](seed)), stacked)
+        def player(seed: int) -> Player:
+            return Player(engine, functools.cache(lambda prompt: made[prompt](seed)), stacked)
 
         if not self._per_picture:
             return function(player(0), prompts, *rest, **more)
-        # The host encodes a prompt once per batch, whatever the pictures' seeds: so every picture gets a call of its own.
+        # The host encodes a prompt once per batch, whatever the pictures' seeds: so every picture gets a call of its
+        # own.
         pictures = zip(prompts, self._seeds(prompts))
-        return _joined([function(player(seed), _with_prompts(prompts, [prompt]), *rest, **more) for prompt, seed in pictures])
+        return joined(
+            [function(player(seed), with_prompts(prompts, [prompt]), *rest, **more) for prompt, seed in pictures]
+        )
 
-    def _texts(self, function: Callable, engine: Any, prompts: Any, sources: conditioner.Sources, *rest: Any, **more: Any) -> tuple[dict, bool]:
-        """What the host makes of the prompts (as `_Recorder`), from an earlier picture where it asked for the same.
+    def _texts(
+        self, function: Callable, engine: Any, prompts: Any, sources: Sources, *rest: Any, **more: Any
+    ) -> tuple[dict, bool]:
+        """What the host makes of the prompts (as `Recorder`), from an earlier picture where it asked for the same.
 
-        In a grid over alpha the host's own cache can't help, because every cell's conditioning is another: without this, each
-        cell would load the text encoder again.
+        In a grid over alpha the host's own cache can't help, because every cell's conditioning is another: without
+        this, each cell would load the text encoder again.
         """
-        key = (function, self._asked, forge_models.text_state(engine))
+        key = (function, self._asked, forge_encoder.text_state(engine))
         keeps = self._asked is not None and forge.setting("persistent_cond_cache", True)
-        kept = _RECORDED.setdefault(engine, collections.deque(maxlen=_RECORDINGS)) if keeps else []
+        kept = KEEPER.recordings(engine) if keeps else []
         for known, texts, stacked, told in kept:
             if known == key:
                 for tell in told:
                     tell()
                 return texts, stacked
-        if self.settings.engine == "splice":  # before the text encoder, which is needed once more after it
+        if not ENGINES[
+            self.settings.engine
+        ].language_model:  # before the text encoder, which is needed once more after it
             tokens = self.settings.reference_tokens
-            conditioner.look(self.reference, self.extractor.checkpoint.grid(self.reference, tokens), tokens, sources)
-        recorder = _Recorder(engine)
-        with forge_models.told(engine) as told:
+            look(self.reference, self.extractor.checkpoint.grid(self.reference, tokens), tokens, sources)
+        recorder = Recorder(engine)
+        with forge_encoder.told(engine) as told:
             function(recorder, prompts, *rest, **more)
         kept.append((key, recorder.texts, recorder.stacked, told))
         return recorder.texts, recorder.stacked
@@ -276,70 +286,11 @@ class Run:
         seeds = [int(seed) for seed in getattr(self.p, "seeds", None) or []]
         return seeds if len(seeds) == len(prompts) else list(range(len(prompts)))
 
-    def _statistics(self, engine: Any, prompts: Any) -> statistics.ReferenceStatistics:
-        if engine not in _STATISTICS:
+    def _statistics(self, engine: Any, prompts: Any) -> ReferenceStatistics:
+        def measured() -> ReferenceStatistics:
             forge.show_progress("Z-Image VL: measuring the text encoder")
-            recorder = _Recorder(engine)
-            recorder.get_learned_conditioning(_with_prompts(prompts, statistics.REFERENCE_PROMPTS))
-            _STATISTICS[engine] = statistics.measure(torch.cat([text.embeddings for text in recorder.texts.values()]))
-        return _STATISTICS[engine]
+            recorder = Recorder(engine)
+            recorder.get_learned_conditioning(with_prompts(prompts, REFERENCE_PROMPTS))
+            return measure(torch.cat([text.embeddings for text in recorder.texts.values()]))
 
-
-def _with_prompts(prompts: Any, others: Iterable[str]) -> Any:
-    """The host's list of prompts (which carries size, shift and more as attributes) with other prompts in it."""
-    same = copy.copy(prompts)
-    same[:] = others
-    return same
-
-
-def _joined(results: list[Any]) -> Any:
-    """One batch out of batches of one, in the host's form: a list, or an object with `batch` and `shape`."""
-    if isinstance(results[0], list):
-        return [entry for result in results for entry in result]
-    joined = copy.copy(results[0])
-    joined.batch = [entry for result in results for entry in result.batch]
-    joined.shape = (len(joined.batch),)
-    return joined
-
-
-class _Engine:
-    """Stands before the host's engine while a conditioning function runs; everything but the conditioning passes through."""
-
-    def __init__(self, engine: Any):
-        self._engine = engine
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-
-class _Recorder(_Engine):
-    """Encodes as the engine does and remembers what it was asked: `texts`, prompt -> Text."""
-
-    def __init__(self, engine: Any):
-        super().__init__(engine)
-        self.texts: dict[str, conditioner.Text] = {}
-        self.stacked = False
-
-    def get_learned_conditioning(self, prompts: Any) -> Any:
-        with forge_models.observed(self._engine) as seen:
-            result = self._engine.get_learned_conditioning(prompts)
-        unique = list(dict.fromkeys(prompts))  # the host encodes a repeated line once
-        rows = dict(zip(prompts, result)) if isinstance(result, (list, torch.Tensor)) else {}
-        read = dict(zip(unique, seen))
-        if len(seen) != len(unique) or any(p not in rows or rows[p].ndim != 2 or len(read[p][0]) != rows[p].shape[0] for p in unique):
-            raise ZvlError(forge_models.UNKNOWN)
-        self.stacked = isinstance(result, torch.Tensor)
-        self.texts |= {p: conditioner.Text(p, tuple(read[p][0]), rows[p], read[p][1]) for p in unique}
-        return result
-
-
-class _Player(_Engine):
-    """Gives the conditioning of each prompt, in the form the engine gives it."""
-
-    def __init__(self, engine: Any, make: Callable[[str], torch.Tensor], stacked: bool):
-        super().__init__(engine)
-        self._make, self._stacked = make, stacked
-
-    def get_learned_conditioning(self, prompts: Any) -> Any:
-        rows = [self._make(prompt) for prompt in prompts]
-        return torch.stack(rows) if self._stacked else rows
+        return KEEPER.statistics(engine, measured)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..hosts import forge
 from . import panel
+from .host import WebUI
 
 TITLE = "Z-Image VL"
 
@@ -31,7 +32,7 @@ class ZImageVL(forge.script_base()):
 
         if not forge.has_zimage():
             return panel.build_unsupported(TITLE, elem_id)
-        components, self.infotext_fields = panel.build(TITLE, elem_id)
+        components, self.infotext_fields = panel.build(TITLE, elem_id, WebUI())
         return components
 
     def process(self, p: Any, *args: Any) -> None:
@@ -41,6 +42,9 @@ class ZImageVL(forge.script_base()):
             from . import run  # what meets the host's models; a host without Z-Image never needs it
         except ImportError as error:  # a host whose insides have moved: the picture is made, and says so
             if args and args[0]:
-                p.comment(f"Z-Image VL did nothing: it does not know this version of the web UI ({error}). Look for an update.")
+                p.comment(
+                    f"Z-Image VL did nothing: it does not know this version of the web UI ({error}). Look for an "
+                    "update."
+                )
             return
         run.attach(p, args)

@@ -39,7 +39,8 @@ class Setting:
 
 MEMORY = Setting(
     "zvl_memory", 1024, 64, 16384, 64, "Main memory for kept references and results, in MiB",
-    "what Qwen3-VL made of references and prompts, so that the same ones are not read again; the longest unused goes first",
+    "what Qwen3-VL made of references and prompts, so that the same ones are not read again; the longest unused goes "
+    "first",
 )  # fmt: skip
 DISK = Setting(
     "zvl_disk", 0, 0, 65536, 256, "Disk space for kept references and results, in MiB",

@@ -46,7 +46,9 @@ def should_use_bf16(device=None, model_params=0, prioritize_performance=True, ma
     return True
 
 
-def load_models_gpu(models, memory_required=0, force_patch_weights=False, minimum_memory_required=None, force_full_load=False):
+def load_models_gpu(
+    models, memory_required=0, force_patch_weights=False, minimum_memory_required=None, force_full_load=False
+):
     current_loaded_models[:] = [entry for entry in current_loaded_models if entry.model is not None]
     for patcher in models:
         patcher.model.to(patcher.load_device)

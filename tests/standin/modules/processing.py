@@ -63,11 +63,24 @@ class StableDiffusionProcessing:
         o = shared.opts
         model = str(getattr(shared.sd_model, "loading_parameters", None))
         own = (self.distilled_cfg_scale, self.hr_distilled_cfg, self.width, self.height)
-        return (required_prompts, *own, steps, hires_steps, use_old_scheduling, o.CLIP_stop_at_last_layers, model, extra_network_data, o.emphasis)
+        return (
+            required_prompts,
+            *own,
+            steps,
+            hires_steps,
+            use_old_scheduling,
+            o.CLIP_stop_at_last_layers,
+            model,
+            extra_network_data,
+            o.emphasis,
+        )
 
     def get_conds_with_caching(self, function, required_prompts, steps, caches, extra_network_data, hires_steps=None):
-        """`function`'s result, from the cache where the key is the same. The key is set after the function has returned."""
-        key = self.cached_params(required_prompts, steps, extra_network_data, hires_steps, shared.opts.use_old_scheduling)
+        """`function`'s result, from the cache where the key is the same. The key is set after the function has
+        returned."""
+        key = self.cached_params(
+            required_prompts, steps, extra_network_data, hires_steps, shared.opts.use_old_scheduling
+        )
         for cache in caches:
             if cache[0] is not None and key == cache[0]:
                 return cache[1]
@@ -83,8 +96,16 @@ class StableDiffusionProcessing:
         self.firstpass_steps = self.steps
         self.uc = None
         if self.cfg_scale != 1:
-            self.uc = self.get_conds_with_caching(prompt_parser.get_learned_conditioning, negative, self.steps, [self.cached_uc], self.extra_network_data)
-        self.c = self.get_conds_with_caching(prompt_parser.get_multicond_learned_conditioning, prompts, self.steps, [self.cached_c], self.extra_network_data)
+            self.uc = self.get_conds_with_caching(
+                prompt_parser.get_learned_conditioning, negative, self.steps, [self.cached_uc], self.extra_network_data
+            )
+        self.c = self.get_conds_with_caching(
+            prompt_parser.get_multicond_learned_conditioning,
+            prompts,
+            self.steps,
+            [self.cached_c],
+            self.extra_network_data,
+        )
 
 
 @dataclasses.dataclass(repr=False)
@@ -106,7 +127,10 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
 
     def __post_init__(self):
         super().__post_init__()
-        self.cached_hr_c, self.cached_hr_uc = StableDiffusionProcessingTxt2Img.cached_hr_c, StableDiffusionProcessingTxt2Img.cached_hr_uc
+        self.cached_hr_c, self.cached_hr_uc = (
+            StableDiffusionProcessingTxt2Img.cached_hr_c,
+            StableDiffusionProcessingTxt2Img.cached_hr_uc,
+        )
 
     def setup_prompts(self):
         super().setup_prompts()
@@ -122,18 +146,27 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
             self.hr_extra_network_data = {}
 
     def calculate_hr_conds(self):
-        """The second pass' conds, which may be found among the first pass'. Called early unless the checkpoint changes."""
+        """The second pass' conds, which may be found among the first pass'. Called early unless the checkpoint
+        changes."""
         if self.hr_c is not None:
             return
-        size = {"width": self.hr_upscale_to_x, "height": self.hr_upscale_to_y, "distilled_cfg_scale": self.hr_distilled_cfg}
+        size = {
+            "width": self.hr_upscale_to_x,
+            "height": self.hr_upscale_to_y,
+            "distilled_cfg_scale": self.hr_distilled_cfg,
+        }
         prompts = prompt_parser.SdConditioning(self.hr_prompts, **size)
         negative = prompt_parser.SdConditioning(self.hr_negative_prompts, is_negative_prompt=True, **size)
         more = (self.hr_extra_network_data, self.hr_second_pass_steps or self.steps)
         if self.hr_cfg != 1:
             caches = [self.cached_hr_uc, self.cached_uc]
-            self.hr_uc = self.get_conds_with_caching(prompt_parser.get_learned_conditioning, negative, self.firstpass_steps, caches, *more)
+            self.hr_uc = self.get_conds_with_caching(
+                prompt_parser.get_learned_conditioning, negative, self.firstpass_steps, caches, *more
+            )
         caches = [self.cached_hr_c, self.cached_c]
-        self.hr_c = self.get_conds_with_caching(prompt_parser.get_multicond_learned_conditioning, prompts, self.firstpass_steps, caches, *more)
+        self.hr_c = self.get_conds_with_caching(
+            prompt_parser.get_multicond_learned_conditioning, prompts, self.firstpass_steps, caches, *more
+        )
 
     def setup_conds(self):
         super().setup_conds()
@@ -144,9 +177,17 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
 
 def create_infotext(p, all_prompts, all_seeds, all_subseeds, comments=None, iteration=0, position_in_batch=0):
     """What is written under a picture and into its file."""
-    pairs = {"Steps": p.steps, "Sampler": p.sampler_name, "CFG scale": p.cfg_scale, "Seed": all_seeds[0], "Size": f"{p.width}x{p.height}"}
+    pairs = {
+        "Steps": p.steps,
+        "Sampler": p.sampler_name,
+        "CFG scale": p.cfg_scale,
+        "Seed": all_seeds[0],
+        "Size": f"{p.width}x{p.height}",
+    }
     pairs = {**pairs, **p.extra_generation_params, "Version": "stand-in"}
-    return f"{all_prompts[0]}\n" + ", ".join(f"{key}: {infotext_utils.quote(value)}" for key, value in pairs.items() if value is not None)
+    return f"{all_prompts[0]}\n" + ", ".join(
+        f"{key}: {infotext_utils.quote(value)}" for key, value in pairs.items() if value is not None
+    )
 
 
 def process_images(p):

@@ -10,10 +10,21 @@ _EDIT = re.compile(r"\[([^\[\]:]*):([^\[\]:]*):([\d.]+)\]")
 class SdConditioning(list):
     """The prompts of a batch, with what the model may want to know about the picture."""
 
-    def __init__(self, prompts, is_negative_prompt=False, width=None, height=None, copy_from=None, distilled_cfg_scale=None):
+    def __init__(
+        self, prompts, is_negative_prompt=False, width=None, height=None, copy_from=None, distilled_cfg_scale=None
+    ):
         super().__init__(prompts)
-        given = {"is_negative_prompt": is_negative_prompt, "width": width, "height": height, "distilled_cfg_scale": distilled_cfg_scale}
-        inherited = vars(prompts if copy_from is None else copy_from) if isinstance(copy_from or prompts, SdConditioning) else {}
+        given = {
+            "is_negative_prompt": is_negative_prompt,
+            "width": width,
+            "height": height,
+            "distilled_cfg_scale": distilled_cfg_scale,
+        }
+        inherited = (
+            vars(prompts if copy_from is None else copy_from)
+            if isinstance(copy_from or prompts, SdConditioning)
+            else {}
+        )
         vars(self).update({name: value or inherited.get(name, value) for name, value in given.items()})
 
 
@@ -61,5 +72,9 @@ def get_multicond_learned_conditioning(model, prompts, steps, hires_steps=None, 
     """The same with AND: the parts of all prompts are encoded together, the weights stay beside them."""
     split = [[weighted(part) for part in re.split(r"\bAND\b", prompt)] for prompt in prompts]
     parts = list(dict.fromkeys(text for line in split for text, _ in line))
-    conds = dict(zip(parts, get_learned_conditioning(model, SdConditioning(parts, copy_from=prompts), steps, hires_steps)))
-    return MulticondLearnedConditioning((len(prompts),), [[ComposableScheduledPromptConditioning(conds[t], w) for t, w in line] for line in split])
+    conds = dict(
+        zip(parts, get_learned_conditioning(model, SdConditioning(parts, copy_from=prompts), steps, hires_steps))
+    )
+    return MulticondLearnedConditioning(
+        (len(prompts),), [[ComposableScheduledPromptConditioning(conds[t], w) for t, w in line] for line in split]
+    )

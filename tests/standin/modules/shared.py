@@ -9,7 +9,13 @@ class OptionInfo:
     """One setting as the settings page shows it."""
 
     def __init__(self, default=None, label="", component=None, component_args=None, onchange=None, section=None):
-        self.default, self.label, self.component, self.component_args, self.section = default, label, component, component_args, section
+        self.default, self.label, self.component, self.component_args, self.section = (
+            default,
+            label,
+            component,
+            component_args,
+            section,
+        )
         self.comment_after = ""
 
     def info(self, text):
@@ -18,7 +24,8 @@ class OptionInfo:
 
 
 class Options:
-    """Settings: the values in `data`, as the user's file holds them, and what extensions have added, in `data_labels`."""
+    """Settings: the values in `data`, as the user's file holds them, and what extensions have added, in
+    `data_labels`."""
 
     def __init__(self, **data):
         self.data, self.data_labels = data, {}

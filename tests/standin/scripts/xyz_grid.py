@@ -11,14 +11,25 @@ from modules.processing import process_images
 
 class AxisOption:
     def __init__(self, label, type, apply, format_value=None, confirm=None, cost=0.0, choices=None, prepare=None):
-        self.label, self.type, self.apply, self.confirm, self.cost, self.choices = label, type, apply, confirm, cost, choices
+        self.label, self.type, self.apply, self.confirm, self.cost, self.choices = (
+            label,
+            type,
+            apply,
+            confirm,
+            cost,
+            choices,
+        )
 
 
 def _field(name):
     return lambda p, x, xs: setattr(p, name, x)
 
 
-axis_options = [AxisOption("Nothing", str, lambda p, x, xs: None), AxisOption("Seed", int, _field("seed")), AxisOption("CFG Scale", float, _field("cfg_scale"))]
+axis_options = [
+    AxisOption("Nothing", str, lambda p, x, xs: None),
+    AxisOption("Seed", int, _field("seed")),
+    AxisOption("CFG Scale", float, _field("cfg_scale")),
+]
 
 
 class Script(scripts.Script):
@@ -35,13 +46,21 @@ class Script(scripts.Script):
             option = self.current_axis_options[index]
             if option.label == "Nothing":
                 return option, [0]
-            found = chosen if option.choices else [v.strip() for line in csv.reader(StringIO(text), skipinitialspace=True) for v in line]
+            found = (
+                chosen
+                if option.choices
+                else [v.strip() for line in csv.reader(StringIO(text), skipinitialspace=True) for v in line]
+            )
             found = [option.type(v) for v in found]
             if option.confirm:
                 option.confirm(p, found)
             return option, found
 
-        axes = [values(x_type, x_values, x_dropdown), values(y_type, y_values, y_dropdown), values(z_type, z_values, z_dropdown)]
+        axes = [
+            values(x_type, x_values, x_dropdown),
+            values(y_type, y_values, y_dropdown),
+            values(z_type, z_values, z_dropdown),
+        ]
         outer = sorted(range(3), key=lambda i: -axes[i][0].cost)
         self._cells(p, axes, outer, {})
 

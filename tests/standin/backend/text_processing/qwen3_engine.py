@@ -16,7 +16,8 @@ def segments(line):
 
 
 class Qwen3TextProcessingEngine:
-    """Texts to one [tokens, hidden] each. Every weighted part is wrapped in the whole template; a repeated text is encoded once."""
+    """Texts to one [tokens, hidden] each. Every weighted part is wrapped in the whole template; a repeated text is
+    encoded once."""
 
     def __init__(self, text_encoder, tokenizer):
         self.text_encoder, self.tokenizer = text_encoder, tokenizer

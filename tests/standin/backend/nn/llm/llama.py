@@ -47,7 +47,9 @@ class Attention(nn.Module):
 
     def forward(self, x, mask, freqs_cis):
         heads, kv_heads, size = self.shape
-        q, k, v = (project(x).unflatten(2, (-1, size)).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (
+            project(x).unflatten(2, (-1, size)).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
         q, k = turn(self.q_norm(q), freqs_cis), turn(self.k_norm(k), freqs_cis)
         k, v = (part.repeat_interleave(heads // kv_heads, dim=1) for part in (k, v))
         out = nn.functional.scaled_dot_product_attention(q, k, v, mask)
@@ -86,7 +88,15 @@ class Llama2_(nn.Module):  # noqa: N801
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(
-        self, x, attention_mask=None, embeds=None, num_tokens=None, intermediate_output=None, final_layer_norm_intermediate=True, dtype=None, embeds_info=()
+        self,
+        x,
+        attention_mask=None,
+        embeds=None,
+        num_tokens=None,
+        intermediate_output=None,
+        final_layer_norm_intermediate=True,
+        dtype=None,
+        embeds_info=(),
     ):
         """The last state after the final norm, and the output of one layer (counted from the end) before it.
 

@@ -1,0 +1,88 @@
+"""`extract`: hidden states of Qwen3-VL after it has seen an image and a prompt."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+from typing import Any
+
+from .. import __version__
+from ..errors import ZvlError
+from ..options import BY_NAME, PROMPT, Settings
+from .common import add_option, check_out, device
+from .tensors import TENSOR, save
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("extract", help="hidden states of Qwen3-VL after it has seen an image and a prompt")
+    parser.add_argument("image", help="the reference image, a file")
+    parser.add_argument("--model", required=True, help="a Hugging Face folder or one .safetensors file of Qwen3-VL")
+    parser.add_argument("--prompt", default="", help="the prompt; default: empty")
+    add_option(
+        parser, "hidden_layer", "--layer", option=dataclasses.replace(BY_NAME["hidden_layer"], minimum=-1000)
+    )  # any depth, not only Z-Image's
+    add_option(parser, "token_mode", "--tokens")
+    add_option(parser, "reference_tokens")
+    add_option(parser, "system_prompt")
+    parser.add_argument("--tokenizer", help="a folder with tokenizer.json; default: the model's folder")
+    parser.add_argument("--device", default="auto", help="auto, cpu, or a torch device such as cuda:1")
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    parser.add_argument("--out", required=True, help="the .safetensors file to write")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    check_out(args.out)
+    from ..qwen3vl.files import open_checkpoint
+    from ..reference import open_file
+
+    try:
+        args.prompt.encode(), args.system_prompt.encode()
+    except UnicodeEncodeError as error:
+        raise ZvlError("--prompt is not UTF-8 text.") from error
+    reference = open_file(args.image)
+    checkpoint = open_checkpoint(args.model)
+    checkpoint.check_layer(args.hidden_layer)
+
+    from .. import conditioner
+    from ..engines.sources import Sources, Text
+    from ..hosts.standalone import StandaloneExtractor, tokenizer
+    from ..sequence import HEAD, TEMPLATE
+    from ..store import Store
+
+    encode = tokenizer(args.tokenizer or checkpoint.tokenizer_folder)
+    settings = Settings(
+        hidden_layer=args.hidden_layer,
+        token_mode=args.token_mode,
+        reference_tokens=args.reference_tokens,
+        system_prompt=args.system_prompt,
+        vl_prompt=PROMPT,
+    )
+    text = Text(args.prompt, tuple(encode(TEMPLATE.format(args.prompt))), None)
+    extractor = StandaloneExtractor(checkpoint, device(args.device), args.dtype)
+    sources = Sources(extractor, encode, statistics=None, text_encoder=None, store=Store())
+    states = conditioner.extract(settings, reference, text, sources).states
+    rows, columns = checkpoint.grid(reference, args.reference_tokens)
+    with open(args.image, "rb") as file:
+        digest = hashlib.sha256(file.read()).hexdigest()
+    metadata = {
+        "layer": str(args.hidden_layer),
+        "tokens": args.token_mode,
+        "prompt": args.prompt,
+        "image_tokens": str(rows * columns),
+        "image_grid": f"{rows}x{columns}",
+        "head": str(len(encode(HEAD))),
+        "reference": digest,
+        "reference_pixels": reference.digest,
+        "model": checkpoint.name,
+        "system_prompt": args.system_prompt,
+        "precision": extractor.precision,
+        "zvl_ext": __version__,
+    }
+    save({TENSOR: states.contiguous()}, args.out, metadata)
+    print(
+        f"{args.out}: {states.shape[0]} tokens × {states.shape[1]}, layer {args.hidden_layer}, {rows * columns} image "
+        f"tokens ({rows} × {columns})"
+    )

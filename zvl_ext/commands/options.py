@@ -1,0 +1,53 @@
+"""`options`: every control."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from ..declaration import Option
+from ..options import OPTIONS
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("options", help="every control with its range, default and names")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--markdown", action="store_true", help="as the table in the README")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.json:
+        print(json.dumps([option.describe() for option in OPTIONS], indent=2, ensure_ascii=False))
+        return
+    if args.markdown:
+        print(options_table())
+        return
+    for option in OPTIONS:
+        print(f"{option.name:18} {_values(option)}; default {json.dumps(option.default)}")
+        print(f"{'':18} {option.help}")
+
+
+def options_table() -> str:
+    """The options in the order of the positional API, as a table in Markdown."""
+    rows = [
+        f"| `{o.name}` | {_values(o)} | {'' if o.default in (None, '') else f'`{json.dumps(o.default)}`'} |"
+        for o in OPTIONS
+    ]
+    return "\n".join(["| name | values | default |", "|---|---|---|", *rows])
+
+
+def _values(option: Option) -> str:
+    """What an option takes, in words."""
+    if option.choices:
+        return ", ".join(f"`{choice}`" for choice in option.choices)
+    if option.minimum is not None:
+        return f"{option.minimum:g} to {option.maximum:g}"
+    words = {
+        "switch": "true, false",
+        "image": "an image as base64 text",
+        "model": "a name from the panel's list; empty: the first",
+    }
+    return words.get(option.kind, option.kind)

@@ -1,0 +1,124 @@
+"""What is said of a control when it is declared, and how its values are checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import ZvlError
+
+
+@dataclass(frozen=True)
+class Option:
+    """One control.
+
+    Attributes:
+        name: The key in Python, in the API and (with dashes) on the command line.
+        kind: `switch`, `number`, `integer`, `choice`, `text`, `image` or `model`.
+        default: The value of a fresh panel.
+        label: What the panel calls it; unique within the extension.
+        help: One or two sentences shown under the control.
+        infotext: Key in the picture's parameters, or None when the option is not written there.
+        minimum, maximum, step: The range of a number or integer, both ends included.
+        choices: The values of a choice.
+        advanced: Shown behind "Advanced" in the panel.
+        axis: Label of the XYZ-plot axis, or None.
+        cost: The axis' cost: the XYZ plot makes the axis with the highest cost its outer loop.
+    """
+
+    name: str
+    kind: str
+    default: Any
+    label: str
+    help: str
+    infotext: str | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    step: float | None = None
+    choices: tuple[str, ...] = ()
+    advanced: bool = False
+    axis: str | None = None
+    cost: float = 0.0
+
+    def check(self, value: Any) -> Any:
+        """Return `value` in the option's own type, or raise ZvlError. Nothing is guessed: "0.3" is not a number."""
+        return _CHECKS[self.kind](self, value)
+
+    def refuse(self, value: Any, wanted: str) -> ZvlError:
+        shown = repr(value)
+        return ZvlError(
+            f"Z-Image VL: {self.name} must be {wanted}, not {shown if len(shown) <= 60 else shown[:57] + '...'}."
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """The declaration as plain data, for `options --json` and for documentation."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "default": self.default,
+            "range": None if self.minimum is None else [self.minimum, self.maximum],
+            "step": self.step,
+            "choices": list(self.choices) or None,
+            "label": self.label,
+            "help": self.help,
+            "infotext": self.infotext,
+            "axis": self.axis,
+            "advanced": self.advanced,
+        }
+
+
+def _switch(option: Option, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise option.refuse(value, "true or false")
+    return value
+
+
+def _number(option: Option, value: Any) -> float:
+    low, high = option.minimum, option.maximum
+    wanted = f"a number from {low:g} to {high:g}"
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise option.refuse(value, wanted)
+    return float(value)
+
+
+def _integer(option: Option, value: Any) -> int:
+    low, high = option.minimum, option.maximum
+    whole = isinstance(value, int) or (
+        isinstance(value, float) and value.is_integer()
+    )  # sliders and JSON send 3.0 for 3
+    if isinstance(value, bool) or not whole or not low <= value <= high:
+        raise option.refuse(value, f"a whole number from {low:g} to {high:g}")
+    return int(value)
+
+
+def _choice(option: Option, value: Any) -> str:
+    if not isinstance(value, str) or value not in option.choices:
+        raise option.refuse(value, "one of " + ", ".join(option.choices))
+    return value
+
+
+def _text(option: Option, value: Any) -> str:
+    if value is None:  # an empty text box or dropdown
+        return ""
+    if not isinstance(value, str):
+        raise option.refuse(value, "text")
+    return value
+
+
+def _image(option: Option, value: Any) -> Any:
+    return None if isinstance(value, str) and not value else value  # opened and checked by reference.open_reference
+
+
+_CHECKS = {
+    "switch": _switch,
+    "number": _number,
+    "integer": _integer,
+    "choice": _choice,
+    "text": _text,
+    "model": _text,
+    "image": _image,
+}
+
+
+def declared(kind: str, default: Any, label: str, help: str, **more: Any) -> Any:
+    return field(default=default, metadata={"kind": kind, "label": label, "help": help, **more})

@@ -1,0 +1,46 @@
+"""Engine blend: Qwen3-VL reads the reference and the prompt."""
+
+from __future__ import annotations
+
+import torch
+
+from ..options import Settings
+from ..qwen3vl.passes import Pass, whole_states
+from ..reference import Reference
+from ..sequence import Sequence
+from .sources import Job, Sources, seen
+
+
+def check_layer(settings: Settings, sources: Sources) -> None:
+    """Raise ZvlError unless Qwen3-VL has the settings' layer."""
+    sources.extractor.checkpoint.check_layer(settings.hidden_layer)
+
+
+def states(settings: Settings, reference: Reference, jobs: list[Job], sources: Sources) -> list[torch.Tensor]:
+    """Engine blend: the whole sequences through Qwen3-VL, [tokens, hidden] each.
+
+    What is kept has no layer in its key: a deeper one goes on from what is there, a shallower one is in it.
+    """
+    checkpoint, store, layer = sources.extractor.checkpoint, sources.store, settings.hidden_layer
+    depth = checkpoint.depth(layer)
+    groups: dict[tuple, list[Job]] = {}
+    for job in jobs:
+        key = ("pass", *seen(reference, job.sequence.grid, sources), job.sequence.ids[: job.sequence.fork])
+        groups.setdefault(key, []).append(job)
+    made: dict[Sequence, torch.Tensor] = {}
+    for key, group in groups.items():
+        sequences = list(dict.fromkeys(job.sequence for job in group))
+        keys = [
+            key,
+            *((*key, sequence.ids[sequence.fork :]) for sequence in sequences if len(sequence.ids) > sequence.fork),
+        ]
+        kept = [Pass(**bundle) if (bundle := store.get(k)) else None for k in keys]
+        prefix, tails = kept[0], kept[1:] or [None]
+        ready = all(each and each.depth >= depth for each in kept)
+        if not ready:
+            prefix, tails = sources.extractor.extend(sequences, reference, group[0].budget, depth, prefix, tails)
+        made |= {sequence: whole_states(prefix, tail, layer, checkpoint) for sequence, tail in zip(sequences, tails)}
+        for k, old, new in zip(keys, kept, [] if ready else [prefix, *tails]):
+            if new is not old:  # here at last: values that are not finite have been refused
+                store.put(k, new.tensors())
+    return [made[job.sequence] for job in jobs]

@@ -1,0 +1,96 @@
+"""Engine splice: the image model's own text encoder reads what Qwen3-VL's vision tower sees.
+
+The vision tower's tokens are put between the text encoder's own input embeddings, behind the template's head. The text
+encoder then runs on embeddings.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import ZvlError
+from ..options import PROMPT, Settings
+from ..qwen3vl.checkpoint import check_layer as check_layer_of
+from ..reference import Reference
+from .sources import ImageTokens, Job, Sources, seen
+
+
+def check_layer(settings: Settings, sources: Sources) -> None:
+    """Raise ZvlError unless the text encoder has the settings' layer."""
+    check_layer_of(settings.hidden_layer, sources.text_encoder.layers, "the text encoder")
+
+
+def embeddings(
+    text: torch.Tensor, system: torch.Tensor | None, ends: torch.Tensor, image: torch.Tensor, head: int
+) -> torch.Tensor:
+    """The input embeddings of the whole sequence: system, head, vision_start, image, vision_end, the rest of the text.
+
+    Args:
+        text: The host's own input embeddings [n, hidden], with whatever emphasis has done to them.
+        system: Those of a system text in front, or None.
+        ends: Those of vision_start and vision_end, [2, hidden].
+        image: Image tokens [N, hidden].
+        head: How many text rows stand before the vision block.
+    """
+    parts = [text[:head], ends[:1], image.to(text), ends[1:], text[head:]]
+    return torch.cat(parts if system is None else [system, *parts])
+
+
+def look(reference: Reference, grid: tuple[int, int], budget: int, sources: Sources) -> ImageTokens:
+    """What the vision tower makes of a reference, for engine splice; run once for a reference and a size."""
+    key = ("vision", *seen(reference, grid, sources))
+    kept = sources.store.get(key)
+    if kept is None:
+        kept = {"tokens": sources.extractor.image_tokens(reference, budget)}
+        sources.store.put(key, kept)
+    tokens, *deepstack = kept["tokens"]
+    return ImageTokens(
+        tokens,
+        tuple(deepstack),
+        tuple(sources.extractor.checkpoint.config["text_config"]["rope_scaling"]["mrope_section"]),
+    )
+
+
+def states(settings: Settings, reference: Reference, jobs: list[Job], sources: Sources) -> list[torch.Tensor]:
+    """Engine splice: the vision tower's tokens through the image model's own text encoder."""
+    check_layer(settings, sources)
+    return [_spliced(settings, reference, job, sources) for job in jobs]
+
+
+def _spliced(settings: Settings, reference: Reference, job: Job, sources: Sources) -> torch.Tensor:
+    encoder, store, sequence, layer = sources.text_encoder, sources.store, job.sequence, settings.hidden_layer
+    wanted = encoder.layers + layer + 1
+    alone = len(sequence.ids) == sequence.fork  # no word of the prompt is read: whatever it is, the states are the same
+    encoded = encoder.state if alone else job.text.digest
+    key = ("splice", *seen(reference, sequence.grid, sources), sequence, settings.positions, encoder.identity, encoded)
+    states = store.get(key) or {}
+    if str(wanted) not in states:
+        deepest = max((int(k) for k in states if int(k) < wanted), default=0)
+        embeds = states[str(deepest)] if deepest else None
+        image = None
+        if embeds is None or settings.positions == "mrope":
+            image = look(reference, sequence.grid, job.budget, sources)
+        if embeds is None:
+            embeds = _spliced_embeddings(settings, image, job, sources)
+        indices = range(deepest + 1, wanted + 1) if sources.every_layer else [wanted]
+        more = encoder.states(embeds, indices, image if settings.positions == "mrope" else None, sequence, deepest)
+        states = states | {str(k): rows for k, rows in more.items()}
+        if not torch.isfinite(states[str(wanted)]).all():
+            raise ZvlError(
+                f"Hidden layer {layer} of the text encoder has values that are not finite. Choose positions "
+                "sequential, or another layer."
+            )
+        store.put(key, states)
+    return states[str(wanted)]
+
+
+def _spliced_embeddings(settings: Settings, image: ImageTokens, job: Job, sources: Sources) -> torch.Tensor:
+    """Input embeddings of the whole sequence [tokens, hidden]: the host's own where the prompt is read as it is."""
+    encoder, sequence, vision = sources.text_encoder, job.sequence, sources.extractor.checkpoint.vision_tokens
+    own = job.text.inputs if settings.vl_prompt == PROMPT and len(sequence.ids) > sequence.fork else None
+    if own is None:
+        own = encoder.embed(
+            [*sequence.ids[sequence.system : sequence.system + sequence.head], *sequence.ids[sequence.fork :]]
+        )
+    system = encoder.embed(list(sequence.ids[: sequence.system])) if sequence.system else None
+    return embeddings(own, system, encoder.embed([vision.start, vision.end]).to(own), image.tokens, sequence.head)

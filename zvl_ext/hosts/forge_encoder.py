@@ -1,0 +1,179 @@
+"""The web UI's text encoder: its tokenizer, what it reads, and how engine splice reads with it.
+
+Loaded with the first generation that uses a reference; the host has imported torch long before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from backend import memory_management as mm
+
+from ..engines.sources import ImageTokens, TextEncoder
+from ..engines.text_encoder import as_qwen3vl, mrope_tables, states_at
+from ..errors import ZvlError
+from ..sequence import TEMPLATE, Encode, Sequence
+from .forge import takes
+
+UNKNOWN = "This version of the web UI encodes Z-Image's prompt in a way Z-Image VL does not know. Look for an update of Z-Image VL."
+
+
+def encoder(engine: Any) -> Encode:
+    """The host's tokenizer as a function from text to ids.
+
+    Raises:
+        ZvlError: the engine's prompt template is not Z-Image's, or it can't be found.
+    """
+    text_engine = next(
+        (part for part in vars(engine).values() if hasattr(part, "llama_template") and hasattr(part, "tokenizer")), None
+    )
+    if text_engine is None or text_engine.llama_template != TEMPLATE:
+        raise ZvlError(UNKNOWN)
+    tokenizer = getattr(text_engine.tokenizer, "tokenizer", text_engine.tokenizer)  # newer engines wrap it
+    return lambda text: tokenizer([text])["input_ids"][0]
+
+
+def _language_model(engine: Any) -> Any:
+    """The text encoder's module that has the embedding and the layers, whatever class the engine wraps it in."""
+    root = engine.forge_objects.clip.cond_stage_model
+    found = [
+        module for name, module in root.named_modules() if hasattr(module, "embed_tokens") and hasattr(module, "layers")
+    ]
+    if len(found) != 1:
+        raise ZvlError(UNKNOWN)
+    return found[0]
+
+
+@contextlib.contextmanager
+def observed(engine: Any) -> Iterator[list[tuple[list[int], Any]]]:
+    """What the text encoder reads while the context is open: (ids, input embeddings [n, hidden]) of each sequence, in
+    order.
+
+    Watching the module gives what was really read: templates, emphasis and BREAK included, whatever the engine's class.
+    """
+    model = _language_model(engine)
+    ids: list[list[int]] = []
+    seen: list[tuple[list[int], Any]] = []
+
+    def watch_ids(module: Any, inputs: tuple) -> None:
+        ids.extend(inputs[0].tolist())
+
+    def watch_embeds(module: Any, args: tuple, kwargs: dict) -> None:
+        embeds = kwargs.get("embeds")
+        rows = [None] * len(ids) if embeds is None else list(embeds.detach())
+        seen.extend(zip(ids, rows))
+        ids.clear()
+
+    handles = [
+        model.embed_tokens.register_forward_pre_hook(watch_ids),
+        model.register_forward_pre_hook(watch_embeds, with_kwargs=True),
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def told(engine: Any) -> Iterator[list[Callable[[], None]]]:
+    """What the engine tells its predictor while the context is open, as calls to be made again.
+
+    Some engines set the sampling shift whenever they encode a prompt: who spares the encoding has to do that.
+    """
+    calls: list[Callable[[], None]] = []
+    predictor = getattr(getattr(engine.forge_objects.unet, "model", None), "predictor", None)
+    tell = getattr(predictor, "set_parameters", None)
+    if tell is None:
+        yield calls
+        return
+
+    def noted(*args: Any, **kwargs: Any) -> None:
+        calls.append(functools.partial(tell, *args, **kwargs))
+        tell(*args, **kwargs)
+
+    own = "set_parameters" in vars(predictor)
+    predictor.set_parameters = noted
+    try:
+        yield calls
+    finally:
+        if own:
+            predictor.set_parameters = tell
+        else:
+            del predictor.set_parameters
+
+
+def text_state(engine: Any) -> str:
+    """Another one for every text encoder that is loaded and every LoRA put into it; of this process.
+
+    A host that does not count its changes gets one that nothing equals.
+    """
+    return str(getattr(engine.forge_objects.clip.patcher, "patches_uuid", None) or uuid.uuid4())
+
+
+class ForgeTextEncoder(TextEncoder):
+    """The host's text encoder as splice's language model: Qwen3-4B, placed by the host, LoRA included."""
+
+    def __init__(self, engine: Any):
+        self._patcher = engine.forge_objects.clip.patcher
+        self._model = _language_model(engine)
+        self.layers = len(self._model.layers)
+        self.identity = str(getattr(engine, "filename", ""))
+        self.state = text_state(engine)
+        if not takes(self._model.forward, "embeds"):
+            raise ZvlError(UNKNOWN)
+
+    def embed(self, ids: list[int]) -> Any:
+        self._place()
+        return self._model.embed_tokens(torch.tensor(ids, device=self._device())).float()
+
+    def states(
+        self, rows: Any, indices: Iterable[int], image: ImageTokens | None, sequence: Sequence | None, first: int = 0
+    ) -> dict[int, Any]:
+        self._place()
+        rows = rows.to(self._device())
+
+        def forward() -> Any:
+            mask = torch.ones(1, rows.shape[0], dtype=torch.long, device=rows.device)
+            return self._model(None, attention_mask=mask, embeds=rows[None], num_tokens=[rows.shape[0]])[0]
+
+        if image is None:
+            return states_at(self._model, first, indices, forward)
+        with as_qwen3vl(
+            self._model.layers, image, sequence.image_start, "freqs_cis", self._rotary_tables(image, sequence)
+        ):
+            return states_at(self._model, first, indices, forward)
+
+    def _rotary_tables(self, image: ImageTokens, sequence: Sequence) -> Callable[[Any], Any]:
+        """The host hands its layers (cos [1, 1, tokens, head_dim], sin and -sin [1, 1, tokens, head_dim / 2])."""
+        config = self._model.config
+        cosine, sine = mrope_tables(sequence.position_ids(), config.head_dim, config.rope_theta, image.mrope_section)
+        half = config.head_dim // 2
+
+        def replace(old: Any) -> Any:
+            if (
+                not isinstance(old, tuple)
+                or [t.shape[-1] for t in old] != [2 * half, half, half]
+                or old[0].shape[-2] != len(sequence.ids)
+            ):
+                raise ZvlError(
+                    "This version of the web UI does not let positions be replaced. Choose positions sequential."
+                )
+            return (
+                cosine.to(old[0])[None, None],
+                sine[:, :half].to(old[1])[None, None],
+                -sine[:, half:].to(old[2])[None, None],
+            )
+
+        return replace
+
+    def _place(self) -> None:
+        mm.load_model_gpu(self._patcher)
+
+    def _device(self) -> Any:
+        return mm.text_encoder_device()

@@ -1,0 +1,252 @@
+"""What the evidence measures, as data: the pairs of a prompt and a reference, and the table of experiments."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ...presets import PRESETS
+from ..miniature.family import LAYERS, layer_at_same_depth
+from ..miniature.world import JUDGED, Scene, caption, contradicting, random_scene
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt and a reference that disagree.
+
+    Attributes:
+        wanted: The scene that the prompts are about.
+        shown: The scene that the reference shows: another shape, colour, background and style.
+        prompt: A caption of `wanted` with all four attributes.
+        half: A caption of `wanted` with only two of them, `said`.
+        drawing: The seed of the reference's drawing.
+    """
+
+    wanted: Scene
+    shown: Scene
+    prompt: str
+    half: str
+    said: frozenset[str]
+    drawing: int
+
+
+@functools.lru_cache(maxsize=8)
+def pairs(count: int, seed: int = 2026) -> tuple[Pair, ...]:
+    """The first `count` of one fixed row of pairs; every scene is of a combination that training never showed."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for number in range(count):
+        wanted = random_scene(rng, held_out=True)
+        shown = contradicting(wanted, rng, held_out=True)
+        said = frozenset(rng.choice(JUDGED, 2, replace=False).tolist())
+        made.append(
+            Pair(
+                wanted, shown, caption(wanted, rng, frozenset(JUDGED)), caption(wanted, rng, said), said, 10**6 + number
+            )
+        )
+    return tuple(made)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement: a way of making a picture from a pair, over a number of pairs.
+
+    Attributes:
+        part: The table it belongs to.
+        name: What the table calls it.
+        how: `settings` (this product's, with `values`), `tower` (the vision tower's tokens as they are, with `values`),
+            `prompt`, `caption` (the prompt with Qwen3-VL's caption of the reference behind it; `values` says how it is
+            written), `img2img` (`values` has the strength), `adapter` (`values` has the scale), `real` (a drawing of
+            the prompt's scene), `autoencoder` (such a drawing through the autoencoder); or, of no picture, `captions`
+            and `statistics`.
+        values: Settings as named values, or the way's own number.
+        pairs: How many pairs, from the first.
+        half: Whether the prompt speaks of two attributes only.
+        seeds: Pictures of each pair; their diversity is measured where there are more than one.
+    """
+
+    part: str
+    name: str
+    how: str
+    values: dict[str, Any] = field(default_factory=dict)
+    pairs: int = 0
+    half: bool = False
+    seeds: int = 1
+
+    @property
+    def key(self) -> str:
+        """Identifies the measurement, whatever table it is in."""
+        what = {key: value for key, value in dataclasses.asdict(self).items() if key not in ("part", "name")}
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def alpha(self) -> float:
+        """How strongly the reference acts: alpha, the adapter's scale or img2img's 1 - strength."""
+        if self.how == "img2img":
+            return 1 - self.values["strength"]
+        return self.values.get("alpha", self.values.get("scale", 0.0))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured.
+
+    Attributes:
+        pairs: Of the main part and the baselines.
+        side: Of the parts that vary one factor.
+        diversity: Pairs of which several seeds are drawn.
+        alphas: Of the main curves.
+        blend_alphas, splice_alphas: Of the parts that vary one factor.
+    """
+
+    pairs: int = 200
+    side: int = 60
+    diversity: int = 20
+    alphas: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.85, 1.0)
+    blend_alphas: tuple[float, ...] = (0.3, 0.7)
+    splice_alphas: tuple[float, ...] = (0.5, 1.0)
+
+    def of(self, pairs: int) -> Plan:
+        """The same with another number of pairs in the main part, and of the others in proportion."""
+        fewer = {name: max(2, round(getattr(self, name) * pairs / self.pairs)) for name in ("side", "diversity")}
+        return dataclasses.replace(self, pairs=pairs, **fewer)
+
+
+QUICK = Plan(24, 6, 4, (0.3, 0.6, 1.0), (0.7,), (1.0,))
+
+
+def at_depth(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings made for the big models, at the same depth of the miniature ones."""
+    return values | {"hidden_layer": layer_at_same_depth(values["hidden_layer"])}
+
+
+TEXT = at_depth(PRESETS["Research default"])
+IMAGE = at_depth(PRESETS["Research image tokens"])
+SPLICE = at_depth(PRESETS["Splice: faithful"])
+
+# The settings whose whole curve over alpha is measured.
+CURVES: dict[str, dict[str, Any]] = {
+    "blend text, global": TEXT,
+    "blend text, sink-aware": TEXT | {"normalization": "sink_aware"},
+    "blend image, per-dim": IMAGE,
+    "blend image, sink-aware": at_depth(PRESETS["Image tokens, sink-aware"]),
+    "splice all + insert": SPLICE,
+    "splice all + insert, MRoPE": SPLICE | {"positions": "mrope"},
+    "splice all + insert, dropout 0.75": SPLICE | {"image_dropout": 0.75},
+    "splice text": SPLICE | {"token_mode": "text", "length_match": "interpolate"},
+}
+PRESET_NAMES = {  # where a curve is a preset of the product
+    "blend text, global": "Research default",
+    "blend image, per-dim": "Research image tokens",
+    "blend image, sink-aware": "Image tokens, sink-aware",
+    "splice all + insert": "Splice: faithful",
+}
+LAYERS_TRIED = tuple(range(-1, -LAYERS - 1, -1))
+NORMALIZATIONS = ("none", "global", "per_dim", "hybrid", "sink_aware")
+MODES = ("text", "image", "image_no_markers", "all")
+BLENDS = ("linear", "slerp", "adain", "adain_per_dim")
+
+
+def _each(name: str, *choices: Any) -> dict[str, dict[str, Any]]:
+    return {str(choice): {name: choice} for choice in choices}
+
+
+_INTERPOLATED = {
+    label: change | {"length_match": "interpolate"} for label, change in _each("token_mode", *MODES).items()
+}
+
+# Parts that vary one factor around a base: (part, the base's name, the base, the varied values by their name).
+FACTORS: tuple[tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]], ...] = (
+    ("layer", "blend text", TEXT, _each("hidden_layer", *LAYERS_TRIED)),
+    ("layer", "blend image", IMAGE, _each("hidden_layer", *LAYERS_TRIED)),
+    ("layer", "splice all + insert", SPLICE, _each("hidden_layer", *LAYERS_TRIED)),
+    ("token mode", "blend sink-aware", CURVES["blend text, sink-aware"], _each("token_mode", *MODES)),
+    ("token mode", "splice", SPLICE, _INTERPOLATED | {"all + insert": {}}),
+    ("normalization", "blend text", TEXT, _each("normalization", *NORMALIZATIONS)),
+    ("normalization", "blend image", IMAGE, _each("normalization", *NORMALIZATIONS)),
+    ("normalization", "splice all + insert", SPLICE, _each("normalization", *NORMALIZATIONS)),
+    ("length match", "blend image", IMAGE, _each("length_match", "interpolate", "truncate", "insert")),
+    ("length match", "splice all", SPLICE, _each("length_match", "interpolate", "truncate", "insert")),
+    ("dropout", "blend image", IMAGE, _each("image_dropout", 0.0, 0.75, 0.95)),
+    ("dropout", "splice all + insert", SPLICE, _each("image_dropout", 0.0, 0.5, 0.75, 0.85, 0.95)),
+    ("blend mode", "blend text", TEXT, _each("blend_mode", *BLENDS)),
+    ("blend mode", "blend image", IMAGE, _each("blend_mode", *BLENDS)),
+    ("positions", "splice all + insert", SPLICE, _each("positions", "sequential", "mrope")),
+    ("positions", "splice text", CURVES["splice text"], _each("positions", "sequential", "mrope")),
+)
+
+
+def baselines(count: int, half: bool = False, part: str = "baselines") -> list[Row]:
+    """What the product is compared with."""
+    captions = [("caption behind the prompt", "sentence")]
+    if not half:
+        captions += [("Qwen3-VL's own words behind the prompt", "list"), ("caption alone", "alone")]
+    rows = [Row(part, "prompt alone", "prompt", {}, count, half)]
+    rows += [Row(part, name, "caption", {"written": written}, count, half) for name, written in captions]
+    rows += [
+        Row(part, f"img2img, strength {s:g}", "img2img", {"strength": s}, count, half)
+        for s in ((0.4,) if half else (0.75, 0.6, 0.4, 0.25))
+    ]
+    rows += [
+        Row(part, f"trained adapter, scale {s:g}", "adapter", {"scale": s}, count, half)
+        for s in ((1.0,) if half else (0.25, 0.5, 0.75, 1.0, 1.5))
+    ]
+    return rows
+
+
+def experiments(plan: Plan) -> list[Row]:
+    """The whole table, in the order in which it is shown."""
+
+    def alphas(values: dict[str, Any]) -> tuple[float, ...]:
+        return plan.splice_alphas if values["engine"] == "splice" else plan.blend_alphas
+
+    rows = [
+        Row("pictures", "drawn", "real", {}, plan.pairs),
+        Row("pictures", "drawn, through the autoencoder", "autoencoder", {}, plan.pairs),
+        Row("captions", "Qwen3-VL's captions of the references", "captions", {}, plan.pairs),
+        Row("statistics", "hidden states", "statistics", {}, plan.side),
+    ]
+    rows += baselines(plan.pairs)
+    rows += [
+        Row("main", name, "settings", values | {"alpha": alpha}, plan.pairs)
+        for name, values in CURVES.items()
+        for alpha in plan.alphas
+    ]
+    raw = TEXT | {"token_mode": "image_no_markers"}
+    for name in ("none", "global", "per_dim"):
+        rows += [
+            Row("vision tower", f"tower, {name}", "tower", raw | {"normalization": name, "alpha": alpha}, plan.side)
+            for alpha in (0.3, 1.0)
+        ]
+    for part, base, values, varied in FACTORS:
+        for name, change in varied.items():
+            rows += [
+                Row(part, f"{base}: {name}", "settings", values | change | {"alpha": alpha}, plan.side)
+                for alpha in alphas(values)
+            ]
+    rows += baselines(plan.side, half=True, part="half-specified")
+    for name, values in CURVES.items():
+        rows += [
+            Row("half-specified", name, "settings", values | {"alpha": alpha}, plan.side, half=True)
+            for alpha in alphas(values)
+        ]
+    several: list[tuple[str, str, dict[str, Any]]] = [
+        ("drawn", "real", {}),
+        ("prompt alone", "prompt", {}),
+        ("caption behind the prompt", "caption", {"written": "sentence"}),
+        ("trained adapter, scale 1", "adapter", {"scale": 1.0}),
+    ]
+    for name, values in CURVES.items():
+        several += [(name, "settings", values | {"alpha": alpha}) for alpha in alphas(values)]
+    several += [
+        (f"splice all + insert, dropout {share}", "settings", SPLICE | {"image_dropout": share, "alpha": 1.0})
+        for share in (0.85, 0.95)
+    ]
+    rows += [Row("diversity", name, how, values, plan.diversity, seeds=4) for name, how, values in several]
+    return rows

@@ -1,0 +1,229 @@
+"""The evidence as files: results.json, evidence.md and the plots."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from ..miniature.family import LAYERS, SAMPLING
+from ..miniature.world import ATTRIBUTES, JUDGED
+from .experiments import PRESET_NAMES, SPLICE, TEXT, Row
+from .table import RESAMPLES, Entry, Missing, Table, caption_accuracy, pct
+from .verdicts import Verdict, decide, findings, what_it_must_show
+
+_MEASURES = """- **adherence**: share of the prompt's four attributes that the picture shows. **similarity**: share of the reference's. They contradict each
+  other in all four, so the two add up to at most 1; what is missing is **neither**'s. An attribute counts as shown when the classifier
+  finds its value over 0.5 probable.
+- **unlike**: share of pictures with an attribute that no value fits. **distance**: of the classifier's features to the nearest of {real} drawn
+  pictures, in multiples of the usual distance between drawn pictures: 1 is a real picture. **Fréchet**: between the features of all pictures of
+  the row and the drawn ones; it depends on the number of pictures, so compare it within a table only. **cosine**: of the picture's features
+  with the reference's, from the mean of the drawn ones.
+- **diversity**: mean distance of features between four seeds of one pair, in the same unit as distance.
+- Brackets are 95 % bootstrap intervals over pairs ({resamples} resamples). *Clearly* means: the interval of the difference, pair by pair, leaves
+  out zero."""
+
+
+def _cells(entry: Entry, names: tuple[str, ...]) -> list[str]:
+    return [pct(entry.interval(name)) for name in names]
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
+
+
+_PLACED = (
+    "baselines",
+    "main",
+    "half-specified",
+    "diversity",
+    "captions",
+    "statistics",
+)  # parts with a place of their own in the report
+_COLUMNS = ("adherence", "similarity", "neither", "unlike", "distance", "cosine")
+
+
+def _part_table(entries: list[Entry], columns: tuple[str, ...] = _COLUMNS) -> str:
+    header = ["setting", "alpha", *columns, "Fréchet", "n"]
+    rows = [
+        [
+            e.row.name,
+            f"{e.row.alpha:g}" if e.row.how in ("settings", "tower") else "",
+            *_cells(e, columns),
+            f"{e.values['frechet']:.1f}",
+            str(e.row.pairs * e.row.seeds),
+        ]
+        for e in entries
+    ]
+    return _markdown(header, rows)
+
+
+def _attribute_table(entries: list[Entry]) -> str:
+    header = ["setting", "alpha", *(f"{whose}'s {name}" for whose in ("prompt", "reference") for name in JUDGED)]
+    rows = [
+        [
+            e.row.name,
+            f"{e.row.alpha:g}",
+            *(f"{e.metric(f'{w} {name}').mean():.2f}" for w in ("prompt", "reference") for name in JUDGED),
+        ]
+        for e in entries
+    ]
+    return _markdown(header, rows)
+
+
+def _statistics_tables(values: dict[str, Any]) -> str:
+    sink = [
+        [name, *(f"{v[key]:.3g}" for key in ("first", "others", "ratio", "std", "std without position 0"))]
+        for name, v in values["sink"].items()
+    ]
+    compared = [
+        [
+            name,
+            which,
+            *(f"{c[key]:.3f}" for key in ("correlation", "median_ratio")),
+            f"{c['worst_ratio']:.3g}",
+            str(c["outliers"]),
+        ]
+        for name, both in values["compared"].items()
+        for which, c in both.items()
+    ]
+    shares = [[name, *(f"{share:.2f}" for share in by.values())] for name, by in values["share"].items()]
+    drift = values["drift"]
+    parts = [
+        "The attention sink: the first token's norm against the median of the others, and the standard deviation of "
+        "all values.",
+        _markdown(
+            ["language model, text alone, layer -2", "first token", "others", "ratio", "std", "std without position 0"],
+            sink,
+        ),
+        "Qwen3-VL's language model has drifted from the text encoder: on the same text the cosine of their states is "
+        f"{drift['cosine']:.3f}, the "
+        f"correlation of the per-dimension spreads {drift['correlation']:.3f}.",
+        "Hidden states after the reference against text embeddings, per-dimension standard deviations.",
+        _markdown(
+            ["states", "statistics", "correlation", "median ratio", "worst ratio", "dimensions over 10×"], compared
+        ),
+        "The share of an ordinary blended token that is Qwen3-VL's at alpha 0.3, by the tokens' sizes.",
+        _markdown(["states", *next(iter(values["share"].values()))], shares),
+    ]
+    return "\n\n".join(parts)
+
+
+def _verdict_table(verdicts: list[Verdict]) -> str:
+    return _markdown(
+        ["claim", "verdict", "numbers", "rule"], [[v.claim, f"**{v.verdict}**", v.numbers, v.rule] for v in verdicts]
+    )
+
+
+def report(table: Table, shown: list[Verdict], checked: list[Verdict], plots: list[str]) -> str:
+    """evidence.md."""
+    from .bench import REAL
+
+    parts = [
+        "# Evidence",
+        "Written by `python -m zvl_ext evaluate`. **The miniature family is not Z-Image.** It consists of tiny models "
+        "of the same classes, trained on drawn "
+        "pictures of one object each. What is shown here is how the method works on models of this architecture; how "
+        "large an effect is on the real models, "
+        "and whether a finding about them is right, it can't tell.",
+        "Three things that large models have by themselves were trained into the small ones, because nothing this "
+        "small gets them: the attention sink "
+        "(the first token some twenty times as long as others), hidden states that still name their own word, and "
+        "image tokens that name what their patch "
+        "shows. So the miniature shows what follows from these, not that they exist. The adapter is a small one with a "
+        "short training (111,000 "
+        "parameters, minutes).",
+        "Each pair is a prompt and a reference that disagree in shape, colour, background and style, all of "
+        "combinations that training never showed. "
+        f"Pictures are sampled in {SAMPLING['steps']} steps with guidance {SAMPLING['guidance']:g}; the same pair has "
+        "the same noise in every row. "
+        f"Layers are named as the miniature counts them, -1 to -{LAYERS}; the presets' -8 and -2 lie as deep as "
+        f"{TEXT['hidden_layer']} and "
+        f"{SPLICE['hidden_layer']} here.",
+        _MEASURES.format(real=REAL, resamples=RESAMPLES),
+        "## What it must show",
+        _verdict_table(shown),
+        "## The published findings, one by one",
+        "Verdicts follow from the numbers by the rule beside them; none is written by hand.",
+        _verdict_table(checked),
+    ]
+    parts += [f"![{os.path.splitext(name)[0].replace('_', ' ')}]({name})" for name in plots]
+    titles = {
+        "baselines": "Baselines",
+        "main": "Curves over alpha",
+        "half-specified": "Half-specified prompts",
+        "diversity": "Diversity of seeds",
+        "pictures": "The instruments' own limits",
+    }
+    notes = {
+        "half-specified": "The prompt speaks of two of the four attributes, which two varies. adherence is about "
+        "those, similarity about the two it leaves "
+        "open: does the reference fill them?",
+        "baselines": "A caption is Qwen3-VL's own of the reference, appended to the prompt. img2img starts from the "
+        "reference. The adapter is trained.",
+        "main": "Presets: "
+        + ", ".join(f"{name} is *{preset}*" for name, preset in PRESET_NAMES.items())
+        + ". Alpha 0 is the prompt alone.",
+    }
+    try:
+        accuracy = _markdown(
+            [*ATTRIBUTES, "n"],
+            [[*map(pct, (right := caption_accuracy(table)).values()), str(table.part("captions")[0].row.pairs)]],
+        )
+        if right:
+            parts += ["## Qwen3-VL's captions", "Share of the references whose attribute it names rightly.", accuracy]
+    except Missing:
+        pass
+    for part in ("baselines", "main", "half-specified", "diversity"):
+        if entries := table.part(part):
+            columns = ("diversity", *_COLUMNS[:2]) if part == "diversity" else _COLUMNS
+            parts += [f"## {titles[part]}", *([notes[part]] if part in notes else []), _part_table(entries, columns)]
+            if part in ("baselines", "main"):
+                parts += ["By attribute:", _attribute_table(entries)]
+    if table.part("statistics"):
+        parts += ["## Hidden states", _statistics_tables(table.statistics)]
+    for part in dict.fromkeys(entry.row.part for entry in table.entries if entry.row.part not in _PLACED):
+        title = titles.get(part, f"One factor: {part}" if part != "vision tower" else "The raw vision tower")
+        parts += [f"## {title}", _part_table(table.part(part))]
+    return "\n\n".join(parts) + "\n"
+
+
+def write(
+    out: str, measured: list[tuple[Row, dict[str, Any]]], weights: str, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Write results.json, evidence.md and the plots into a folder.
+
+    Returns:
+        What results.json holds: `weights`, `rows` (each with its settings and `measured`: n, and [mean, low, high] by
+        measure), `must_show` and `findings`.
+    """
+    entries = [Entry(row, values) for row, values in measured]
+    table = Table(entries)
+    shown, checked = decide(what_it_must_show(table)), decide(findings(table))
+    results = {
+        "weights": weights,
+        "must_show": [asdict(verdict) for verdict in shown],
+        "findings": [asdict(verdict) for verdict in checked],
+        "rows": [
+            {**asdict(e.row), "alpha": e.row.alpha, "measured": e.summary() if "frechet" in e.values else e.values}
+            for e in entries
+        ],
+    }
+    with open(os.path.join(out, "results.json"), "w", encoding="utf-8") as file:
+        json.dump(results, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+    try:
+        from . import plots
+
+        drawn = plots.draw(table, out)
+    except ImportError:
+        say("No plots: matplotlib is not installed. Install it with: python -m pip install matplotlib")
+        drawn = []
+    with open(os.path.join(out, "evidence.md"), "w", encoding="utf-8") as file:
+        file.write(report(table, shown, checked, drawn))
+    for verdict in (*shown, *checked):
+        say(f"{verdict.claim}: {verdict.verdict}.")
+    say(f"Written to {out}: results.json, evidence.md{', ' + ', '.join(drawn) if drawn else ''}")
+    return results

@@ -1,0 +1,1 @@
+"""Select, normalize, match, blend: pure functions on rows of hidden states."""

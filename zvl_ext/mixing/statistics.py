@@ -1,0 +1,86 @@
+"""Statistics of hidden states, and the reference statistics of a text encoder. Pure functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+FLOOR = 1e-6  # smallest standard deviation that is divided by
+
+# The prompts a text encoder's reference statistics are measured on: everyday captions of several kinds and lengths.
+REFERENCE_PROMPTS = (
+    "A photo of a cat",
+    "A red apple on a wooden table, soft window light",
+    "Portrait of an old fisherman with a grey beard, shallow depth of field",
+    "A busy street in Tokyo at night, neon signs reflected in the wet asphalt, people with umbrellas",
+    "Watercolor painting of a lighthouse on a cliff above a stormy sea",
+    "Isometric 3D render of a tiny coffee shop, pastel colors, studio lighting",
+    "An astronaut riding a horse through a field of sunflowers, cinematic wide shot, golden hour",
+    "A minimal line drawing of a bicycle",
+    "Macro photograph of a dragonfly covered in morning dew, dark green background, extremely detailed wings",
+    "The interior of a gothic cathedral, sunbeams through stained glass, a single figure walking between the columns, "
+    "dust in the air",
+)
+
+
+@dataclass(frozen=True)
+class ReferenceStatistics:
+    """What text embeddings of one text encoder look like.
+
+    Attributes:
+        per_dim_mean: float32 [hidden].
+        per_dim_std: float32 [hidden], unbiased.
+        global_std: Standard deviation of all values, unbiased.
+    """
+
+    per_dim_mean: torch.Tensor
+    per_dim_std: torch.Tensor
+    global_std: float
+
+
+def std(values: torch.Tensor, dim: int | None = None) -> torch.Tensor:
+    """Unbiased standard deviation; zero, not NaN, where there is only one value."""
+    count = values.numel() if dim is None else values.shape[dim]
+    if count < 2:
+        return (
+            values.new_zeros(())
+            if dim is None
+            else values.new_zeros([s for i, s in enumerate(values.shape) if i != dim])
+        )
+    return values.std() if dim is None else values.std(dim=dim)
+
+
+def measure(rows: torch.Tensor) -> ReferenceStatistics:
+    """Reference statistics of text embeddings, [tokens of all prompts, hidden]."""
+    rows = rows.float()
+    return ReferenceStatistics(rows.mean(dim=0), std(rows, 0), float(std(rows)))
+
+
+def compare(text: torch.Tensor, vl: torch.Tensor, threshold: float = 10.0) -> dict[str, float | int | list]:
+    """How far Qwen3-VL's hidden states are from text embeddings, in the terms of the published findings.
+
+    Args:
+        text, vl: float [tokens, hidden].
+
+    Returns:
+        `text_std` and `vl_std` over all values; `correlation` of the per-dimension standard deviations; `median_ratio`
+        and `worst_ratio` of them (worst in either direction: max(r, 1/r)) with `worst_dimensions`, the five worst as
+        [dimension, ratio vl/text]; `outliers`, how many are over the threshold.
+    """
+    text, vl = text.float(), vl.float()
+    text_std, vl_std = std(text, 0), std(vl, 0)
+    ratio = vl_std.clamp_min(FLOOR) / text_std.clamp_min(FLOOR)
+    distance = torch.maximum(ratio, 1 / ratio)
+    worst = distance.topk(min(5, distance.numel())).indices.tolist()
+    return {
+        "text_tokens": text.shape[0],
+        "vl_tokens": vl.shape[0],
+        "text_std": float(std(text)),
+        "vl_std": float(std(vl)),
+        "correlation": float(torch.corrcoef(torch.stack([text_std, vl_std]))[0, 1].nan_to_num()),
+        "median_ratio": float(ratio.median()),
+        "worst_ratio": float(distance.max()),
+        "worst_dimensions": [[i, float(ratio[i])] for i in worst],
+        "outliers": int((distance > threshold).sum()),
+    }

@@ -1,0 +1,228 @@
+"""Qwen3-VL as transformers has it, reduced to what conditioning needs: hidden states at some layers.
+
+transformers is imported here, on first use: a web UI's start does not pay for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import ZvlError
+from ..reference import Reference, sized
+from ..sequence import Sequence
+from . import vision
+from .layers import layers_between, recorded
+from .linear import float32_memory
+from .loading import blank, fill, fill_layers, slots, transformers_classes
+from .passes import Pass, whole_states
+
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoint
+
+_EMBEDDING = "language_model.embed_tokens.weight"
+_LAYER = "language_model.layers.{}."
+
+
+class Qwen3VL:
+    """A loaded Qwen3-VL: its vision tower and the first layers of its language model, no logits.
+
+    Attributes:
+        module: transformers' `Qwen3VLModel` with the layers that are loaded and without input embeddings; what a host
+            moves between devices.
+        embedding: The input embeddings, in main memory as they are stored. A file that is mapped is read where a token
+            needs it.
+        checkpoint: Where it came from.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        embedding: torch.nn.Embedding,
+        layers: list[torch.nn.Module],
+        checkpoint: Checkpoint,
+        dtype: torch.dtype,
+        storage: str,
+    ):
+        self.module = module
+        self.embedding = embedding
+        self.checkpoint = checkpoint
+        self._waiting = layers  # without memory, to be filled when a deeper layer is asked for
+        self._dtype = dtype
+        self._storage = storage
+
+    @property
+    def depth(self) -> int:
+        """How many layers are loaded."""
+        return len(self.module.language_model.layers)
+
+    def deepen(self, depth: int) -> None:
+        """Load what is missing of the first `depth` layers, on the CPU.
+
+        Raises:
+            ZvlError: the weights can't be read.
+        """
+        first, layers = self.depth, self._waiting[: max(0, depth - self.depth)]
+        fill_layers(
+            {_LAYER.format(first + i): layer for i, layer in enumerate(layers)},
+            self.checkpoint,
+            self._dtype,
+            self._storage == "fp8",
+        )
+        self.module.language_model.layers.extend(layers)
+        del self._waiting[: len(layers)]
+
+    def hidden_states(
+        self, sequence: Sequence, reference: Reference, tokens: int, layers: Iterable[int]
+    ) -> dict[int, torch.Tensor]:
+        """Hidden states of one whole sequence after it has seen the reference, from one run with nothing kept.
+
+        Args:
+            sequence, reference, tokens: As for `extend`.
+            layers: Negative indices as in transformers' `hidden_states`: -1 is the last layer after the final norm, -k
+                the residual stream after `layers - k + 1` layers.
+
+        Returns:
+            float32 [len(sequence.ids), hidden] on the CPU, by layer.
+
+        Raises:
+            ZvlError: a layer that does not exist, ids outside the vocabulary, or values that are not finite.
+        """
+        layers = sorted(set(layers))
+        prefix, tails = self.extend([sequence], reference, tokens, max(map(self.checkpoint.depth, layers)))
+        return {layer: whole_states(prefix, tails[0], layer, self.checkpoint) for layer in layers}
+
+    @torch.inference_mode()
+    def extend(
+        self,
+        sequences: list[Sequence],
+        reference: Reference,
+        tokens: int,
+        depth: int,
+        prefix: Pass | None = None,
+        tails: list[Pass | None] | None = None,
+    ) -> tuple[Pass, list[Pass | None]]:
+        """Bring everything to a depth, running only what has not been run.
+
+        Args:
+            sequences: From `build_sequence`, all alike up to the fork, with this reference's grid.
+            tokens: The budget the grid was made with.
+            depth: How many layers are needed; they have to be loaded.
+            prefix: What is kept of the tokens before the fork, which depend on the reference alone.
+            tails: What is kept of each sequence's tokens from the fork on.
+
+        Returns:
+            prefix and tails, at least that deep; None for a sequence that ends at the fork. They are the same to the
+            last bit
+            whatever was kept: prefix and tails always run by themselves.
+
+        Raises:
+            ZvlError: ids outside the vocabulary.
+        """
+        tails = list(tails or [None] * len(sequences))
+        embeds = [self._embed(sequence) for sequence in sequences]
+        whole, fork = sequences[0], sequences[0].fork
+        with float32_memory():
+            if prefix is None or prefix.depth < depth:
+                # transformers 4 adds DeepStack to a state in place, transformers 5 does not: nothing goes on from so
+                # early a state.
+                first = prefix.depth if prefix and prefix.depth > self._deepstack else 0
+                rows = prefix.states[first] if first else embeds[0][:fork]
+                image = {} if first else self._see(reference, tokens, whole, rows)
+                more = self._run(rows, whole.position_ids()[:, :fork], first, depth, None, **image)
+                prefix = prefix.deepened(more) if first else more
+            # One after another: in a batch, a prompt's last bits would depend on the others.
+            for i, (sequence, tail) in enumerate(zip(sequences, tails)):
+                first = tail.depth if tail else 0
+                if first < depth and len(sequence.ids) > fork:
+                    rows = tail.states[first] if first else embeds[i][fork:]
+                    more = self._run(rows, sequence.position_ids()[:, fork:], first, depth, prefix)
+                    tails[i] = tail.deepened(more) if first else more
+        return prefix, tails
+
+    @property
+    def _deepstack(self) -> int:
+        return len(self.checkpoint.config["vision_config"]["deepstack_visual_indexes"])
+
+    def _embed(self, sequence: Sequence) -> torch.Tensor:
+        if max(sequence.ids) >= self.embedding.num_embeddings:
+            raise ZvlError(
+                f"{self.checkpoint.name} has a vocabulary of {self.embedding.num_embeddings}, the prompt a token {max(sequence.ids)}. "
+                "Choose a model with Qwen3's tokenizer."
+            )
+        return self.embedding(torch.tensor(sequence.ids)).to(self._dtype)
+
+    def _see(self, reference: Reference, tokens: int, sequence: Sequence, rows: torch.Tensor) -> dict[str, Any]:
+        """Put the image tokens into their rows; gives what DeepStack adds and where."""
+        image, deepstack, grid = vision.image_tokens(self.module.visual, sized(reference, tokens, self.checkpoint.unit))
+        if grid != sequence.grid:
+            raise ValueError(f"the sequence was built for {sequence.grid} image tokens, the reference gives {grid}")
+        rows[sequence.image_start : sequence.image_end] = image.to(rows)
+        mask = torch.zeros(1, len(rows), dtype=torch.bool, device=image.device)
+        mask[0, sequence.image_start : sequence.image_end] = True
+        return {"visual_pos_masks": mask, "deepstack_visual_embeds": deepstack}
+
+    def _run(
+        self, rows: torch.Tensor, positions: torch.Tensor, first: int, depth: int, past: Pass | None, **image: Any
+    ) -> Pass:
+        """Run layers `first` to `depth` over rows [tokens, hidden] with positions [3, tokens], behind what is kept of
+        others."""
+        from transformers import DynamicCache
+
+        text_model = self.module.language_model
+        device = text_model.norm.weight.device
+        before = past.tokens if past else 0
+        cache = DynamicCache()
+        for layer in range(depth if past else 0):
+            cache.update(past.keys[layer][None].to(device), past.values[layer][None].to(device), layer)
+        rows = rows[None].to(device)
+        # Four rows: with three, transformers 4 would take the image's repeated time for a break between packed
+        # sequences.
+        order = torch.arange(before, before + rows.shape[1])[None]
+        with (
+            layers_between(text_model, first, depth),
+            recorded(text_model, {k: first + k for k in range(depth - first)}) as states,
+        ):
+            output = text_model(
+                inputs_embeds=rows,
+                position_ids=torch.cat([order, positions])[:, None].to(device),
+                past_key_values=cache,
+                use_cache=True,
+                **image,
+            )
+        every = [*([] if first else [rows]), *(states[k] for k in range(first, depth))]
+        if depth == self.checkpoint.layers:
+            every.append(output.last_hidden_state)
+        caches = [cache.layers[k] for k in range(first, depth)]
+        return Pass(
+            torch.stack([state[0].cpu() for state in every]),
+            torch.stack([layer.keys[0, :, before:].cpu() for layer in caches]),
+            torch.stack([layer.values[0, :, before:].cpu() for layer in caches]),
+        )
+
+
+def load(checkpoint: Checkpoint, dtype: torch.dtype, depth: int | None = None, storage: str = "auto") -> Qwen3VL:
+    """Load Qwen3-VL on the CPU.
+
+    Args:
+        dtype: What is computed in.
+        depth: How many layers of the language model; all by default. `Qwen3VL.deepen` loads further ones.
+        storage: `auto` (matrices of the layers that are stored in fp8 stay so) or `fp8` (all of them are kept in fp8).
+
+    Raises:
+        ZvlError: transformers is missing or too old, or a tensor is missing, unknown or misshapen; it is named.
+    """
+    model_class, _, _ = transformers_classes()
+    module = blank(model_class, checkpoint)
+    text_model = module.language_model
+    embedding, layers = text_model.embed_tokens, list(text_model.layers)
+    text_model.embed_tokens, text_model.layers = None, torch.nn.ModuleList()
+    fill(slots(module, ""), checkpoint, dtype)
+    stored = next(checkpoint.read_stored([_EMBEDDING]))[1].dtype
+    # Looked up as it is stored: a conversion would read and hold all of it.
+    fill({_EMBEDDING: (embedding, "weight")}, checkpoint, dtype if checkpoint.is_fp8(_EMBEDDING) else stored)
+    loaded = Qwen3VL(module, embedding, layers, checkpoint, dtype, storage)
+    loaded.deepen(len(layers) if depth is None else depth)
+    return loaded

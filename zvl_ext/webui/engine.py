@@ -1,0 +1,76 @@
+"""What stands before the web UI's engine while a conditioning function runs: one that listens, and one that answers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from ..engines.sources import Text
+from ..errors import ZvlError
+from ..hosts import forge_encoder
+
+
+def with_prompts(prompts: Any, others: Iterable[str]) -> Any:
+    """The host's list of prompts (which carries size, shift and more as attributes) with other prompts in it."""
+    same = copy.copy(prompts)
+    same[:] = others
+    return same
+
+
+def joined(results: list[Any]) -> Any:
+    """One batch out of batches of one, in the host's form: a list, or an object with `batch` and `shape`."""
+    if isinstance(results[0], list):
+        return [entry for result in results for entry in result]
+    joined = copy.copy(results[0])
+    joined.batch = [entry for result in results for entry in result.batch]
+    joined.shape = (len(joined.batch),)
+    return joined
+
+
+class _Engine:
+    """Stands before the host's engine while a conditioning function runs; everything but the conditioning passes
+    through."""
+
+    def __init__(self, engine: Any):
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+
+class Recorder(_Engine):
+    """Encodes as the engine does and remembers what it was asked: `texts`, prompt -> Text."""
+
+    def __init__(self, engine: Any):
+        super().__init__(engine)
+        self.texts: dict[str, Text] = {}
+        self.stacked = False
+
+    def get_learned_conditioning(self, prompts: Any) -> Any:
+        with forge_encoder.observed(self._engine) as seen:
+            result = self._engine.get_learned_conditioning(prompts)
+        unique = list(dict.fromkeys(prompts))  # the host encodes a repeated line once
+        rows = dict(zip(prompts, result)) if isinstance(result, (list, torch.Tensor)) else {}
+        read = dict(zip(unique, seen))
+        if len(seen) != len(unique) or any(
+            p not in rows or rows[p].ndim != 2 or len(read[p][0]) != rows[p].shape[0] for p in unique
+        ):
+            raise ZvlError(forge_encoder.UNKNOWN)
+        self.stacked = isinstance(result, torch.Tensor)
+        self.texts |= {p: Text(p, tuple(read[p][0]), rows[p], read[p][1]) for p in unique}
+        return result
+
+
+class Player(_Engine):
+    """Gives the conditioning of each prompt, in the form the engine gives it."""
+
+    def __init__(self, engine: Any, make: Callable[[str], torch.Tensor], stacked: bool):
+        super().__init__(engine)
+        self._make, self._stacked = make, stacked
+
+    def get_learned_conditioning(self, prompts: Any) -> Any:
+        rows = [self._make(prompt) for prompt in prompts]
+        return torch.stack(rows) if self._stacked else rows

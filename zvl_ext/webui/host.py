@@ -1,0 +1,74 @@
+"""What the accordion needs of the page it stands in, and how the web UI gives it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ..budget import Memory
+from ..hosts import forge, forge_files
+from ..options import Settings
+from .kept import KEEPER
+
+
+class Host(Protocol):
+    """What the accordion needs of the page it stands in: `WebUI` in the web UI, `page.PageHost` in the demo's page."""
+
+    def input_accordion(self, **kwargs: Any) -> tuple[Any, Any]:
+        """The component whose value is whether the extension takes part, and the block the controls go into. Takes
+        `label` and `elem_id`."""
+
+    def tool_button(self, **kwargs: Any) -> Any:
+        """A small button with `value`, `elem_id` and `tooltip`."""
+
+    def paste_field(self, component: Any, read: Callable[[dict], Any]) -> Any:
+        """An infotext field whose value is computed from the pasted parameters."""
+
+    def models(self) -> dict[str, str]:
+        """Qwen3-VL weights the user has, name -> path."""
+
+    def model_folders(self) -> list[str]:
+        """Where they are looked for; the first is where new ones belong."""
+
+    def unload(self) -> None:
+        """Free the memory that Qwen3-VL takes."""
+
+    def memory(self, settings: Settings) -> Memory | None:
+        """What reading a reference with these settings takes and what there is; None where it can't be told. Never
+        raises."""
+
+    def forget(self) -> int:
+        """Forget what is kept of references; gives the bytes that it took."""
+
+    def recent(self, digest: str) -> Any:
+        """A reference that was used lately, by the first digits of its digest; None where it is not there any more."""
+
+    def ensure_temp_folder(self) -> None:
+        """Called before a picture is set from Python."""
+
+
+class WebUI:
+    """The web UI as a `Host`."""
+
+    input_accordion = staticmethod(forge.input_accordion)
+    tool_button = staticmethod(forge.tool_button)
+    paste_field = staticmethod(forge.paste_field)
+    ensure_temp_folder = staticmethod(forge.ensure_temp_folder)
+    models = staticmethod(forge_files.models)
+    model_folders = staticmethod(forge_files.model_folders)
+
+    def unload(self) -> None:
+        KEEPER.residence.unload()
+
+    def memory(self, settings: Settings) -> Memory | None:
+        with contextlib.suppress(Exception):  # a line of help: whatever a host does differently, the panel stays whole
+            checkpoint = forge_files.checkpoint(settings.model)  # first: where there is none, nothing heavy is loaded
+            return KEEPER.residence.memory(checkpoint, settings)
+        return None
+
+    def forget(self) -> int:
+        return KEEPER.forget()
+
+    def recent(self, digest: str) -> Any:
+        return KEEPER.recent.get(digest)

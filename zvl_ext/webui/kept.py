@@ -1,0 +1,76 @@
+"""What outlives a picture in the web UI; one object, `KEEPER`, has it all and is asked for it.
+
+Loads nothing heavy: the panel is built with it.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..store import Disk, Store, data_folder
+from . import settings
+
+if TYPE_CHECKING:
+    from ..hosts.forge_memory import Residence
+    from ..mixing.statistics import ReferenceStatistics
+
+RECORDINGS = 8  # of each engine
+_RECENT = 128 * 2**20  # bytes of references
+
+
+class Keeper:
+    """The process' memory.
+
+    Attributes:
+        store: What the models made of references and prompts.
+        disk: The same, where the user wants it to survive a restart.
+        recent: References by the first digits of their digest, for pasting their parameters.
+    """
+
+    def __init__(self) -> None:
+        self.store = Store()
+        self.disk = Disk(data_folder(), 0)
+        self.recent = Store(_RECENT, size=lambda image: 3 * image.width * image.height)
+        # By engine, and gone with it.
+        self._statistics: weakref.WeakKeyDictionary[Any, ReferenceStatistics] = weakref.WeakKeyDictionary()
+        self.recorded: weakref.WeakKeyDictionary[Any, collections.deque] = weakref.WeakKeyDictionary()
+
+    @functools.cached_property
+    def residence(self) -> Residence:
+        """Where Qwen3-VL is held between pictures. It meets the host's memory management, which is not there
+        everywhere."""
+        from ..hosts.forge_memory import Residence
+
+        return Residence()
+
+    def limit(self) -> None:
+        """Keep to the user's settings, which may have changed."""
+        self.disk.limit = settings.disk_limit()
+        self.store.disk = self.disk if self.disk.limit else None
+        self.store.resize(settings.memory_limit())
+
+    def recordings(self, engine: Any) -> collections.deque:
+        """The last things an engine made of prompts, oldest first; what is put in pushes the oldest out."""
+        return self.recorded.setdefault(engine, collections.deque(maxlen=RECORDINGS))
+
+    def statistics(self, engine: Any, measured: Callable[[], ReferenceStatistics]) -> ReferenceStatistics:
+        """The reference statistics of an engine's text encoder, measured when they are asked for the first time."""
+        if engine not in self._statistics:
+            self._statistics[engine] = measured()
+        return self._statistics[engine]
+
+    def forget(self) -> int:
+        """Drop what is kept of references and prompts, in memory and on disk; the bytes that it took."""
+        freed = self.store.size + self.recent.size + self.disk.size
+        self.store.clear()
+        self.recent.clear()
+        self.recorded.clear()
+        self.disk.clear()  # switched off or not: it may have been on
+        return freed
+
+
+KEEPER = Keeper()
