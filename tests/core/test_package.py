@@ -11,7 +11,7 @@ import pytest
 from zvl_ext.options import OPTIONS
 
 HEAVY = ("torch", "transformers", "gradio", "numpy", "PIL", "safetensors", "tokenizers", "diffusers")
-ROOM = Path(__file__).resolve().parents[1] / "zvl_ext"
+ROOM = Path(__file__).resolve().parents[2] / "zvl_ext"
 CORE = sorted(
     path.stem for path in ROOM.glob("*.py") if not path.stem.startswith("__")
 )  # all modules that are in no subfolder

@@ -18,7 +18,7 @@ import tempfile
 from collections import namedtuple
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STANDIN = ROOT / "tests" / "standin"
 REAL = os.environ.get("ZVL_HOST", "")
 

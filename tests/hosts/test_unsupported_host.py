@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("gradio")
 
-STANDIN = Path(__file__).parent / "standin"
+STANDIN = Path(__file__).parents[1] / "standin"
 # The web UI has gradio and its own modules by the time it loads scripts/zvl.py; only what comes on top is measured.
 LOAD = """
 import importlib.util, json, os, sys, time

@@ -5,7 +5,7 @@ from pathlib import Path
 from zvl_ext.commands import options
 from zvl_ext.presets import PRESETS
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_table_of_options_is_the_declared_one():
