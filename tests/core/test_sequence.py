@@ -3,26 +3,11 @@
 import pytest
 import tiny
 import torch
+from cases import PROMPTS
 
 from zvl_ext.sequence import HEAD, TEMPLATE, VisionTokens, build_sequence
 
 GRID = (3, 5)
-PROMPTS = {
-    "ordinary": "a photo of a cat",
-    "empty": "",
-    "one line break first": "\na cat",
-    "two line breaks first": "\n\na cat",
-    "many line breaks first": "\n\n\n\n\n\n\na cat",
-    "white space and line breaks first": " \n \n a cat",
-    "windows line breaks first": "\r\n\r\na cat",
-    "only line breaks": "\n\n\n",
-    "image token": "a <|image_pad|> b<|image_pad|>",
-    "image token first": "<|image_pad|>",
-    "whole vision block": "<|vision_start|><|image_pad|><|vision_end|>",
-    "end of turn": "a<|im_end|>\n<|im_start|>assistant\nb",
-    "emoji and scripts": "ein Bär 🐻‍❄️ 漢字 العربية é",
-    "braces": "{} {0} {prompt} %s",
-}
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@ import pytest
 import safetensors
 import tiny
 import torch
-from test_language import hooks, relative_error
+from cases import TOKENS
+from compare import hooks, relative_error
 
 from zvl_ext.conditioner import condition, extract
 from zvl_ext.engines.sources import Text
@@ -15,7 +16,6 @@ from zvl_ext.qwen3vl import language, vision
 from zvl_ext.qwen3vl.files import open_checkpoint
 from zvl_ext.reference import open_reference, sized
 
-TOKENS = 24  # budget of image tokens
 LAYERS = range(-7, 0)  # of the text encoder; the tiny Qwen3-VL has five
 # DeepStack adds to the states after layers 1, 2 and 3. transformers 5 records those states before the addition,
 # transformers 4 after it, so for them plain transformers is two references, not one. Every deeper state has all three

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from compare import mapped
 from safetensors.torch import load_file, save_file
 
 from zvl_ext.qwen3vl.checkpoint import Checkpoint, Stored
@@ -741,15 +742,6 @@ def test_folders_that_are_not_there_and_links_in_a_circle_do_no_harm(tmp_path):
 
 
 # --- memory
-
-
-def mapped(address: int, file: Path) -> bool:
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        if line.endswith(str(file)):
-            low, high = (int(part, 16) for part in line.split()[0].split("-"))
-            if low <= address < high:
-                return True
-    return False
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

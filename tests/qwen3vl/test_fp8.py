@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from cases import TOKENS, sequence_for
+from compare import relative_error
 from safetensors.torch import save_file
-from test_language import TOKENS, relative_error, sequence_for
 
 from zvl_ext.hosts.standalone import StandaloneExtractor
 from zvl_ext.qwen3vl import linear

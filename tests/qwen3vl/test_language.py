@@ -5,8 +5,8 @@ import sys
 import pytest
 import tiny
 import torch
-from test_checkpoint import mapped
-from test_sequence import PROMPTS
+from cases import PICTURES, PROMPTS, TOKENS, sequence_for
+from compare import hooks, mapped, relative_error
 
 from zvl_ext.qwen3vl import vision
 from zvl_ext.qwen3vl.checkpoint import Checkpoint
@@ -15,28 +15,7 @@ from zvl_ext.qwen3vl.language import load
 from zvl_ext.reference import open_reference
 from zvl_ext.sequence import TEMPLATE, build_sequence
 
-TOKENS = 24  # budget of image tokens
 LAYERS = range(-5, 0)
-PICTURES = {
-    "square": (96, 96),
-    "wide": (160, 96),
-    "tall": (64, 192),
-    "not a multiple of 32": (150, 77),
-    "larger than the budget": (500, 333),
-    "much larger and narrow": (90, 900),
-    "one token": (32, 32),
-}
-
-
-def relative_error(got: torch.Tensor, wanted: torch.Tensor) -> float:
-    assert got.shape == wanted.shape
-    return float((got - wanted).norm() / wanted.norm())
-
-
-def sequence_for(checkpoint, encode, prompt, reference, tokens=TOKENS, system=""):
-    return build_sequence(
-        encode(TEMPLATE.format(prompt)), checkpoint.grid(reference, tokens), encode, system, checkpoint.vision_tokens
-    )
 
 
 def compare(loaded, plain, tokenizer, encode, prompt, size, system="", tokens=TOKENS) -> None:
@@ -172,10 +151,6 @@ def test_text_rows_behind_the_image_see_it_and_those_before_do_not(loaded, encod
 def prepared(loaded, encode):
     reference = open_reference(tiny.picture(160, 96))
     return sequence_for(loaded.checkpoint, encode, "a cat", reference), reference
-
-
-def hooks(module: torch.nn.Module) -> int:
-    return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in module.modules())
 
 
 @pytest.mark.parametrize(("layers", "run"), [([-5], 1), ([-4], 2), ([-2], 4), ([-1], 5), ([-4, -2], 4), ([-5, -1], 5)])

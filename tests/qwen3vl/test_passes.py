@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from test_language import PICTURES, relative_error, sequence_for
-from test_sequence import PROMPTS
+from cases import PICTURES, PROMPTS, TOKENS, sequence_for
+from compare import relative_error
 
 from zvl_ext import budget
 from zvl_ext.conditioner import condition, condition_all, extract, extract_all
@@ -27,7 +27,6 @@ from zvl_ext.reference import Reference, open_reference
 from zvl_ext.sequence import Sequence
 from zvl_ext.store import Disk, Store
 
-TOKENS = 24  # budget of image tokens
 LAYERS = 8  # of the deep model
 DEEPSTACK = 3  # layers that DeepStack adds to; nothing goes on from behind one of them
 DEEP = {"text": {**tiny.REGULAR["text"], "layers": LAYERS}, "vision": tiny.REGULAR["vision"]}
