@@ -573,11 +573,15 @@ def test_a_wrong_value_is_one_line_that_names_its_option(command, option, value,
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["no\nthing"], ["options", "ex\ntra"], ["options", "--no\nthing"], ["extract", "no\nsuch.png", "--model", "m", "--out", "o"],
-        ["extract", "{work}/image.png", "--model", "no\nsuch", "--out", "o"], ["blend", "--text", "no\nsuch", "--vl", "v", "--out", "o"],
+        ["no\nthing"],
+        ["options", "ex\ntra"],
+        ["options", "--no\nthing"],
+        ["extract", "no\nsuch.png", "--model", "m", "--out", "o"],
+        ["extract", "{work}/image.png", "--model", "no\nsuch", "--out", "o"],
+        ["blend", "--text", "no\nsuch", "--vl", "v", "--out", "o"],
         ["extract", "{work}/image.png", "--model", "m", "--out", "no\nfolder/o"],
     ],
-)  # fmt: skip
+)
 def test_a_name_with_a_line_break_does_not_break_the_line(arguments, cli, work):
     assert_refused(cli(*(argument.replace("{work}", str(work)) for argument in arguments)))
 
@@ -738,10 +742,16 @@ GOOD = {"per_dim_mean": torch.zeros(HIDDEN), "per_dim_std": torch.ones(HIDDEN), 
 @pytest.mark.parametrize(
     "content",
     [
-        None, b"", b"text", {}, {k: v for k, v in GOOD.items() if k != "global_std"}, GOOD | {"per_dim_std": torch.ones(HIDDEN + 1)},
-        GOOD | {"per_dim_mean": torch.ones(1, HIDDEN)}, GOOD | {"global_std": torch.ones(2)},
+        None,
+        b"",
+        b"text",
+        {},
+        {k: v for k, v in GOOD.items() if k != "global_std"},
+        GOOD | {"per_dim_std": torch.ones(HIDDEN + 1)},
+        GOOD | {"per_dim_mean": torch.ones(1, HIDDEN)},
+        GOOD | {"global_std": torch.ones(2)},
     ],
-)  # fmt: skip
+)
 def test_files_that_hold_no_statistics_are_refused_by_name(content, cli, work):
     if isinstance(content, bytes):
         (work / "S.safetensors").write_bytes(content)
@@ -798,8 +808,14 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(process, work):
     save_file({"hidden_states": torch.zeros(2000, HIDDEN)}, work / "long.safetensors")
     before = listing(work)
     done = process(
-        "blend", "--text", work / "long.safetensors", "--vl", work / "vl.safetensors", "--out", work / "C.safetensors",
+        "blend",
+        "--text",
+        work / "long.safetensors",
+        "--vl",
+        work / "vl.safetensors",
+        "--out",
+        work / "C.safetensors",
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
-    )  # fmt: skip
+    )
     assert_refused(done, "C.safetensors")
     assert listing(work) == before

@@ -90,9 +90,18 @@ def test_the_hosts_own_ids_are_read_not_the_prompts_text(sources, reference, tex
 def test_a_pass_is_made_once_for_all_that_comes_after_the_selection(extractor, sources, reference, text_of):
     text = text_of()
     for values in (
-        {}, {"alpha": 0.9}, {"token_mode": "image"}, {"token_mode": "all"}, {"normalization": "per_dim"}, {"scale_to_text": False}, {"blend_mode": "slerp"},
-        {"outlier_repair": "zero"}, {"length_match": "truncate"}, {"vl_prompt": "{prompt}"}, {"reference_tokens": 256},
-    ):  # fmt: skip
+        {},
+        {"alpha": 0.9},
+        {"token_mode": "image"},
+        {"token_mode": "all"},
+        {"normalization": "per_dim"},
+        {"scale_to_text": False},
+        {"blend_mode": "slerp"},
+        {"outlier_repair": "zero"},
+        {"length_match": "truncate"},
+        {"vl_prompt": "{prompt}"},
+        {"reference_tokens": 256},
+    ):
         extract(settings(**values), reference, text, sources)
     assert extractor.passes == ["extend"]  # 256 tokens give the same grid: the reference is smaller than either budget
 
@@ -278,12 +287,17 @@ def test_at_alpha_0_no_pass_is_made_and_the_embeddings_are_the_hosts_own(dtype, 
 @pytest.mark.parametrize(
     ("values", "needed"),
     [
-        ({}, True), ({"normalization": "per_dim"}, True), ({"normalization": "hybrid"}, True), ({"normalization": "none"}, False),
-        ({"normalization": "sink_aware"}, False), ({"normalization": "sink_aware", "outlier_repair": "clamp"}, True),
-        ({"scale_to_text": False}, False), ({"scale_to_text": False, "outlier_repair": "zero"}, True),
+        ({}, True),
+        ({"normalization": "per_dim"}, True),
+        ({"normalization": "hybrid"}, True),
+        ({"normalization": "none"}, False),
+        ({"normalization": "sink_aware"}, False),
+        ({"normalization": "sink_aware", "outlier_repair": "clamp"}, True),
+        ({"scale_to_text": False}, False),
+        ({"scale_to_text": False, "outlier_repair": "zero"}, True),
         ({"normalization": "none", "outlier_repair": "scale"}, True),
     ],
-)  # fmt: skip
+)
 def test_statistics_are_asked_for_only_where_they_are_used(values, needed, extractor, sources, reference, text_of):
     asked, text = [], text_of()
     sources.statistics = lambda: asked.append(True) or measure(text.embeddings)

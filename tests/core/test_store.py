@@ -333,7 +333,10 @@ def test_an_entry_is_a_safetensors_file_named_by_its_key_with_the_key_and_versio
 
 def test_the_same_key_is_found_by_another_process(disk, root):
     """Whatever the process's hash seed."""
-    script = "import sys, torch; from zvl_ext.store import Disk; Disk(sys.argv[1], 10**6).put(eval(sys.argv[2]), {'row': torch.full((1000,), 5.0)})"
+    script = (
+        "import sys, torch; from zvl_ext.store import Disk; "
+        "Disk(sys.argv[1], 10**6).put(eval(sys.argv[2]), {'row': torch.full((1000,), 5.0)})"
+    )
     disk.put(KEY, row(1))
     subprocess.run(
         [sys.executable, "-c", script, disk.folder, repr(KEY)],
@@ -505,10 +508,15 @@ def header_only(tensor: object, metadata: object, data: bytes) -> bytes:
 @pytest.mark.parametrize(
     "tensor",
     [
-        {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}, {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]},
-        {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}, {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}, {}, None, 3,
+        {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]},
+        {},
+        None,
+        3,
     ],
-)  # fmt: skip
+)
 def test_a_header_that_promises_what_is_not_there_is_a_miss(tensor, disk):
     os.makedirs(disk.folder)
     file_of(disk).write_bytes(

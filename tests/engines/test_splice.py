@@ -350,8 +350,15 @@ def test_the_same_prompt_again_makes_no_pass_and_another_prompt_does_not_look_ag
 
 
 def test_whatever_comes_after_the_reading_makes_no_pass(sources, extractor, encoder, reference, text_of):
-    for values in ({}, {"alpha": 0.9}, {"token_mode": "text"}, {"length_match": "insert"}, {"image_dropout": 0.5}, {"reference_tokens": 256},
-                   {"scale_to_text": True, "normalization": "sink_aware"}):  # fmt: skip
+    for values in (
+        {},
+        {"alpha": 0.9},
+        {"token_mode": "text"},
+        {"length_match": "insert"},
+        {"image_dropout": 0.5},
+        {"reference_tokens": 256},
+        {"scale_to_text": True, "normalization": "sink_aware"},
+    ):
         condition(spliced(**values), reference, text_of(), sources)
     assert (extractor.passes, encoder.passes) == (["image_tokens"], ["states"])
 

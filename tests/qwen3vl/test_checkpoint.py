@@ -348,10 +348,15 @@ def test_the_config_of_another_model_is_refused_with_its_name(kind, copied, refu
 @pytest.mark.parametrize(
     ("part", "key", "value"),
     [
-        ("text_config", "hidden_size", None), ("text_config", "hidden_size", "wide"), ("text_config", "num_hidden_layers", []),
-        ("vision_config", "depth", {}), ("text_config", None, None), ("vision_config", None, 5), ("text_config", None, [1]),
+        ("text_config", "hidden_size", None),
+        ("text_config", "hidden_size", "wide"),
+        ("text_config", "num_hidden_layers", []),
+        ("vision_config", "depth", {}),
+        ("text_config", None, None),
+        ("vision_config", None, 5),
+        ("text_config", None, [1]),
     ],
-)  # fmt: skip
+)
 def test_a_config_with_senseless_values_is_refused(part, key, value, copied, refused):
     config = json.loads((copied / "config.json").read_text())
     if key:
@@ -366,11 +371,18 @@ def test_a_config_with_senseless_values_is_refused(part, key, value, copied, ref
 @pytest.mark.parametrize(
     ("part", "key", "value"),
     [
-        ("text_config", "num_attention_heads", 0), ("text_config", "hidden_size", 65), ("text_config", "num_hidden_layers", 4),
-        ("text_config", "num_hidden_layers", 6), ("vision_config", "depth", 3), ("vision_config", "hidden_size", 48), ("text_config", "vocab_size", 100),
-        ("vision_config", "patch_size", 14), ("vision_config", "deepstack_visual_indexes", [0]), ("text_config", "head_dim", 16),
+        ("text_config", "num_attention_heads", 0),
+        ("text_config", "hidden_size", 65),
+        ("text_config", "num_hidden_layers", 4),
+        ("text_config", "num_hidden_layers", 6),
+        ("vision_config", "depth", 3),
+        ("vision_config", "hidden_size", 48),
+        ("text_config", "vocab_size", 100),
+        ("vision_config", "patch_size", 14),
+        ("vision_config", "deepstack_visual_indexes", [0]),
+        ("text_config", "head_dim", 16),
     ],
-)  # fmt: skip
+)
 def test_a_config_that_does_not_fit_the_tensors_is_refused_when_loading(part, key, value, copied, refused):
     config = json.loads((copied / "config.json").read_text())
     config[part][key] = value
