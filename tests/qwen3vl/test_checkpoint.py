@@ -15,6 +15,7 @@ import tiny
 import torch
 from compare import mapped
 from safetensors.torch import load_file, save_file
+from transformers import Qwen3VLForConditionalGeneration
 
 from zvl_ext.qwen3vl.checkpoint import Checkpoint, Stored
 from zvl_ext.qwen3vl.config import config_from_shapes
@@ -791,7 +792,7 @@ def test_loading_does_not_hold_the_weights_twice(kind, tokenizer, folder, tmp_pa
     config.text_config.intermediate_size = 12_800
     with torch.device("meta"):
         shapes = {
-            name: weight.shape for name, weight in tiny.Qwen3VLForConditionalGeneration(config).model.named_parameters()
+            name: weight.shape for name, weight in Qwen3VLForConditionalGeneration(config).model.named_parameters()
         }
     state = {}
     for name, shape in shapes.items():
