@@ -49,16 +49,18 @@ class Checkpoint:
 
     @property
     def hidden_size(self) -> int:
-        return self.config["text_config"]["hidden_size"]
+        size: int = self.config["text_config"]["hidden_size"]
+        return size
 
     @property
     def layers(self) -> int:
-        return self.config["text_config"]["num_hidden_layers"]
+        count: int = self.config["text_config"]["num_hidden_layers"]
+        return count
 
     @property
     def unit(self) -> int:
         """Side of one image token in pixels (32)."""
-        vision = self.config["vision_config"]
+        vision: dict[str, int] = self.config["vision_config"]
         return vision.get("patch_size", 16) * vision.get("spatial_merge_size", 2)
 
     @property
@@ -76,14 +78,14 @@ class Checkpoint:
         sizes: dict[str, int] = {}
         for stored in self.tensors.values():
             sizes[stored.dtype] = sizes.get(stored.dtype, 0) + math.prod(stored.shape)
-        return max(sizes, key=sizes.get)
+        return max(sizes, key=sizes.__getitem__)
 
     @property
     def files(self) -> list[str]:
         return sorted({stored.file for stored in (*self.tensors.values(), *self.scales.values())})
 
     @property
-    def identity(self) -> tuple:
+    def identity(self) -> tuple[tuple[str, int, int], ...]:
         """Changes when the weights on disk do."""
         return tuple((os.path.abspath(file), (info := os.stat(file)).st_size, info.st_mtime_ns) for file in self.files)
 

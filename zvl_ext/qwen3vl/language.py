@@ -21,6 +21,7 @@ from .passes import Pass, whole_states
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
+    from .modules import VLModel
 
 _EMBEDDING = "language_model.embed_tokens.weight"
 _LAYER = "language_model.layers.{}."
@@ -39,7 +40,7 @@ class Qwen3VL:
 
     def __init__(
         self,
-        module: torch.nn.Module,
+        module: VLModel,
         embedding: torch.nn.Embedding,
         layers: list[torch.nn.Module],
         checkpoint: Checkpoint,
@@ -128,18 +129,19 @@ class Qwen3VL:
             if prefix is None or prefix.depth < depth:
                 # transformers 4 adds DeepStack to a state in place, transformers 5 does not: nothing goes on from so
                 # early a state.
-                first = prefix.depth if prefix and prefix.depth > self._deepstack else 0
-                rows = prefix.states[first] if first else embeds[0][:fork]
-                image = {} if first else self._see(reference, tokens, whole, rows)
+                start = prefix if prefix and prefix.depth > self._deepstack else None
+                rows = start.last if start else embeds[0][:fork]
+                image = {} if start else self._see(reference, tokens, whole, rows)
+                first = start.depth if start else 0
                 more = self._run(rows, whole.position_ids()[:, :fork], first, depth, None, **image)
-                prefix = prefix.deepened(more) if first else more
+                prefix = start.deepened(more) if start else more
             # One after another: in a batch, a prompt's last bits would depend on the others.
             for i, (sequence, tail) in enumerate(zip(sequences, tails)):
                 first = tail.depth if tail else 0
                 if first < depth and len(sequence.ids) > fork:
-                    rows = tail.states[first] if first else embeds[i][fork:]
+                    rows = tail.last if tail else embeds[i][fork:]
                     more = self._run(rows, sequence.position_ids()[:, fork:], first, depth, prefix)
-                    tails[i] = tail.deepened(more) if first else more
+                    tails[i] = tail.deepened(more) if tail else more
         return prefix, tails
 
     @property
@@ -149,10 +151,11 @@ class Qwen3VL:
     def _embed(self, sequence: Sequence) -> torch.Tensor:
         if max(sequence.ids) >= self.embedding.num_embeddings:
             raise ZvlError(
-                f"{self.checkpoint.name} has a vocabulary of {self.embedding.num_embeddings}, the prompt a token {max(sequence.ids)}. "
-                "Choose a model with Qwen3's tokenizer."
+                f"{self.checkpoint.name} has a vocabulary of {self.embedding.num_embeddings}, the prompt a token "
+                f"{max(sequence.ids)}. Choose a model with Qwen3's tokenizer."
             )
-        return self.embedding(torch.tensor(sequence.ids)).to(self._dtype)
+        rows: torch.Tensor = self.embedding(torch.tensor(sequence.ids))
+        return rows.to(self._dtype)
 
     def _see(self, reference: Reference, tokens: int, sequence: Sequence, rows: torch.Tensor) -> dict[str, Any]:
         """Put the image tokens into their rows; gives what DeepStack adds and where."""
@@ -175,8 +178,9 @@ class Qwen3VL:
         device = text_model.norm.weight.device
         before = past.tokens if past else 0
         cache = DynamicCache()
-        for layer in range(depth if past else 0):
-            cache.update(past.keys[layer][None].to(device), past.values[layer][None].to(device), layer)
+        if past:
+            for layer in range(depth):
+                cache.update(past.keys[layer][None].to(device), past.values[layer][None].to(device), layer)
         rows = rows[None].to(device)
         # Four rows: with three, transformers 4 would take the image's repeated time for a break between packed
         # sequences.
@@ -218,7 +222,8 @@ def load(checkpoint: Checkpoint, dtype: torch.dtype, depth: int | None = None, s
     module = blank(model_class, checkpoint)
     text_model = module.language_model
     embedding, layers = text_model.embed_tokens, list(text_model.layers)
-    text_model.embed_tokens, text_model.layers = None, torch.nn.ModuleList()
+    text_model.layers = torch.nn.ModuleList()
+    text_model.embed_tokens = None  # type: ignore[assignment]  # not the module's from here on
     fill(slots(module, ""), checkpoint, dtype)
     stored = next(checkpoint.read_stored([_EMBEDDING]))[1].dtype
     # Looked up as it is stored: a conversion would read and hold all of it.

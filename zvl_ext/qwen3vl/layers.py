@@ -4,14 +4,18 @@ out."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 
+from .modules import Layered
+
+Hook = Callable[[torch.nn.Module, tuple[Any, ...], Any], Any]  # module, inputs and output: what becomes of the output
+
 
 @contextlib.contextmanager
-def layers_between(text_model: torch.nn.Module, first: int, end: int) -> Iterator[None]:
+def layers_between(text_model: Layered, first: int, end: int) -> Iterator[None]:
     """Let a language model run only some of its layers, for the time of one pass."""
     every = text_model.layers
     text_model.layers = every[first:end]
@@ -22,15 +26,15 @@ def layers_between(text_model: torch.nn.Module, first: int, end: int) -> Iterato
 
 
 @contextlib.contextmanager
-def recorded(text_model: torch.nn.Module, wanted: dict[int, int]) -> Iterator[dict[int, torch.Tensor]]:
+def recorded(text_model: Layered, wanted: dict[int, int]) -> Iterator[dict[int, torch.Tensor]]:
     """Keep the outputs of decoder layers: {index of the layer: the name to keep it under}.
 
     The output of layer k - 1 is the state after k layers, which is what transformers records as `hidden_states`.
     """
     states: dict[int, torch.Tensor] = {}
 
-    def keep(name: int) -> Callable:
-        def hook(module: torch.nn.Module, inputs: tuple, output: torch.Tensor | tuple) -> None:
+    def keep(name: int) -> Hook:
+        def hook(module: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             states[name] = output[0] if isinstance(output, tuple) else output
 
         return hook
@@ -44,10 +48,12 @@ def recorded(text_model: torch.nn.Module, wanted: dict[int, int]) -> Iterator[di
 
 
 @contextlib.contextmanager
-def replaced_argument(layers: Any, name: str, replace: Callable[[Any], Any]) -> Iterator[None]:
+def replaced_argument(layers: Iterable[torch.nn.Module], name: str, replace: Callable[[Any], Any]) -> Iterator[None]:
     """Replace one keyword argument of every layer while the context is open."""
 
-    def hook(module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def hook(
+        module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return args, {**kwargs, name: replace(kwargs[name])}
 
     handles = [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in layers]
@@ -59,11 +65,11 @@ def replaced_argument(layers: Any, name: str, replace: Callable[[Any], Any]) -> 
 
 
 @contextlib.contextmanager
-def added_after(layers: Any, additions: tuple[torch.Tensor, ...], start: int) -> Iterator[None]:
+def added_after(layers: Iterable[torch.nn.Module], additions: tuple[torch.Tensor, ...], start: int) -> Iterator[None]:
     """Add DeepStack's rows to the output of the first layers, from position `start` on, while the context is open."""
 
-    def adding(rows: torch.Tensor) -> Callable:
-        def hook(module: torch.nn.Module, inputs: tuple, output: Any) -> Any:
+    def adding(rows: torch.Tensor) -> Hook:
+        def hook(module: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
             hidden = (output[0] if isinstance(output, tuple) else output).clone()
             hidden[:, start : start + rows.shape[0]] += rows.to(hidden)
             return (hidden, *output[1:]) if isinstance(output, tuple) else hidden

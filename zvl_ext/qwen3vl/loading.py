@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -12,13 +12,14 @@ from .linear import Linear, adopt
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
+    from .modules import VisionTower, VLModel
 
-Slots = dict[
-    str, tuple[torch.nn.Module, str]
-]  # a tensor's name in the checkpoint -> where it belongs: (module, parameter)
+# A tensor's name in the checkpoint -> where it belongs: (module, parameter).
+Slots = dict[str, tuple[torch.nn.Module, str]]
+Built = TypeVar("Built", bound=torch.nn.Module)
 
 
-def transformers_classes() -> tuple[type, type, type]:
+def transformers_classes() -> tuple[type[VLModel], type[VisionTower], type[Any]]:
     """transformers' Qwen3VLModel, Qwen3VLVisionModel and Qwen3VLConfig, imported on first use.
 
     Raises:
@@ -29,7 +30,8 @@ def transformers_classes() -> tuple[type, type, type]:
         from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLModel, Qwen3VLVisionModel
     except ImportError as error:
         raise ZvlError(
-            f"Qwen3-VL needs transformers 4.57 or newer ({error}). Update the web UI, or run: python -m pip install 'transformers>=4.57' in its environment."
+            f"Qwen3-VL needs transformers 4.57 or newer ({error}). Update the web UI, or run: python -m pip install "
+            "'transformers>=4.57' in its environment."
         ) from error
     return Qwen3VLModel, Qwen3VLVisionModel, Qwen3VLConfig
 
@@ -46,8 +48,8 @@ def config_object(config: dict[str, Any]) -> Any:
 
 
 def build(
-    model_class: type, checkpoint: Checkpoint, dtype: torch.dtype, prefix: str = "", section: str = ""
-) -> torch.nn.Module:
+    model_class: type[Built], checkpoint: Checkpoint, dtype: torch.dtype, prefix: str = "", section: str = ""
+) -> Built:
     """A module filled tensor by tensor from the checkpoint, on the CPU.
 
     Args:
@@ -63,10 +65,10 @@ def build(
     return module
 
 
-def blank(model_class: type, checkpoint: Checkpoint, prefix: str = "", section: str = "") -> torch.nn.Module:
+def blank(model_class: type[Built], checkpoint: Checkpoint, prefix: str = "", section: str = "") -> Built:
     """As `build`, with parameters that have a shape and no memory: `fill` gives them theirs."""
 
-    def made(data: dict[str, Any]) -> torch.nn.Module:
+    def made(data: dict[str, Any]) -> Built:
         config = config_object(data)
         return model_class(getattr(config, section) if section else config)
 
@@ -82,10 +84,11 @@ def blank(model_class: type, checkpoint: Checkpoint, prefix: str = "", section: 
     # sizes with hardly any weights, which does not depend on how a version of transformers calls or builds the parts
     # that hold them.
     empty = [name for name, part in module.named_modules() if any(b.is_meta for b in part.buffers(recurse=False))]
-    small = made(smallest(checkpoint.config)) if empty else None
-    for name in empty:
-        owner, _, leaf = name.rpartition(".")
-        setattr(module.get_submodule(owner), leaf, small.get_submodule(name))
+    if empty:
+        small = made(smallest(checkpoint.config))
+        for name in empty:
+            owner, _, leaf = name.rpartition(".")
+            setattr(module.get_submodule(owner), leaf, small.get_submodule(name))
     adopt(module)
     return module.eval().requires_grad_(False)
 
@@ -162,5 +165,6 @@ def _check_names(checkpoint: Checkpoint, shapes: dict[str, tuple[int, ...]], pre
     for name, shape in shapes.items():
         if (found := checkpoint.tensors[name].shape) != shape:
             raise ZvlError(
-                f"{checkpoint.name}: the tensor {name} is {list(found)}, it should be {list(shape)}. Download the weights again."
+                f"{checkpoint.name}: the tensor {name} is {list(found)}, it should be {list(shape)}. Download the "
+                "weights again."
             )

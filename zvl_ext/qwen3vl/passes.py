@@ -36,6 +36,11 @@ class Pass:
     def tokens(self) -> int:
         return self.states.shape[1]
 
+    @property
+    def last(self) -> torch.Tensor:
+        """The residual stream after the last of these layers [tokens, hidden], where a deeper run goes on."""
+        return self.states[self.depth]
+
     def tensors(self) -> dict[str, torch.Tensor]:
         return {"states": self.states, "keys": self.keys, "values": self.values}
 
@@ -58,6 +63,7 @@ def whole_states(prefix: Pass, tail: Pass | None, layer: int, checkpoint: Checkp
     states = torch.cat([part.state(layer, checkpoint.layers) for part in (prefix, tail) if part]).float()
     if not torch.isfinite(states).all():
         raise ZvlError(
-            f"Hidden layer {layer} of {checkpoint.name} has values that are not finite. Choose the device cpu, or other weights."
+            f"Hidden layer {layer} of {checkpoint.name} has values that are not finite. Choose the device cpu, or "
+            "other weights."
         )
     return states

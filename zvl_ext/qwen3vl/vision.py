@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from .checkpoint import Checkpoint
+    from .modules import VisionTower
 
 MEAN = STD = 0.5  # Qwen3-VL's image mean and standard deviation, the same for all channels
 
@@ -39,9 +40,7 @@ def patches(
     return cells.reshape(rows * columns, 3 * temporal * patch * patch), (rows, columns)
 
 
-def image_tokens(
-    tower: torch.nn.Module, image: Image.Image
-) -> tuple[torch.Tensor, list[torch.Tensor], tuple[int, int]]:
+def image_tokens(tower: VisionTower, image: Image.Image) -> tuple[torch.Tensor, list[torch.Tensor], tuple[int, int]]:
     """Run the vision tower (transformers' Qwen3VLVisionModel) over one sized picture.
 
     Returns:
@@ -61,13 +60,13 @@ def image_tokens(
 
 
 @torch.inference_mode()
-def stacked_tokens(tower: torch.nn.Module, image: Image.Image) -> torch.Tensor:
+def stacked_tokens(tower: VisionTower, image: Image.Image) -> torch.Tensor:
     """Image tokens and DeepStack additions as one tensor, float32 [1 + additions, N, hidden] on the CPU."""
     tokens, deepstack, _ = image_tokens(tower, image)
     return torch.stack([tokens, *deepstack]).float().cpu()
 
 
-def load(checkpoint: Checkpoint, dtype: torch.dtype) -> torch.nn.Module:
+def load(checkpoint: Checkpoint, dtype: torch.dtype) -> VisionTower:
     """Load the vision tower and its mergers alone: 0.415 of Qwen3-VL-4B's 4.44 billion parameters are read.
 
     Raises:
