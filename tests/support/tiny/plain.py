@@ -37,7 +37,7 @@ def plain_pixels(image: Image.Image, tokens: int) -> dict[str, torch.Tensor]:
 def plain_ids(
     tokenizer: Tokenizer, prompt: str, images: int, system: str = ""
 ) -> tuple[list[int], dict[str, list[int]]]:
-    """The sequence as DESIGN describes it, and the positions of each token mode, written independently.
+    """The sequence as it is defined, and the positions of each token mode, written independently.
 
     The vision block stands behind the first three tokens of the template, which are `<|im_start|>`, `user` and the line
     break together with whatever line breaks the tokenizer merges into it.
