@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import torch
 
 from ..options import Settings
@@ -23,7 +25,7 @@ def states(settings: Settings, reference: Reference, jobs: list[Job], sources: S
     """
     checkpoint, store, layer = sources.extractor.checkpoint, sources.store, settings.hidden_layer
     depth = checkpoint.depth(layer)
-    groups: dict[tuple, list[Job]] = {}
+    groups: dict[tuple[Hashable, ...], list[Job]] = {}
     for job in jobs:
         key = ("pass", *seen(reference, job.sequence.grid, sources), job.sequence.ids[: job.sequence.fork])
         groups.setdefault(key, []).append(job)
@@ -36,11 +38,12 @@ def states(settings: Settings, reference: Reference, jobs: list[Job], sources: S
         ]
         kept = [Pass(**bundle) if (bundle := store.get(k)) else None for k in keys]
         prefix, tails = kept[0], kept[1:] or [None]
-        ready = all(each and each.depth >= depth for each in kept)
-        if not ready:
+        extended: list[Pass | None] = []
+        if prefix is None or not all(each and each.depth >= depth for each in kept):
             prefix, tails = sources.extractor.extend(sequences, reference, group[0].budget, depth, prefix, tails)
+            extended = [prefix, *tails]
         made |= {sequence: whole_states(prefix, tail, layer, checkpoint) for sequence, tail in zip(sequences, tails)}
-        for k, old, new in zip(keys, kept, [] if ready else [prefix, *tails]):
-            if new is not old:  # here at last: values that are not finite have been refused
+        for k, old, new in zip(keys, kept, extended):
+            if new is not None and new is not old:  # here at last: values that are not finite have been refused
                 store.put(k, new.tensors())
     return [made[job.sequence] for job in jobs]

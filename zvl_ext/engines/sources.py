@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -159,6 +159,13 @@ class Sources:
     say: Callable[[str], None] = lambda line: None
     every_layer: bool = False
 
+    @property
+    def required_encoder(self) -> TextEncoder:
+        """The text encoder, where it is needed."""
+        if self.text_encoder is None:
+            raise ValueError("engine splice needs the image model's text encoder")
+        return self.text_encoder
+
 
 @dataclass(frozen=True)
 class Job:
@@ -169,6 +176,6 @@ class Job:
     budget: int
 
 
-def seen(reference: Reference, grid: tuple[int, int], sources: Sources) -> tuple:
+def seen(reference: Reference, grid: tuple[int, int], sources: Sources) -> tuple[Hashable, ...]:
     """What decides the vision tower's output."""
     return (sources.extractor.checkpoint.identity, sources.extractor.precision, reference.digest, grid)

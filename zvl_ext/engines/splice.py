@@ -12,12 +12,13 @@ from ..errors import ZvlError
 from ..options import PROMPT, Settings
 from ..qwen3vl.checkpoint import check_layer as check_layer_of
 from ..reference import Reference
+from ..store import Bundle
 from .sources import ImageTokens, Job, Sources, seen
 
 
 def check_layer(settings: Settings, sources: Sources) -> None:
     """Raise ZvlError unless the text encoder has the settings' layer."""
-    check_layer_of(settings.hidden_layer, sources.text_encoder.layers, "the text encoder")
+    check_layer_of(settings.hidden_layer, sources.required_encoder.layers, "the text encoder")
 
 
 def embeddings(
@@ -58,22 +59,20 @@ def states(settings: Settings, reference: Reference, jobs: list[Job], sources: S
 
 
 def _spliced(settings: Settings, reference: Reference, job: Job, sources: Sources) -> torch.Tensor:
-    encoder, store, sequence, layer = sources.text_encoder, sources.store, job.sequence, settings.hidden_layer
+    encoder, store, sequence, layer = sources.required_encoder, sources.store, job.sequence, settings.hidden_layer
     wanted = encoder.layers + layer + 1
     alone = len(sequence.ids) == sequence.fork  # no word of the prompt is read: whatever it is, the states are the same
     encoded = encoder.state if alone else job.text.digest
     key = ("splice", *seen(reference, sequence.grid, sources), sequence, settings.positions, encoder.identity, encoded)
-    states = store.get(key) or {}
+    states: Bundle = store.get(key) or {}
     if str(wanted) not in states:
         deepest = max((int(k) for k in states if int(k) < wanted), default=0)
-        embeds = states[str(deepest)] if deepest else None
         image = None
-        if embeds is None or settings.positions == "mrope":
+        if not deepest or settings.positions == "mrope":
             image = look(reference, sequence.grid, job.budget, sources)
-        if embeds is None:
-            embeds = _spliced_embeddings(settings, image, job, sources)
+        rows = states[str(deepest)] if image is None or deepest else _spliced_embeddings(settings, image, job, sources)
         indices = range(deepest + 1, wanted + 1) if sources.every_layer else [wanted]
-        more = encoder.states(embeds, indices, image if settings.positions == "mrope" else None, sequence, deepest)
+        more = encoder.states(rows, indices, image if settings.positions == "mrope" else None, sequence, deepest)
         states = states | {str(k): rows for k, rows in more.items()}
         if not torch.isfinite(states[str(wanted)]).all():
             raise ZvlError(
@@ -86,7 +85,7 @@ def _spliced(settings: Settings, reference: Reference, job: Job, sources: Source
 
 def _spliced_embeddings(settings: Settings, image: ImageTokens, job: Job, sources: Sources) -> torch.Tensor:
     """Input embeddings of the whole sequence [tokens, hidden]: the host's own where the prompt is read as it is."""
-    encoder, sequence, vision = sources.text_encoder, job.sequence, sources.extractor.checkpoint.vision_tokens
+    encoder, sequence, vision = sources.required_encoder, job.sequence, sources.extractor.checkpoint.vision_tokens
     own = job.text.inputs if settings.vl_prompt == PROMPT and len(sequence.ids) > sequence.fork else None
     if own is None:
         own = encoder.embed(

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ..qwen3vl.layers import added_after, layers_between, recorded, replaced_argument
+from ..qwen3vl.modules import Layered
 from .sources import ImageTokens
 
 
@@ -39,7 +40,7 @@ def mrope_tables(
 
 @torch.inference_mode()
 def states_at(
-    model: torch.nn.Module, first: int, indices: Iterable[int], forward: Callable[[], torch.Tensor]
+    model: Layered, first: int, indices: Iterable[int], forward: Callable[[], torch.Tensor]
 ) -> dict[int, torch.Tensor]:
     """One pass of a text encoder over the layers from `first` on, no deeper than needed.
 
@@ -64,7 +65,7 @@ def states_at(
 
 @contextlib.contextmanager
 def as_qwen3vl(
-    layers: Any, image: ImageTokens, start: int, argument: str, tables: Callable[[Any], Any]
+    layers: Iterable[torch.nn.Module], image: ImageTokens, start: int, argument: str, tables: Callable[[Any], Any]
 ) -> Iterator[None]:
     """Let a text encoder's layers count positions as Qwen3-VL does and take DeepStack's additions, while the context is
     open.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 
@@ -57,17 +58,28 @@ def measure(rows: torch.Tensor) -> ReferenceStatistics:
     return ReferenceStatistics(rows.mean(dim=0), std(rows, 0), float(std(rows)))
 
 
-def compare(text: torch.Tensor, vl: torch.Tensor, threshold: float = 10.0) -> dict[str, float | int | list]:
-    """How far Qwen3-VL's hidden states are from text embeddings, in the terms of the published findings.
+class Comparison(TypedDict):
+    """How far Qwen3-VL's hidden states are from text embeddings, as plain data.
 
-    Args:
-        text, vl: float [tokens, hidden].
-
-    Returns:
-        `text_std` and `vl_std` over all values; `correlation` of the per-dimension standard deviations; `median_ratio`
-        and `worst_ratio` of them (worst in either direction: max(r, 1/r)) with `worst_dimensions`, the five worst as
-        [dimension, ratio vl/text]; `outliers`, how many are over the threshold.
+    `text_std` and `vl_std` over all values; `correlation` of the per-dimension standard deviations; `median_ratio` and
+    `worst_ratio` of them (worst in either direction: max(r, 1/r)) with `worst_dimensions`, the five worst as
+    [dimension, ratio vl/text]; `outliers`, how many are over the threshold.
     """
+
+    text_tokens: int
+    vl_tokens: int
+    text_std: float
+    vl_std: float
+    correlation: float
+    median_ratio: float
+    worst_ratio: float
+    worst_dimensions: list[list[float]]
+    outliers: int
+
+
+def compare(text: torch.Tensor, vl: torch.Tensor, threshold: float = 10.0) -> Comparison:
+    """Compare text and Qwen3-VL's hidden states, float [tokens, hidden] each, in the terms of the published
+    findings."""
     text, vl = text.float(), vl.float()
     text_std, vl_std = std(text, 0), std(vl, 0)
     ratio = vl_std.clamp_min(FLOOR) / text_std.clamp_min(FLOOR)
