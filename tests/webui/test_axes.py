@@ -8,7 +8,8 @@ from typing import Any
 import hosts
 import pytest
 import tiny
-from host_fixtures import LAYERS, WebUI, same
+from host_fixtures import LAYERS, WebUI
+from host_runs import same
 from modules import processing
 from PIL import Image
 

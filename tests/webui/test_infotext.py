@@ -7,7 +7,8 @@ from typing import Any
 
 import hosts  # noqa: F401  enters the web UI
 import pytest
-from host_fixtures import WebUI, same
+from host_fixtures import WebUI
+from host_runs import same
 from modules import infotext_utils, processing
 
 from zvl_ext import __version__

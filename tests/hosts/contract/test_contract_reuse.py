@@ -1,0 +1,137 @@
+"""What is reused of the web UI's own work: a prompt is encoded again where its embeddings may have changed, and only
+there."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import uuid
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from host_fixtures import WebUI
+from host_runs import BARE, CAT, DOG, SPLICE, conds, restarted, same
+from modules import shared
+
+from zvl_ext.webui.kept import KEEPER, RECORDINGS
+
+pytest_plugins = ["host_fixtures"]
+
+
+SWEPT = {
+    "blend": {},
+    "image rows inserted": {"token_mode": "image", "length_match": "insert"},
+    "dropout": {"token_mode": "image", "length_match": "insert", "image_dropout": 0.5},
+    "splice": SPLICE,
+    "splice, image rows": SPLICE | {"token_mode": "image", "positions": "mrope"},
+}
+
+
+@pytest.mark.parametrize("settings", SWEPT.values(), ids=SWEPT)
+def test_a_sweep_over_alpha_encodes_the_prompts_once_and_is_what_its_pictures_are_one_by_one(
+    web: WebUI, picture: Any, settings: dict
+) -> None:
+    alphas, encodings = (0.1, 0.45, 0.8, 1.0), []
+    web.engine.text_encoder.model.register_forward_pre_hook(lambda *_: encodings.append(1))
+
+    def made(alpha: float) -> Any:
+        return web.run(web.p([CAT, DOG, CAT]), reference=picture, **BARE, **settings | {"alpha": alpha}).c
+
+    swept = [made(alphas[0])]
+    first, encoded = len(web.events), len(encodings)
+    swept += [made(alpha) for alpha in alphas[1:]]
+    assert (len(web.events), len(encodings)) == (first, encoded), "after the first picture no model runs"
+    assert encoded == 2 + {"splice": 2, "splice, image rows": 1}.get(
+        next(name for name in SWEPT if SWEPT[name] is settings), 0
+    )
+    for alpha, c in zip(alphas, swept):
+        restarted(web)
+        assert same(made(alpha), c)
+    if settings.get("token_mode") != "image":  # image rows that are put in do not depend on it
+        assert not any(same(one, other) for one, other in itertools.combinations(swept, 2))
+
+
+def test_the_sampler_is_told_the_shift_of_every_picture(web: WebUI, picture: Any) -> None:
+    """The web UI's engine tells it when it encodes a prompt; a picture whose prompt is not encoded again must not keep
+    another one's."""
+    for i, shift in enumerate((3.0, 5.0, 3.0, 5.0, 5.0, 3.0)):
+        web.run(web.p(distilled_cfg_scale=shift), reference=picture, alpha=0.1 * (i + 1), **BARE)
+        assert web.engine.shifts[-1] == shift
+    assert web.events.count("text") == 2, "one for each shift: it is part of the web UI's own key"
+
+
+@pytest.mark.parametrize("change", ["lora", "prompt", "checkpoint", "size", "setting"])
+def test_what_may_change_the_text_embeddings_has_the_prompt_encoded_again(
+    web: WebUI, make_engine: Any, picture: Any, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    web.run(web.p(), reference=picture, alpha=0.2, **BARE)
+    web.run(web.p(), reference=picture, alpha=0.3, **BARE)
+    assert web.events.count("text") == 1
+    prompt, fields = CAT, {}
+    if change == "lora":
+        web.engine.forge_objects.clip.patcher.patches_uuid = uuid.uuid4()  # what the web UI does when it puts one on
+        web.engine.text_encoder.model.layers[0].mlp.down_proj.weight.mul_(1.5)
+    elif change == "prompt":
+        prompt = DOG
+    elif change == "checkpoint":
+        web.use(make_engine(seed=9, filename="another.safetensors"))
+    elif change == "size":
+        fields = {"width": 128}
+    else:
+        monkeypatch.setitem(shared.opts.data, "persistent_cond_cache", False)
+    got = conds(web.run(web.p(prompt, **fields), reference=picture, alpha=0.4, **BARE))[0]
+    assert web.events.count("text") == 2
+    restarted(web)
+    assert torch.equal(got, conds(web.run(web.p(prompt, **fields), reference=picture, alpha=0.4, **BARE))[0])
+
+
+def test_image_rows_alone_are_read_again_with_another_lora(web: WebUI, picture: Any) -> None:
+    """Engine splice: no word of the prompt is read, but the text encoder reads the picture."""
+    settings = SPLICE | BARE | {"token_mode": "image", "reference": picture}
+    first = conds(web.run(web.p(CAT), **settings))[0]
+    web.engine.forge_objects.clip.patcher.patches_uuid = uuid.uuid4()
+    web.engine.text_encoder.model.layers[0].mlp.down_proj.weight.mul_(1.5)
+    changed = conds(web.run(web.p(CAT), **settings | {"alpha": 0.9}))[0]
+    assert not torch.allclose(first[3:11], changed[3:11], rtol=0.01), "with insert, image rows do not depend on alpha"
+    restarted(web)
+    assert torch.equal(changed, conds(web.run(web.p(CAT), **settings | {"alpha": 0.9}))[0])
+
+
+def test_a_web_ui_that_does_not_count_its_loras_encodes_every_time(web: WebUI, picture: Any) -> None:
+    web.engine.forge_objects.clip.patcher.patches_uuid = None
+    for i, alpha in enumerate((0.2, 0.3, 0.4)):
+        web.run(web.p(), reference=picture, alpha=alpha, **BARE)
+        assert web.events.count("text") == i + 1
+
+
+def test_a_checkpoint_that_is_gone_is_not_kept_by_what_was_recorded_of_it(
+    web: WebUI, make_engine: Any, picture: Any
+) -> None:
+    first, second = shared.sd_model, make_engine(seed=9, filename="second.safetensors")
+    gone = [weakref.ref(second), weakref.ref(second.text_encoder)]
+    shared.sd_model = second
+    for prompt in (CAT, DOG):
+        web.run(web.p(prompt), reference=picture)
+        web.run(web.p(prompt), reference=picture, **SPLICE)
+    assert second in KEEPER.recorded
+    shared.sd_model = first
+    del second
+    gc.collect()
+    assert [ref() for ref in gone] == [None, None]
+    assert first not in KEEPER.recorded
+    web.run(web.p(CAT), reference=picture)
+    assert list(KEEPER.recorded) == [first]
+
+
+def test_a_few_recordings_are_kept_and_the_oldest_goes(web: WebUI, picture: Any) -> None:
+    prompts = [f"{n} cats" for n in range(RECORDINGS + 1)]
+    for prompt in prompts:
+        web.run(web.p(prompt), reference=picture, alpha=0.2, **BARE)
+    assert len(KEEPER.recorded[web.engine]) == RECORDINGS
+    web.events.clear()
+    web.run(web.p(prompts[1]), reference=picture, alpha=0.3, **BARE)
+    assert web.events.count("text") == 0
+    web.run(web.p(prompts[0]), reference=picture, alpha=0.3, **BARE)
+    assert web.events.count("text") == 1

@@ -1,0 +1,82 @@
+"""The image model's side of the web UI: its own engine with a tiny text encoder, and transformers' with the same
+weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import hosts  # noqa: F401  enters the web UI, so it goes before everything that imports it
+import pytest
+import tiny
+import torch
+import transformers
+from backend.diffusion_engine import zimage
+from backend.nn.llm import llama
+from backend.operations import using_forge_operations
+from backend.patcher.base import ModelPatcher
+from backend.text_processing.qwen3_engine import Qwen3TextProcessingEngine
+from tokenizers import Tokenizer
+
+TEXT_LAYERS = 3
+
+
+def make_text_encoder(seed: int, hidden: int = 64) -> tuple[torch.nn.Module, transformers.Qwen3Model]:
+    """The web UI's own text encoder at a small size, and transformers' with the same weights."""
+    sizes = {
+        "vocab_size": tiny.EMBEDDINGS,
+        "hidden_size": hidden,
+        "intermediate_size": 96,
+        "num_hidden_layers": TEXT_LAYERS,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-6,
+    }
+    torch.manual_seed(seed)
+    rope = {
+        "rope_theta": 1e6,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+    }  # for transformers 4 and 5
+    plain = tiny.randomized(
+        transformers.Qwen3Model(transformers.Qwen3Config(**sizes, **rope, head_dim=32, max_position_embeddings=4096))
+    )
+    fields = [(name, type(value), value) for name, value in sizes.items()]
+    small = dataclasses.make_dataclass("Small", fields, bases=(llama.Qwen3_4BConfig,), namespace={"head_dim": 32})
+    with pytest.MonkeyPatch.context() as patch, using_forge_operations(device=torch.device("cpu"), dtype=torch.float32):
+        patch.setattr(llama, "Qwen3_4BConfig", small)
+        encoder = llama.Qwen3_4B({})
+    encoder.load_state_dict({f"model.{name}": weight.clone() for name, weight in plain.state_dict().items()})
+    return encoder.eval().requires_grad_(False), plain
+
+
+class ZImage(zimage.ZImage):
+    """The web UI's own engine with a tiny text encoder and nothing else."""
+
+    def __init__(self, tokenizer: Tokenizer, seed: int = 0, filename: str = "zimage.safetensors", hidden: int = 64):
+        self.text_encoder, self.plain = make_text_encoder(seed, hidden)
+        stage = torch.nn.ModuleDict({"qwen3": self.text_encoder})
+        cpu = torch.device("cpu")
+        clip = SimpleNamespace(cond_stage_model=stage, patcher=ModelPatcher(stage, load_device=cpu, offload_device=cpu))
+        shifts: list[float] = []
+        self.shifts = shifts  # what the sampler was told
+        predictor = SimpleNamespace(set_parameters=lambda shift: shifts.append(shift))
+        self.forge_objects = SimpleNamespace(
+            clip=clip, unet=SimpleNamespace(model=SimpleNamespace(predictor=predictor))
+        )
+        self.text_processing_engine_gemma = Qwen3TextProcessingEngine(
+            text_encoder=self.text_encoder,
+            tokenizer=lambda texts: {
+                "input_ids": [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+            },
+        )
+        self.filename = filename
+        self.extra_generation_params: dict[str, Any] = {}
+        self.comments: list[str] = []
+        self.is_inpaint, self.is_wan, self.use_shift, self.use_distilled_cfg_scale = False, False, True, False
+        self.sd_checkpoint_info = SimpleNamespace(name_for_extra=os.path.splitext(filename)[0])
+
+
+class AnotherArchitecture(ZImage):
+    """A model that is not Z-Image, however much its parts look like it."""
