@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import ZvlError
+from .weighting import ALL, block_ranges
+
+_LONGEST_BLOCKS = 200  # characters
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,7 @@ class Option:
 
     Attributes:
         name: The key in Python, in the API and (with dashes) on the command line.
-        kind: `switch`, `number`, `integer`, `choice`, `text`, `image` or `model`.
+        kind: `switch`, `number`, `integer`, `choice`, `text`, `blocks`, `image` or `model`.
         default: The value of a fresh panel.
         label: What the panel calls it; unique within the extension.
         help: One or two sentences shown under the control.
@@ -39,6 +42,13 @@ class Option:
     advanced: bool = False
     axis: str | None = None
     cost: float = 0.0
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Minimum and maximum of a number or integer."""
+        if self.minimum is None or self.maximum is None:
+            raise ValueError(f"{self.name} is declared without a range")
+        return self.minimum, self.maximum
 
     def check(self, value: Any) -> Any:
         """Return `value` in the option's own type, or raise ZvlError. Nothing is guessed: "0.3" is not a number."""
@@ -74,7 +84,7 @@ def _switch(option: Option, value: Any) -> bool:
 
 
 def _number(option: Option, value: Any) -> float:
-    low, high = option.minimum, option.maximum
+    low, high = option.range
     wanted = f"a number from {low:g} to {high:g}"
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise option.refuse(value, wanted)
@@ -82,10 +92,9 @@ def _number(option: Option, value: Any) -> float:
 
 
 def _integer(option: Option, value: Any) -> int:
-    low, high = option.minimum, option.maximum
-    whole = isinstance(value, int) or (
-        isinstance(value, float) and value.is_integer()
-    )  # sliders and JSON send 3.0 for 3
+    low, high = option.range
+    # Sliders and JSON send 3.0 for 3.
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not whole or not low <= value <= high:
         raise option.refuse(value, f"a whole number from {low:g} to {high:g}")
     return int(value)
@@ -105,6 +114,14 @@ def _text(option: Option, value: Any) -> str:
     return value
 
 
+def _blocks(option: Option, value: Any) -> str:
+    text = " ".join(_text(option, value).split()) or ALL
+    if len(text) > _LONGEST_BLOCKS:
+        raise option.refuse(value, "shorter")
+    block_ranges(text)
+    return text
+
+
 def _image(option: Option, value: Any) -> Any:
     return None if isinstance(value, str) and not value else value  # opened and checked by reference.open_reference
 
@@ -115,6 +132,7 @@ _CHECKS = {
     "integer": _integer,
     "choice": _choice,
     "text": _text,
+    "blocks": _blocks,
     "model": _text,
     "image": _image,
 }

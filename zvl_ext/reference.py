@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from .errors import ZvlError
 
@@ -125,7 +125,7 @@ def _guarded(work: Callable[[], Reference]) -> Reference:
         raise ZvlError(
             f"Reference image: more than {MAX_PIXELS // 10**6} million pixels. Make it smaller first."
         ) from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise ZvlError(
             "Reference image: this is not a picture I can read. Use PNG, JPEG, WebP, GIF, BMP or TIFF."
         ) from error
@@ -174,7 +174,7 @@ _UPRIGHT = {
 
 def _upright(image: Image.Image) -> Image.Image:
     image.load()
-    turn = _UPRIGHT.get(image.getexif().get(0x0112))
+    turn = _UPRIGHT.get(image.getexif().get(0x0112, 1))
     return image if turn is None else image.transpose(turn)
 
 

@@ -1,7 +1,7 @@
 """The token sequence that Qwen3-VL reads: the host's own tokens with the vision block put in.
 
 Built from ids, not from strings: whatever the tokenizer merges, the text positions are exactly the host's tokens in
-    order.
+order.
 """
 
 from __future__ import annotations
@@ -159,4 +159,4 @@ def build_sequence(
     system = encode(SYSTEM.format(system_prompt)) if system_prompt else []
     block = [vision.start, *[vision.image] * (grid[0] * grid[1]), vision.end]
     ids = (*system, *text_ids[: len(head)], *block, *text_ids[len(head) :])
-    return Sequence(ids, len(system) + len(head) + 1, tuple(grid), len(system), len(head), len(encode(TAIL)))
+    return Sequence(ids, len(system) + len(head) + 1, (grid[0], grid[1]), len(system), len(head), len(encode(TAIL)))

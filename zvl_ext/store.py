@@ -127,8 +127,7 @@ class Disk:
     """A bounded folder with one safetensors file per key. Several processes may use it at the same time.
 
     It never fails for what the folder holds or refuses: a file that is damaged, foreign or out of reach is a miss, and
-        what
-    can't be written is not kept. The folder is made by the first put. Files of other names in it are never touched.
+    what can't be written is not kept. The folder is made by the first put. Files of other names in it are never touched.
 
     Args:
         folder: The path.
@@ -276,7 +275,7 @@ def _checksum(bundle: Bundle) -> str:
     checksum = 0
     for name, tensor in sorted(bundle.items()):
         checksum = zlib.crc32(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode(), checksum)
-        checksum = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), checksum)
+        checksum = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, checksum)
     return str(checksum)
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import ZvlError
 from ..options import BY_NAME, PROMPT, Settings
 from .common import add_option, check_out, device
 from .tensors import TENSOR, save
+
+if TYPE_CHECKING:
+    from ..mixing.statistics import ReferenceStatistics
 
 
 def add(commands: Any) -> None:
@@ -46,6 +49,8 @@ def run(args: argparse.Namespace) -> None:
     checkpoint = open_checkpoint(args.model)
     checkpoint.check_layer(args.hidden_layer)
 
+    import torch
+
     from .. import conditioner
     from ..engines.sources import Sources, Text
     from ..hosts.standalone import StandaloneExtractor, tokenizer
@@ -60,9 +65,10 @@ def run(args: argparse.Namespace) -> None:
         system_prompt=args.system_prompt,
         vl_prompt=PROMPT,
     )
-    text = Text(args.prompt, tuple(encode(TEMPLATE.format(args.prompt))), None)
+    no_embeddings = torch.empty(0, checkpoint.hidden_size)  # nothing is blended here
+    text = Text(args.prompt, tuple(encode(TEMPLATE.format(args.prompt))), no_embeddings)
     extractor = StandaloneExtractor(checkpoint, device(args.device), args.dtype)
-    sources = Sources(extractor, encode, statistics=None, text_encoder=None, store=Store())
+    sources = Sources(extractor, encode, _no_statistics, text_encoder=None, store=Store())
     states = conditioner.extract(settings, reference, text, sources).states
     rows, columns = checkpoint.grid(reference, args.reference_tokens)
     with open(args.image, "rb") as file:
@@ -86,3 +92,7 @@ def run(args: argparse.Namespace) -> None:
         f"{args.out}: {states.shape[0]} tokens × {states.shape[1]}, layer {args.hidden_layer}, {rows * columns} image "
         f"tokens ({rows} × {columns})"
     )
+
+
+def _no_statistics() -> ReferenceStatistics:
+    raise ValueError("extract has no text encoder whose statistics it could measure")

@@ -36,11 +36,8 @@ def run(args: argparse.Namespace) -> None:
         check_widths(path, text, args.vl, vl)
     # Image positions never hold position 0, the attention sink of a text sequence.
     holds_first = metadata.get("tokens", "text") in ("text", "all")
-    result = {
-        "with_position_0": compare(torch.cat(texts), vl),
-        "without_position_0": compare(torch.cat([text[1:] for text in texts]), vl[1:] if holds_first else vl),
-        "vl_holds_position_0": holds_first,
-    }
+    whole = compare(torch.cat(texts), vl)
+    inner = compare(torch.cat([text[1:] for text in texts]), vl[1:] if holds_first else vl)
     if args.reference_out:
         reference = measure(torch.cat(texts))
         tensors = {
@@ -50,12 +47,10 @@ def run(args: argparse.Namespace) -> None:
         }
         save(tensors, args.reference_out, {"zvl_ext": __version__})
     if args.json:
+        result = {"with_position_0": whole, "without_position_0": inner, "vl_holds_position_0": holds_first}
         print(json.dumps(result, indent=2))
         return
-    for title, part in (
-        ("with position 0", result["with_position_0"]),
-        ("without position 0", result["without_position_0"]),
-    ):
+    for title, part in (("with position 0", whole), ("without position 0", inner)):
         worst = ", ".join(f"{dimension}: {ratio:.3g}x" for dimension, ratio in part["worst_dimensions"])
         print(f"{title} ({part['text_tokens']} text tokens, {part['vl_tokens']} vl tokens)")
         print(f"  global std            text {part['text_std']:.4g}, vl {part['vl_std']:.4g}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..conditioner import condition
+from ..conditioner import Conditioning, condition_all
 from ..engines.sources import ImageTokens, Sources, Text, TextEncoder
 from ..engines.text_encoder import as_qwen3vl, mrope_tables, states_at
 from ..errors import ZvlError
@@ -18,12 +18,18 @@ from ..options import Settings
 from ..qwen3vl import language, vision
 from ..qwen3vl.checkpoint import Checkpoint
 from ..qwen3vl.files import open_checkpoint
+from ..qwen3vl.modules import TextConfig, TextModel, VisionTower
+from ..qwen3vl.passes import Pass
 from ..reference import Reference, sized
 from ..sequence import TEMPLATE, Encode, Sequence
 from ..store import Store
+from ..weighting import Weighting
+from .standalone_attention import weighted
 
 if TYPE_CHECKING:
     from PIL import Image
+
+Tables = tuple[torch.Tensor, torch.Tensor]  # cosine and sine
 
 TEXT_LAYER = -2  # where Z-Image reads its text encoder
 
@@ -46,8 +52,10 @@ class StandaloneExtractor:
     ):
         self.checkpoint = checkpoint
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-        if dtype != "auto":
-            self.dtype = DTYPES.get(dtype, dtype)
+        if isinstance(dtype, torch.dtype):
+            self.dtype = dtype
+        elif dtype != "auto":
+            self.dtype = DTYPES[dtype]
         elif self.device.type == "cpu" and checkpoint.parameters <= _SMALL:
             self.dtype = torch.float32
         else:
@@ -55,7 +63,7 @@ class StandaloneExtractor:
         self.storage = storage
         self.precision = f"{self.device} {self.dtype}" + (" fp8" if storage == "fp8" else "")
         self._model: language.Qwen3VL | None = None
-        self._tower: torch.nn.Module | None = None
+        self._tower: VisionTower | None = None
 
     def extend(
         self,
@@ -63,9 +71,9 @@ class StandaloneExtractor:
         reference: Reference,
         tokens: int,
         depth: int,
-        prefix: language.Pass | None = None,
-        tails: list[language.Pass | None] | None = None,
-    ) -> tuple[language.Pass, list[language.Pass | None]]:
+        prefix: Pass | None = None,
+        tails: list[Pass | None] | None = None,
+    ) -> tuple[Pass, list[Pass | None]]:
         if self._model is None:
             self._model = language.load(self.checkpoint, self.dtype, depth, self.storage)
         elif self._model.depth < depth:
@@ -90,7 +98,7 @@ class StandaloneTextEncoder(TextEncoder):
         name: Identifies its weights.
     """
 
-    def __init__(self, model: torch.nn.Module, name: str):
+    def __init__(self, model: TextModel, name: str):
         self.model = model
         self.layers = len(model.layers)
         self.identity = name
@@ -98,7 +106,8 @@ class StandaloneTextEncoder(TextEncoder):
     @torch.inference_mode()
     def embed(self, ids: list[int]) -> torch.Tensor:
         embedding = self.model.embed_tokens
-        return embedding(torch.tensor(ids, device=embedding.weight.device)).float()
+        rows: torch.Tensor = embedding(torch.tensor(ids, device=embedding.weight.device))
+        return rows.float()
 
     def states(
         self,
@@ -109,27 +118,30 @@ class StandaloneTextEncoder(TextEncoder):
         first: int = 0,
     ) -> dict[int, torch.Tensor]:
         def forward() -> torch.Tensor:
-            return self.model(
-                inputs_embeds=rows[None].to(self.model.embed_tokens.weight), use_cache=False
-            ).last_hidden_state
+            embeds = rows[None].to(self.model.embed_tokens.weight)
+            last: torch.Tensor = self.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+            return last
 
         if image is None:
             return states_at(self.model, first, indices, forward)
+        if sequence is None:
+            raise ValueError("image tokens need the sequence that they stand in")
         with as_qwen3vl(
             self.model.layers, image, sequence.image_start, "position_embeddings", self._rotary_tables(image, sequence)
         ):
             return states_at(self.model, first, indices, forward)
 
-    def _rotary_tables(self, image: ImageTokens, sequence: Sequence) -> Callable[[tuple], tuple]:
+    def _rotary_tables(self, image: ImageTokens, sequence: Sequence) -> Callable[[Tables], Tables]:
         """transformers hands its layers (cos, sin), each [1, tokens, head_dim]."""
         config = self.model.config
         cosine, sine = mrope_tables(sequence.position_ids(), config.head_dim, _rope_theta(config), image.mrope_section)
         return lambda old: (cosine[None].to(old[0]), sine[None].to(old[1]))
 
 
-def _rope_theta(config: object) -> float:
+def _rope_theta(config: TextConfig) -> float:
     """transformers 4 has rope_theta, transformers 5 rope_parameters."""
-    return getattr(config, "rope_theta", None) or config.rope_parameters["rope_theta"]
+    theta: float = getattr(config, "rope_theta", None) or config.rope_parameters["rope_theta"]
+    return theta
 
 
 class ZImage:
@@ -195,12 +207,12 @@ class ZImage:
         prompt: str,
         seed: int = 0,
         say: Callable[[str], None] = lambda line: None,
-    ) -> torch.Tensor:
-        """As `conditioner.condition`, for a prompt as text."""
+    ) -> Conditioning:
+        """What the image model gets for a prompt as text, for `generate`."""
         sources = Sources(
             self._extractor_for(settings), self.encode, lambda: self.statistics, self.text_encoder, self.store, say
         )
-        return condition(settings, reference, self.text(prompt), sources, seed)
+        return condition_all(settings, reference, [self.text(prompt)], sources)[0](seed)
 
     def _extractor_for(self, settings: Settings) -> StandaloneExtractor:
         """The one for a device and a storage; besides the first there is one more at most."""
@@ -222,7 +234,7 @@ class ZImage:
     @torch.inference_mode()
     def generate(
         self,
-        conditionings: list[torch.Tensor],
+        conditionings: Iterable[Conditioning | torch.Tensor],
         seeds: list[int],
         size: tuple[int, int] = (1024, 1024),
         steps: int = 8,
@@ -234,28 +246,32 @@ class ZImage:
         in.
 
         Args:
-            conditionings: float [tokens, hidden] each.
+            conditionings: From `condition`, or rows alone, float [tokens, hidden].
             size: Width and height in pixels.
             guidance: Classifier-free guidance against the negative prompt, diffusers' way of counting: 0 is none.
 
         Raises:
-            ZvlError: a conditioning is longer than the image model has positions for.
+            ZvlError: a conditioning is longer than the image model has positions for, or the image model takes no
+                weight.
         """
         width, height = size
-        self._check_length(max(map(len, conditionings)))
+        wanted = [each if isinstance(each, Conditioning) else Conditioning(each, Weighting()) for each in conditionings]
+        self._check_length(max(map(len, wanted)))
         empty = self.text(negative).embeddings if guidance > 0 else None
         pictures: list[Image.Image] = []
-        for start in range(0, len(conditionings), batch):
-            rows = [c.to(self.extractor.device, self.extractor.dtype) for c in conditionings[start : start + batch]]
-            output = self.pipeline(
-                prompt_embeds=rows,
-                negative_prompt_embeds=[empty.to(rows[0])] * len(rows) if empty is not None else None,
-                generator=[torch.Generator().manual_seed(seed) for seed in seeds[start : start + batch]],
-                width=width,
-                height=height,
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-            )
+        for start in range(0, len(wanted), batch):
+            part = wanted[start : start + batch]
+            rows = [each.rows.to(self.extractor.device, self.extractor.dtype) for each in part]
+            with weighted(self.pipeline.transformer, part, steps):
+                output = self.pipeline(
+                    prompt_embeds=rows,
+                    negative_prompt_embeds=[empty.to(rows[0])] * len(rows) if empty is not None else None,
+                    generator=[torch.Generator().manual_seed(seed) for seed in seeds[start : start + batch]],
+                    width=width,
+                    height=height,
+                    num_inference_steps=steps,
+                    guidance_scale=guidance,
+                )
             pictures += output.images
         return pictures
 

@@ -6,7 +6,7 @@ transformers builds its modules at run time, and torch knows the parts of a modu
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -27,9 +27,10 @@ class TextModel(torch.nn.Module):
 
 
 class TextConfig(Protocol):
-    """The text encoder's configuration. The rotary base stands in different places in transformers 4 and 5."""
+    """The text encoder's configuration."""
 
     head_dim: int
+    rope_parameters: dict[str, Any]  # of transformers 5; transformers 4 has rope_theta
 
 
 class VisionConfig(Protocol):
