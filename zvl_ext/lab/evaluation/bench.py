@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,20 +13,16 @@ import torch
 from PIL import Image
 
 from ... import conditioner
-from ...engines.sources import Text
-from ...hosts.standalone import TEXT_LAYER, StandaloneTextEncoder
-from ...mixing.normalize import NORMALIZATIONS, Target, normalize
-from ...mixing.select import Rows, select
-from ...mixing.statistics import compare
+from ...mixing.select import Rows
 from ...options import Settings
-from ...qwen3vl import language
 from ...qwen3vl.vision import patches
 from ...reference import Reference, open_reference
 from ...sequence import build_sequence
 from ..miniature import adapter, family, world
 from ..miniature.measure import as_tensor, follows, frechet_distance, load_classifier, read, unlike_any
 from ..miniature.world import JUDGED
-from .experiments import TEXT, Row, pairs
+from .experiments import Row, pairs
+from .hidden_states import hidden_state_statistics
 from .table import SHOWN
 
 BATCH = 32
@@ -204,24 +201,17 @@ class Bench:
 
         Returns:
             For each picture, pair by pair: `prompt` and `reference`, whether it shows the value of the prompt's (the
-                reference's)
-            scene, by attribute, as text of 0 and 1; `unlike`, whether no value of some attribute fits, likewise;
-            `cosine` of its features with the reference's, from the real pictures' mean; `distance` of its features to
-            the nearest real picture's, in multiples of what is usual between real pictures. Of all: `frechet`, the
-            distance to the real pictures. With several seeds `diversity` for each pair: the mean distance of features
-            between its pictures, in the same unit.
+            reference's) scene, by attribute, as text of 0 and 1; `unlike`, whether no value of some attribute fits,
+            likewise; `cosine` of its features with the reference's, from the real pictures' mean; `distance` of its
+            features to the nearest real picture's, in multiples of what is usual between real pictures. Of all:
+            `frechet`, the distance to the real pictures. With several seeds `diversity` for each pair: the mean
+            distance of features between its pictures, in the same unit.
         """
         if row.how == "captions":
-            found = [understood(text) for text in self.captions[: row.pairs]]
-            scenes = [pair.shown for pair in self.pairs[: row.pairs]]
-            return {
-                "right": {
-                    name: _bits(said.get(name) == getattr(scene, name) for said, scene in zip(found, scenes))
-                    for name in world.ATTRIBUTES
-                }
-            }
+            return {"right": self._captions_right(row.pairs)}
         if row.how == "statistics":
-            return hidden_state_statistics(self, row.pairs)
+            prompts = [pair.prompt for pair in self.pairs[: row.pairs]]
+            return hidden_state_statistics(self.model, prompts, self.references)
         probabilities, features = read(self.classifier, self.pictures(row))
         numbers = [number for number in range(row.pairs) for _ in range(row.seeds)]
         asked, shown = (
@@ -231,9 +221,9 @@ class Bench:
         cosine = torch.nn.functional.cosine_similarity(features - self.real.mean(0), seen, dim=1)
         distance = torch.cdist(features, self.real).amin(1) / self.usual_distance
         values = {
-            "prompt": {name: _bits(asked[name] > SHOWN) for name in JUDGED},
-            "reference": {name: _bits(shown[name] > SHOWN) for name in JUDGED},
-            "unlike": _bits(unlike_any(probabilities)),
+            "prompt": {name: _zeros_and_ones(asked[name] > SHOWN) for name in JUDGED},
+            "reference": {name: _zeros_and_ones(shown[name] > SHOWN) for name in JUDGED},
+            "unlike": _zeros_and_ones(unlike_any(probabilities)),
             "cosine": [round(float(c), 4) for c in cosine],
             "distance": [round(float(d), 4) for d in distance],
             "frechet": round(frechet_distance(features, self.real), 4),
@@ -243,12 +233,21 @@ class Bench:
             values["diversity"] = [round(float(torch.pdist(group).mean()) / self.usual_distance, 4) for group in groups]
         return values
 
+    def _captions_right(self, count: int) -> dict[str, str]:
+        """By attribute, of which references the caption names the right value."""
+        found = [understood(text) for text in self.captions[:count]]
+        scenes = [pair.shown for pair in self.pairs[:count]]
+        return {
+            name: _zeros_and_ones(said.get(name) == getattr(scene, name) for said, scene in zip(found, scenes))
+            for name in world.ATTRIBUTES
+        }
+
     @functools.cached_property
     def _reference_features(self) -> torch.Tensor:
         return read(self.classifier, [reference.image for reference in self.references])[1]
 
 
-def _bits(values: Any) -> str:
+def _zeros_and_ones(values: Iterable[Any]) -> str:
     return "".join("1" if value else "0" for value in values)
 
 
@@ -261,92 +260,3 @@ def understood(description: str) -> dict[str, str]:
     """The attributes that a description names, as far as it is well formed: `shape star, colour red` and so on."""
     found = (part.strip().partition(" ") for part in description.split(","))
     return {name: value for name, _, value in found if value in world.ATTRIBUTES.get(name, ())}
-
-
-# Hidden states
-
-
-@torch.inference_mode()
-def hidden_state_statistics(bench: Bench, count: int) -> dict[str, Any]:
-    """How the vision-language model's hidden states compare with the text embeddings, with and without position 0."""
-    model, settings = bench.model, Settings.from_mapping(TEXT)
-    texts = [model.text(pair.prompt) for pair in bench.pairs[:count]]
-    checkpoint = model.extractor.checkpoint
-    whole = language.load(checkpoint, torch.float32)
-    module = whole.module.language_model
-    module.embed_tokens = whole.embedding
-    reader = StandaloneTextEncoder(module, "Qwen3-VL")
-    drifted = [reader.hidden_states(reader.embed(list(text.ids)), TEXT_LAYER, None, None) for text in texts]
-    result: dict[str, Any] = {
-        "sink": {"text encoder": _sink([text.embeddings for text in texts]), "Qwen3-VL": _sink(drifted)},
-        "drift": {
-            "cosine": float(
-                torch.cat(
-                    [torch.cosine_similarity(a.embeddings[1:], b[1:], dim=1) for a, b in zip(texts, drifted)]
-                ).mean()
-            ),
-            "correlation": compare(torch.cat([t.embeddings for t in texts]), torch.cat(drifted))["correlation"],
-        },
-        "compared": {},
-        "share": {},
-    }
-    every, ordinary = torch.cat([t.embeddings for t in texts]), torch.cat([t.embeddings[1:] for t in texts])
-    for layer in (TEXT_LAYER, settings.hidden_layer):
-        picked: dict[str, list[Rows]] = {"text": [], "image_no_markers": []}
-        for text, reference in zip(texts, bench.references):
-            sequence = build_sequence(
-                text.ids,
-                checkpoint.grid(reference, settings.reference_tokens),
-                model.encode,
-                vision=checkpoint.vision_tokens,
-            )
-            states = whole.hidden_states(sequence, reference, settings.reference_tokens, [layer])[layer]
-            for mode, rows in picked.items():
-                rows.append(select(states, sequence, mode))
-        for mode, name in (("text", "text positions"), ("image_no_markers", "image positions")):
-            rows = picked[mode]
-            first = 1 if rows[0].holds_first else 0
-            result["compared"][f"{name}, layer {layer}"] = {
-                "with position 0": _short(compare(every, torch.cat([r.states for r in rows]))),
-                "without position 0": _short(compare(ordinary, torch.cat([r.states[first:] for r in rows]))),
-            }
-            if layer == settings.hidden_layer:
-                result["share"][name] = _shares(rows, texts, model.statistics)
-    return result
-
-
-def _sink(states: list[torch.Tensor]) -> dict[str, float]:
-    """The first token's norm against the median of the others, and what it does to the standard deviation of all
-    values."""
-    norms = [state.norm(dim=1) for state in states]
-    first = torch.stack([n[0] for n in norms]).mean()
-    others = torch.cat([n[1:] for n in norms]).median()
-    with_first, without = torch.cat(states).std(), torch.cat([state[1:] for state in states]).std()
-    return {
-        "first": float(first),
-        "others": float(others),
-        "ratio": float(first / others),
-        "std": float(with_first),
-        "std without position 0": float(without),
-    }
-
-
-def _short(compared: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: compared[key]
-        for key in ("text_std", "vl_std", "correlation", "median_ratio", "worst_ratio", "worst_dimensions", "outliers")
-    }
-
-
-def _shares(rows: list[Rows], texts: list[Text], statistics: Any) -> dict[str, float]:
-    """By normalization: which share of an ordinary blended token is Qwen3-VL's at alpha 0.3, by the rows' sizes."""
-    alpha, shares = 0.3, {}
-    for name in NORMALIZATIONS:
-        ratios = []
-        for row, text in zip(rows, texts):
-            scaled = normalize(row.states, name, Target(statistics, text.embeddings, row.holds_first))
-            ordinary = scaled[1:] if row.holds_first else scaled
-            ratios.append(float(ordinary.norm(dim=1).median() / text.embeddings[1:].norm(dim=1).median()))
-        ratio = float(np.median(ratios))
-        shares[name] = alpha * ratio / (alpha * ratio + 1 - alpha)
-    return shares

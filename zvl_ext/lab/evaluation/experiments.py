@@ -24,7 +24,8 @@ class Pair:
         wanted: The scene that the prompts are about.
         shown: The scene that the reference shows: another shape, colour, background and style.
         prompt: A caption of `wanted` with all four attributes.
-        half: A caption of `wanted` with only two of them, `said`.
+        half: A caption of `wanted` with only two of them.
+        said: Those two.
         drawing: The seed of the reference's drawing.
     """
 
@@ -99,22 +100,22 @@ class Plan:
 
     Attributes:
         pairs: Of the main part and the baselines.
-        side: Of the parts that vary one factor.
-        diversity: Pairs of which several seeds are drawn.
+        factor_pairs: Of the parts that vary one factor.
+        seed_pairs: Of the part in which several seeds of each are drawn.
         alphas: Of the main curves.
         blend_alphas, splice_alphas: Of the parts that vary one factor.
     """
 
     pairs: int = 200
-    side: int = 60
-    diversity: int = 20
+    factor_pairs: int = 60
+    seed_pairs: int = 20
     alphas: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.85, 1.0)
     blend_alphas: tuple[float, ...] = (0.3, 0.7)
     splice_alphas: tuple[float, ...] = (0.5, 1.0)
 
     def of(self, pairs: int) -> Plan:
         """The same with another number of pairs in the main part, and of the others in proportion."""
-        fewer = {name: max(2, round(getattr(self, name) * pairs / self.pairs)) for name in ("side", "diversity")}
+        fewer = {name: max(2, round(getattr(self, name) * pairs / self.pairs)) for name in ("factor_pairs", "seed_pairs")}
         return dataclasses.replace(self, pairs=pairs, **fewer)
 
 
@@ -210,7 +211,7 @@ def experiments(plan: Plan) -> list[Row]:
         Row("pictures", "drawn", "real", {}, plan.pairs),
         Row("pictures", "drawn, through the autoencoder", "autoencoder", {}, plan.pairs),
         Row("captions", "Qwen3-VL's captions of the references", "captions", {}, plan.pairs),
-        Row("statistics", "hidden states", "statistics", {}, plan.side),
+        Row("statistics", "hidden states", "statistics", {}, plan.factor_pairs),
     ]
     rows += baselines(plan.pairs)
     rows += [
@@ -221,19 +222,19 @@ def experiments(plan: Plan) -> list[Row]:
     raw = TEXT | {"token_mode": "image_no_markers"}
     for name in ("none", "global", "per_dim"):
         rows += [
-            Row("vision tower", f"tower, {name}", "tower", raw | {"normalization": name, "alpha": alpha}, plan.side)
+            Row("vision tower", f"tower, {name}", "tower", raw | {"normalization": name, "alpha": alpha}, plan.factor_pairs)
             for alpha in (0.3, 1.0)
         ]
     for part, base, values, varied in FACTORS:
         for name, change in varied.items():
             rows += [
-                Row(part, f"{base}: {name}", "settings", values | change | {"alpha": alpha}, plan.side)
+                Row(part, f"{base}: {name}", "settings", values | change | {"alpha": alpha}, plan.factor_pairs)
                 for alpha in alphas(values)
             ]
-    rows += baselines(plan.side, half=True, part="half-specified")
+    rows += baselines(plan.factor_pairs, half=True, part="half-specified")
     for name, values in CURVES.items():
         rows += [
-            Row("half-specified", name, "settings", values | {"alpha": alpha}, plan.side, half=True)
+            Row("half-specified", name, "settings", values | {"alpha": alpha}, plan.factor_pairs, half=True)
             for alpha in alphas(values)
         ]
     several: list[tuple[str, str, dict[str, Any]]] = [
@@ -248,5 +249,5 @@ def experiments(plan: Plan) -> list[Row]:
         (f"splice all + insert, dropout {share}", "settings", SPLICE | {"image_dropout": share, "alpha": 1.0})
         for share in (0.85, 0.95)
     ]
-    rows += [Row("diversity", name, how, values, plan.diversity, seeds=4) for name, how, values in several]
+    rows += [Row("diversity", name, how, values, plan.seed_pairs, seeds=4) for name, how, values in several]
     return rows

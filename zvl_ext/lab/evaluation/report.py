@@ -11,69 +11,111 @@ from typing import Any
 from ..miniature.family import LAYERS, SAMPLING
 from ..miniature.world import ATTRIBUTES, JUDGED
 from .experiments import PRESET_NAMES, SPLICE, TEXT, Row
-from .table import RESAMPLES, Entry, Missing, Table, caption_accuracy, pct
+from .table import RESAMPLES, Entry, Missing, Table, caption_accuracy, with_interval
 from .verdicts import Verdict, decide, findings, what_it_must_show
 
-_MEASURES = """- **adherence**: share of the prompt's four attributes that the picture shows. **similarity**: share of the reference's. They contradict each
-  other in all four, so the two add up to at most 1; what is missing is **neither**'s. An attribute counts as shown when the classifier
-  finds its value over 0.5 probable.
-- **unlike**: share of pictures with an attribute that no value fits. **distance**: of the classifier's features to the nearest of {real} drawn
-  pictures, in multiples of the usual distance between drawn pictures: 1 is a real picture. **Fréchet**: between the features of all pictures of
-  the row and the drawn ones; it depends on the number of pictures, so compare it within a table only. **cosine**: of the picture's features
-  with the reference's, from the mean of the drawn ones.
-- **diversity**: mean distance of features between four seeds of one pair, in the same unit as distance.
-- Brackets are 95 % bootstrap intervals over pairs ({resamples} resamples). *Clearly* means: the interval of the difference, pair by pair, leaves
-  out zero."""
+# Lines of evidence.md are as long as they were written: a diff of it shows numbers that have changed, and no others.
+_INTRODUCTION = (
+    "Written by `python -m zvl_ext evaluate`. **The miniature family is not Z-Image.** It consists of tiny models of "
+    "the same classes, trained on drawn pictures of one object each. What is shown here is how the method works on "
+    "models of this architecture; how large an effect is on the real models, and whether a finding about them is "
+    "right, it can't tell."
+)
+_TRAINED_IN = (
+    "Three things that large models have by themselves were trained into the small ones, because nothing this small "
+    "gets them: the attention sink (the first token some twenty times as long as others), hidden states that still "
+    "name their own word, and image tokens that name what their patch shows. So the miniature shows what follows from "
+    "these, not that they exist. The adapter is a small one with a short training (111,000 parameters, minutes)."
+)
+_PAIRS = (
+    "Each pair is a prompt and a reference that disagree in shape, colour, background and style, all of combinations "
+    "that training never showed. Pictures are sampled in {steps} steps with guidance {guidance:g}; the same pair has "
+    "the same noise in every row. Layers are named as the miniature counts them, -1 to -{layers}; the presets' -8 and "
+    "-2 lie as deep as {blend} and {splice} here."
+)
+_MEASURES = (
+    "- **adherence**: share of the prompt's four attributes that the picture shows. **similarity**: share of the "
+    "reference's. They contradict each\n"
+    "  other in all four, so the two add up to at most 1; what is missing is **neither**'s. An attribute counts as "
+    "shown when the classifier\n"
+    "  finds its value over 0.5 probable.\n"
+    "- **unlike**: share of pictures with an attribute that no value fits. **distance**: of the classifier's features "
+    "to the nearest of {real} drawn\n"
+    "  pictures, in multiples of the usual distance between drawn pictures: 1 is a real picture. **Fréchet**: between "
+    "the features of all pictures of\n"
+    "  the row and the drawn ones; it depends on the number of pictures, so compare it within a table only. "
+    "**cosine**: of the picture's features\n"
+    "  with the reference's, from the mean of the drawn ones.\n"
+    "- **diversity**: mean distance of features between four seeds of one pair, in the same unit as distance.\n"
+    "- Brackets are 95 % bootstrap intervals over pairs ({resamples} resamples). *Clearly* means: the interval of the "
+    "difference, pair by pair, leaves\n"
+    "  out zero."
+)
 
-
-def _cells(entry: Entry, names: tuple[str, ...]) -> list[str]:
-    return [pct(entry.interval(name)) for name in names]
+_PLACED = ("baselines", "main", "half-specified", "diversity")  # parts in the report's own order
+_COLUMNS = ("adherence", "similarity", "neither", "unlike", "distance", "cosine")
+_TITLES = {
+    "baselines": "Baselines",
+    "main": "Curves over alpha",
+    "half-specified": "Half-specified prompts",
+    "diversity": "Diversity of seeds",
+    "pictures": "The instruments' own limits",
+    "vision tower": "The raw vision tower",
+}  # of the parts that are not about one factor
+_NOTES = {
+    "baselines": "A caption is Qwen3-VL's own of the reference, appended to the prompt. img2img starts from the "
+    "reference. The adapter is trained.",
+    "main": "Presets: "
+    + ", ".join(f"{name} is *{preset}*" for name, preset in PRESET_NAMES.items())
+    + ". Alpha 0 is the prompt alone.",
+    "half-specified": "The prompt speaks of two of the four attributes, which two varies. adherence is about those, "
+    "similarity about the two it leaves open: does the reference fill them?",
+}
 
 
 def _markdown(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
 
 
-_PLACED = (
-    "baselines",
-    "main",
-    "half-specified",
-    "diversity",
-    "captions",
-    "statistics",
-)  # parts with a place of their own in the report
-_COLUMNS = ("adherence", "similarity", "neither", "unlike", "distance", "cosine")
-
-
 def _part_table(entries: list[Entry], columns: tuple[str, ...] = _COLUMNS) -> str:
-    header = ["setting", "alpha", *columns, "Fréchet", "n"]
     rows = [
         [
             e.row.name,
             f"{e.row.alpha:g}" if e.row.how in ("settings", "tower") else "",
-            *_cells(e, columns),
+            *(with_interval(e.interval(name)) for name in columns),
             f"{e.values['frechet']:.1f}",
             str(e.row.pairs * e.row.seeds),
         ]
         for e in entries
     ]
-    return _markdown(header, rows)
+    return _markdown(["setting", "alpha", *columns, "Fréchet", "n"], rows)
 
 
 def _attribute_table(entries: list[Entry]) -> str:
-    header = ["setting", "alpha", *(f"{whose}'s {name}" for whose in ("prompt", "reference") for name in JUDGED)]
+    columns = [(whose, name) for whose in ("prompt", "reference") for name in JUDGED]
     rows = [
-        [
-            e.row.name,
-            f"{e.row.alpha:g}",
-            *(f"{e.metric(f'{w} {name}').mean():.2f}" for w in ("prompt", "reference") for name in JUDGED),
-        ]
+        [e.row.name, f"{e.row.alpha:g}", *(f"{e.metric(f'{whose} {name}').mean():.2f}" for whose, name in columns)]
         for e in entries
     ]
-    return _markdown(header, rows)
+    return _markdown(["setting", "alpha", *(f"{whose}'s {name}" for whose, name in columns)], rows)
 
 
-def _statistics_tables(values: dict[str, Any]) -> str:
+def _captions(table: Table) -> list[str]:
+    try:
+        right = caption_accuracy(table)
+    except Missing:
+        return []
+    if not right:
+        return []
+    numbers = [*map(with_interval, right.values()), str(table.part("captions")[0].row.pairs)]
+    return [
+        "## Qwen3-VL's captions",
+        "Share of the references whose attribute it names rightly.",
+        _markdown([*ATTRIBUTES, "n"], [numbers]),
+    ]
+
+
+def _hidden_states(values: dict[str, Any]) -> list[str]:
     sink = [
         [name, *(f"{v[key]:.3g}" for key in ("first", "others", "ratio", "std", "std without position 0"))]
         for name, v in values["sink"].items()
@@ -91,7 +133,8 @@ def _statistics_tables(values: dict[str, Any]) -> str:
     ]
     shares = [[name, *(f"{share:.2f}" for share in by.values())] for name, by in values["share"].items()]
     drift = values["drift"]
-    parts = [
+    return [
+        "## Hidden states",
         "The attention sink: the first token's norm against the median of the others, and the standard deviation of "
         "all values.",
         _markdown(
@@ -99,8 +142,7 @@ def _statistics_tables(values: dict[str, Any]) -> str:
             sink,
         ),
         "Qwen3-VL's language model has drifted from the text encoder: on the same text the cosine of their states is "
-        f"{drift['cosine']:.3f}, the "
-        f"correlation of the per-dimension spreads {drift['correlation']:.3f}.",
+        f"{drift['cosine']:.3f}, the correlation of the per-dimension spreads {drift['correlation']:.3f}.",
         "Hidden states after the reference against text embeddings, per-dimension standard deviations.",
         _markdown(
             ["states", "statistics", "correlation", "median ratio", "worst ratio", "dimensions over 10×"], compared
@@ -108,7 +150,6 @@ def _statistics_tables(values: dict[str, Any]) -> str:
         "The share of an ordinary blended token that is Qwen3-VL's at alpha 0.3, by the tokens' sizes.",
         _markdown(["states", *next(iter(values["share"].values()))], shares),
     ]
-    return "\n\n".join(parts)
 
 
 def _verdict_table(verdicts: list[Verdict]) -> str:
@@ -117,77 +158,57 @@ def _verdict_table(verdicts: list[Verdict]) -> str:
     )
 
 
+def _placed_part(table: Table, part: str) -> list[str]:
+    entries = table.part(part)
+    if not entries:
+        return []
+    columns = ("diversity", "adherence", "similarity") if part == "diversity" else _COLUMNS
+    parts = [f"## {_TITLES[part]}", *([_NOTES[part]] if part in _NOTES else []), _part_table(entries, columns)]
+    if part in ("baselines", "main"):
+        parts += ["By attribute:", _attribute_table(entries)]
+    return parts
+
+
+def _other_parts(table: Table) -> list[str]:
+    """Every part of pictures that has no place of its own."""
+    names = dict.fromkeys(entry.row.part for entry in table.entries)
+    parts = []
+    for name in names:
+        if name not in (*_PLACED, "captions", "statistics"):
+            parts += [f"## {_TITLES.get(name, f'One factor: {name}')}", _part_table(table.part(name))]
+    return parts
+
+
 def report(table: Table, shown: list[Verdict], checked: list[Verdict], plots: list[str]) -> str:
-    """evidence.md."""
+    """evidence.md.
+
+    Args:
+        shown: The verdicts on what it must show.
+        checked: Those on the published findings.
+        plots: File names beside it.
+    """
     from .bench import REAL
 
+    layers = {"blend": TEXT["hidden_layer"], "splice": SPLICE["hidden_layer"], "layers": LAYERS}
     parts = [
         "# Evidence",
-        "Written by `python -m zvl_ext evaluate`. **The miniature family is not Z-Image.** It consists of tiny models "
-        "of the same classes, trained on drawn "
-        "pictures of one object each. What is shown here is how the method works on models of this architecture; how "
-        "large an effect is on the real models, "
-        "and whether a finding about them is right, it can't tell.",
-        "Three things that large models have by themselves were trained into the small ones, because nothing this "
-        "small gets them: the attention sink "
-        "(the first token some twenty times as long as others), hidden states that still name their own word, and "
-        "image tokens that name what their patch "
-        "shows. So the miniature shows what follows from these, not that they exist. The adapter is a small one with a "
-        "short training (111,000 "
-        "parameters, minutes).",
-        "Each pair is a prompt and a reference that disagree in shape, colour, background and style, all of "
-        "combinations that training never showed. "
-        f"Pictures are sampled in {SAMPLING['steps']} steps with guidance {SAMPLING['guidance']:g}; the same pair has "
-        "the same noise in every row. "
-        f"Layers are named as the miniature counts them, -1 to -{LAYERS}; the presets' -8 and -2 lie as deep as "
-        f"{TEXT['hidden_layer']} and "
-        f"{SPLICE['hidden_layer']} here.",
+        _INTRODUCTION,
+        _TRAINED_IN,
+        _PAIRS.format(steps=SAMPLING["steps"], guidance=SAMPLING["guidance"], **layers),
         _MEASURES.format(real=REAL, resamples=RESAMPLES),
         "## What it must show",
         _verdict_table(shown),
         "## The published findings, one by one",
         "Verdicts follow from the numbers by the rule beside them; none is written by hand.",
         _verdict_table(checked),
+        *(f"![{os.path.splitext(name)[0].replace('_', ' ')}]({name})" for name in plots),
+        *_captions(table),
     ]
-    parts += [f"![{os.path.splitext(name)[0].replace('_', ' ')}]({name})" for name in plots]
-    titles = {
-        "baselines": "Baselines",
-        "main": "Curves over alpha",
-        "half-specified": "Half-specified prompts",
-        "diversity": "Diversity of seeds",
-        "pictures": "The instruments' own limits",
-    }
-    notes = {
-        "half-specified": "The prompt speaks of two of the four attributes, which two varies. adherence is about "
-        "those, similarity about the two it leaves "
-        "open: does the reference fill them?",
-        "baselines": "A caption is Qwen3-VL's own of the reference, appended to the prompt. img2img starts from the "
-        "reference. The adapter is trained.",
-        "main": "Presets: "
-        + ", ".join(f"{name} is *{preset}*" for name, preset in PRESET_NAMES.items())
-        + ". Alpha 0 is the prompt alone.",
-    }
-    try:
-        accuracy = _markdown(
-            [*ATTRIBUTES, "n"],
-            [[*map(pct, (right := caption_accuracy(table)).values()), str(table.part("captions")[0].row.pairs)]],
-        )
-        if right:
-            parts += ["## Qwen3-VL's captions", "Share of the references whose attribute it names rightly.", accuracy]
-    except Missing:
-        pass
-    for part in ("baselines", "main", "half-specified", "diversity"):
-        if entries := table.part(part):
-            columns = ("diversity", *_COLUMNS[:2]) if part == "diversity" else _COLUMNS
-            parts += [f"## {titles[part]}", *([notes[part]] if part in notes else []), _part_table(entries, columns)]
-            if part in ("baselines", "main"):
-                parts += ["By attribute:", _attribute_table(entries)]
+    for part in _PLACED:
+        parts += _placed_part(table, part)
     if table.part("statistics"):
-        parts += ["## Hidden states", _statistics_tables(table.statistics)]
-    for part in dict.fromkeys(entry.row.part for entry in table.entries if entry.row.part not in _PLACED):
-        title = titles.get(part, f"One factor: {part}" if part != "vision tower" else "The raw vision tower")
-        parts += [f"## {title}", _part_table(table.part(part))]
-    return "\n\n".join(parts) + "\n"
+        parts += _hidden_states(table.statistics)
+    return "\n\n".join([*parts, *_other_parts(table)]) + "\n"
 
 
 def write(

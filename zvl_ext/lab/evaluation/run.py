@@ -1,8 +1,7 @@
 """`python -m zvl_ext evaluate`: measures the product on the miniature family, and writes what it found.
 
 Rows of the table of experiments are measured one by one and kept, so that a run that was stopped goes on where it was.
-A row is a
-function of the weights and of itself: neither the number of workers nor the order changes its numbers.
+A row is a function of the weights and of itself: neither the number of workers nor the order changes its numbers.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""From measurements to numbers: a measure for each pair, its interval, and entries to be found by what they
-measured."""
+"""From measurements to numbers: a measure for each pair, its interval, and entries found by what they measured."""
 
 from __future__ import annotations
 
@@ -26,8 +25,9 @@ def resamples(count: int, times: int = RESAMPLES) -> np.ndarray:
 
 
 def bootstrap(values: np.ndarray, times: int = RESAMPLES) -> Interval:
-    """The mean and its 95 % interval: percentiles of the means of resampled pairs (Efron & Tibshirani 1993, chapter
-    13).
+    """The mean and its 95 % interval: percentiles of the means of resampled pairs.
+
+    After Efron & Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13.
 
     Args:
         values: One number for each pair, [pairs]. The same resamples are used for every array of that length.
@@ -160,6 +160,6 @@ def caption_accuracy(table: Table) -> dict[str, Interval]:
     return {name: bootstrap(np.array([float(bit) for bit in text])) for name, text in bits.items()}
 
 
-def pct(interval: Interval | list[float]) -> str:
+def with_interval(interval: Interval | list[float]) -> str:
     """A mean with its interval, as the tables show it."""
     return f"{interval[0]:.2f} [{interval[1]:.2f}, {interval[2]:.2f}]"
