@@ -1,0 +1,1 @@
+"""What the evidence decides about: claims by subject, each with a stated rule."""
