@@ -90,7 +90,6 @@ def test_the_keys_are_all_ours_and_unique() -> None:
 
 # --- there and back
 
-
 NASTY = [
     "", " ", "  blank on both sides  "
     "", "=", "= 1", "==", "512x512", "a, b", "a: b", "a, b: c, Seed: 7", 'he said "no"', '"', '""', '"quoted"', '"half',

@@ -16,7 +16,6 @@ from zvl_ext.webui import run
 
 pytest_plugins = ["host_fixtures"]
 
-
 REFUSED = {
     "not a picture": ({"reference": base64.b64encode(b"not a picture").decode()}, "not a picture"),
     "not base64": ({"reference": "/etc/hostname.png"}, "not base64"),

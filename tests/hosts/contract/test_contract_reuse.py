@@ -19,7 +19,6 @@ from zvl_ext.webui.kept import KEEPER, RECORDINGS
 
 pytest_plugins = ["host_fixtures"]
 
-
 SWEPT = {
     "blend": {},
     "image rows inserted": {"token_mode": "image", "length_match": "insert"},

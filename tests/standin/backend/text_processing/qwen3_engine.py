@@ -38,7 +38,11 @@ class Qwen3TextProcessingEngine:
                 embeds = embeds * weights[None, :, None]
                 mask = torch.ones(embeds.shape[:2], dtype=torch.long)
                 known[line] = self.text_encoder(
-                    None, attention_mask=mask, embeds=embeds, num_tokens=[embeds.shape[1]], intermediate_output=self.intermediate_output,
+                    None,
+                    attention_mask=mask,
+                    embeds=embeds,
+                    num_tokens=[embeds.shape[1]],
+                    intermediate_output=self.intermediate_output,
                     final_layer_norm_intermediate=False,
-                )[1][0]  # fmt: skip
+                )[1][0]
         return [known[line] for line in texts]

@@ -1,0 +1,168 @@
+"""The demonstration's command: its contact sheet, over an untrained miniature, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("diffusers")
+
+from zvl_ext.__main__ import main
+from zvl_ext.lab import demo
+from zvl_ext.lab.miniature import world
+
+PROMPT = "a large red heart, on a white background"
+
+
+@pytest.fixture
+def command(weights_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run the command with two columns; returns its exit code, what it printed, and the file it was to write."""
+    monkeypatch.setattr(demo, "ALPHAS", (0.5, 1.0))
+
+    def run(*more: str) -> tuple[int, str, str, Path]:
+        out = tmp_path / "sheet.png"
+        capfd.readouterr()
+        code = main(["demo", "--weights", str(weights_folder), "--steps", "1", "--out", str(out), *more])
+        printed = capfd.readouterr()
+        return code, printed.out, printed.err, out
+
+    return run
+
+
+def test_the_contact_sheet(command: Any, weights: demo.Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, said, wrong, out = command()
+    assert (code, wrong) == (0, "")
+    assert str(out) in said
+    assert "python -m zvl_ext demo --z-image FOLDER --qwen3-vl PATH" in said.splitlines()[-1]
+    with Image.open(out) as sheet:
+        assert sheet.width > demo.SIDE * 3
+        assert sheet.height > demo.SIDE * (1 + len(demo.ROWS))
+        assert len(sheet.getcolors(2**24)) > 100
+    first = out.read_bytes()
+    monkeypatch.setattr(demo, "open_weights", lambda args: weights)  # loaded by another test, and used already
+    assert command()[3].read_bytes() == first, "the same command writes the same bytes"
+    assert command("--seed", "5")[3].read_bytes() != first
+    assert not [name for name in os.listdir(out.parent) if name != out.name]
+
+
+def test_a_prompt_and_a_reference_of_ones_own(
+    command: Any, weights: demo.Weights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(demo, "open_weights", lambda args: weights)
+    picture = tmp_path / "own" / "reference.jpg"
+    picture.parent.mkdir()
+    Image.new("RGB", (300, 200), "orange").save(picture)
+    code, _, _, out = command("--prompt", "something else", "--reference", str(picture))
+    assert code == 0
+    assert out.exists()
+
+
+def test_the_same_command_with_other_weights(command: Any, weights_folder: Path, tmp_path: Path) -> None:
+    """They are named as the real ones are, and measured by nobody."""
+    reference = tmp_path / "own" / "reference.png"
+    reference.parent.mkdir()
+    Image.new("RGB", (64, 64), "teal").save(reference)
+    named = [
+        "--z-image",
+        str(weights_folder / "z-image"),
+        "--qwen3-vl",
+        str(weights_folder / "qwen3-vl"),
+        "--size",
+        "64",
+        "--device",
+        "cpu",
+    ]
+    rows = tuple((title, values | {"hidden_layer": -2}) for title, values in demo.ROWS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "ROWS", rows)  # the miniature has no layer -8
+        code, said, wrong, out = command(*named, "--prompt", PROMPT, "--reference", str(reference))
+    assert (code, wrong) == (0, "")
+    assert out.exists()
+    assert "FOLDER" not in said
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--z-image", "nowhere"], "--qwen3-vl"),
+        (["--qwen3-vl", "nowhere"], "--z-image"),
+        (["--z-image", "nowhere", "--qwen3-vl", "nowhere"], "--prompt"),
+        (
+            ["--z-image", "nowhere", "--qwen3-vl", "nowhere", "--prompt", "x", "--reference", "nowhere.png"],
+            "nowhere.png",
+        ),
+        (["--weights", "nowhere"], "nowhere"),
+        (["--reference", "nowhere.png"], "nowhere.png"),
+        (["--out", "nowhere/sheet.png"], "nowhere"),
+        (["--size", "512"], "--size"),
+        (["--size", "12"], "64 to 2048"),
+        (["--steps", "0"], "1 to 100"),
+        (["--steps", "many"], "1 to 100"),
+        (["--seed", "x"], "--seed"),
+        (["--seed", "-1"], "--seed"),
+        (["--guidance", "31"], "0 to 30"),
+        (["--guidance", "nan"], "--guidance"),
+        (
+            ["--z-image", "nowhere", "--qwen3-vl", "nowhere", "--prompt", "x", "--reference", "x", "--size", "100"],
+            "multiple of 16",
+        ),
+        (["--device", "abacus"], "abacus"),
+        (["--ui", "--port", "70000"], "65535"),
+    ],
+)
+def test_bad_input_is_one_line(command: Any, more: list[str], says: str) -> None:
+    code, said, wrong, out = command(*more)
+    assert code == 2
+    assert said == ""
+    assert len(wrong.splitlines()) == 1
+    assert wrong.startswith("zvl_ext: ")
+    assert says in wrong
+    assert not out.exists()
+
+
+def test_damaged_weights_are_one_line(command: Any, weights_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "damaged").mkdir()
+    for name in ("z-image", "qwen3-vl"):
+        (tmp_path / "damaged" / name).symlink_to(weights_folder / name)
+    (tmp_path / "damaged" / "classifier.safetensors").write_bytes(b"nothing")
+    code, _, wrong, _ = command("--weights", str(tmp_path / "damaged"))
+    assert code == 2
+    assert len(wrong.splitlines()) == 1
+    assert "damaged" in wrong
+
+
+def test_the_default_pair_is_new_to_the_models_and_contradicts_itself() -> None:
+    wanted = demo.named_in(demo.PROMPT)
+    assert set(wanted) == set(world.JUDGED)
+    assert world.Scene(**wanted).held_out
+    assert demo.REFERENCE.held_out
+    assert all(getattr(demo.REFERENCE, name) != value for name, value in wanted.items())
+
+
+@pytest.mark.parametrize(
+    ("prompt", "found"),
+    [
+        ("", {}),
+        ("a cat on the mat", {}),
+        ("A STAR, covered with stripes", {"shape": "star", "style": "striped"}),
+        (
+            "an orange moon against black, soft blurred light",
+            {"shape": "moon", "colour": "orange", "background": "black", "style": "soft"},
+        ),
+        ("a starry night", {}),
+    ],
+)
+def test_what_a_prompt_names(prompt: str, found: dict[str, str]) -> None:
+    assert demo.named_in(prompt) == found
+
+
+def test_every_caption_is_understood() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        scene = world.random_scene(rng, None)
+        assert demo.named_in(world.caption(scene, rng)) == {name: getattr(scene, name) for name in world.JUDGED}
