@@ -14,6 +14,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import pytest
+import safetensors
 import tiny
 import torch
 import transformers
@@ -29,6 +30,9 @@ from zvl_ext.reference import Reference, open_reference
 from zvl_ext.sequence import TEMPLATE
 from zvl_ext.store import Store
 
+pytest.register_assert_rewrite(
+    "command_line", "compare", "deep", "pixels", "weights"
+)  # what fails there is told as well
 transformers.utils.logging.disable_progress_bar()
 torch.set_num_threads(1)  # tiny tensors: threads only get in each other's way
 
@@ -131,6 +135,36 @@ def checkpoint(folder: Path) -> Checkpoint:
 @pytest.fixture(scope="session")
 def loaded(checkpoint: Checkpoint) -> Qwen3VL:
     return load(checkpoint, torch.float32)
+
+
+@pytest.fixture
+def get_tensor(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """The names of all tensors that are read, from now on, and their bytes."""
+    read: dict[str, int] = {}
+    real = safetensors.safe_open
+
+    class Recording:
+        def __init__(self, *args):
+            self.file = real(*args)
+
+        def __enter__(self):
+            self.file.__enter__()
+            return self
+
+        def __exit__(self, *error):
+            return self.file.__exit__(*error)
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def get_tensor(self, key):
+            assert key not in read, f"{key} is read twice"
+            value = self.file.get_tensor(key)
+            read[key] = value.nbytes
+            return value
+
+    monkeypatch.setattr(safetensors, "safe_open", Recording)
+    return read
 
 
 # --- the pipeline over the tiny models

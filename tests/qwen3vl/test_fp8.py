@@ -1,60 +1,23 @@
-"""Weights that are kept in another way than they are computed with: fp8 in half the memory, and bfloat16 with sums in
-float32."""
+"""A language model kept in fp8, half the memory: read as it is stored, or brought to it."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 import torch
-from cases import TOKENS, sequence_for
 from compare import relative_error
 from safetensors.torch import save_file
+from weights import opened
 
 from zvl_ext.hosts.standalone import StandaloneExtractor
-from zvl_ext.qwen3vl import linear
 from zvl_ext.qwen3vl.files import open_checkpoint
-from zvl_ext.qwen3vl.language import Qwen3VL, load
-from zvl_ext.reference import open_reference
+from zvl_ext.qwen3vl.language import Qwen3VL
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
-
-
-@pytest.fixture(scope="module")
-def state(model):
-    return tiny.inner_state(model)
-
-
-@pytest.fixture
-def saved(model, tmp_path):
-    """Write tensors (names as in `inner_state`) as one file with the configuration; returns its path."""
-
-    def save(tensors: dict[str, torch.Tensor], name: str = "fp8.safetensors") -> Path:
-        return tiny.save_single(tensors, tmp_path / name, metadata=tiny.config_metadata(model.config))
-
-    return save
-
-
-@pytest.fixture
-def states(encode):
-    """A model's states at some layers for one prompt and picture, float32."""
-
-    def read(model: Qwen3VL, layers=range(-5, 0)) -> dict[int, torch.Tensor]:
-        reference = open_reference(tiny.picture(160, 96))
-        return model.hidden_states(
-            sequence_for(model.checkpoint, encode, "a photo of a cat", reference), reference, TOKENS, layers
-        )
-
-    return read
-
-
-def opened(path: Path, dtype: torch.dtype, *more, **options) -> Qwen3VL:
-    return load(open_checkpoint(str(path)), dtype, *more, **options)
 
 
 def matrices(model: Qwen3VL) -> dict[str, torch.nn.Linear]:
@@ -300,74 +263,3 @@ def test_its_state_is_saved_and_loaded(kept, states, tmp_path):
 def test_it_is_left_without_gradients_and_out_of_training(kept):
     assert not any(weight.requires_grad for weight in kept.module.parameters())
     assert not kept.module.training
-
-
-# --- sums in float32
-
-
-def summed(layer: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
-    """A linear layer in float64."""
-    return x.double() @ layer.weight.double().T + layer.bias.double()
-
-
-@pytest.fixture
-def layers() -> torch.nn.Sequential:
-    """Two in bfloat16, the second with the larger matrix."""
-    torch.manual_seed(0)
-    return (
-        torch.nn.Sequential(torch.nn.Linear(64, 40), torch.nn.Linear(40, 90)).to(torch.bfloat16).requires_grad_(False)
-    )
-
-
-@pytest.mark.parametrize("memory", ["shared", "shared by an inner run", "none"])
-@pytest.mark.parametrize("rows", [1, 11, 12, 40])
-def test_from_so_many_rows_on_bfloat16_is_summed_in_float32_and_rounded_once(rows, memory, layers, monkeypatch):
-    monkeypatch.setattr(linear, "float32_from", lambda: 12)
-    plain = copy.deepcopy(layers)
-    linear.adopt(layers)
-    assert [type(layer) for layer in layers] == [linear.Linear] * 2
-    assert dict(layers.named_parameters()).keys() == dict(plain.named_parameters()).keys()
-    x = torch.randn(1, rows, 64).to(torch.bfloat16)
-    with contextlib.ExitStack() as stack:
-        for _ in range({"shared": 1, "shared by an inner run": 2, "none": 0}[memory]):
-            stack.enter_context(linear.float32_memory())
-        for layer, ours in zip(plain, layers):
-            got = ours(x)
-            assert got.dtype == torch.bfloat16
-            if rows < 12:
-                assert torch.equal(got, layer(x))
-            else:
-                wanted = summed(layer, x)
-                assert ((got.double() - wanted).abs() <= 2**-8 * wanted.abs() * 1.01 + 1e-5).all()
-            x = got
-    assert linear._SCRATCH.memory is None, "given back"
-
-
-def test_the_memory_is_given_back_after_a_failure(layers, monkeypatch):
-    with pytest.raises(RuntimeError, match="interrupted"), linear.float32_memory():
-        raise RuntimeError("interrupted")
-    assert linear._SCRATCH.memory is None
-
-
-@pytest.mark.parametrize("kind", ["bf16", "fp8"])
-@pytest.mark.parametrize("rows", [0, 16, 2**60])
-def test_whichever_way_a_cpu_sums_the_states_are_near_float32(rows, kind, state, saved, states, monkeypatch):
-    """Sixteen are fewer than stand before the fork and more than behind it."""
-    monkeypatch.setattr(linear, "float32_from", lambda: rows)
-    stored = (
-        {name: value.to(torch.bfloat16) for name, value in state.items()}
-        if kind == "bf16"
-        else tiny.quantize(state, "rows")[0]
-    )
-    path = saved(stored)
-    full, half = states(opened(path, torch.float32)), states(opened(path, torch.bfloat16))
-    for layer in full:
-        assert 0 < relative_error(half[layer], full[layer]) < 0.03, layer
-
-
-def test_weights_that_are_computed_with_as_they_are_stay_what_torch_makes_of_them(layers):
-    plain = copy.deepcopy(layers)
-    linear.adopt(layers)
-    for dtype in (torch.float32, torch.float16):
-        x = torch.randn(20, 64).to(dtype)
-        assert torch.equal(layers.to(dtype)(x), plain.to(dtype)(x))

@@ -18,6 +18,8 @@ PICTURES = {
     "much larger and narrow": (90, 900),
     "one token": (32, 32),
 }
+SIZES = [(160, 96), (64, 192), (500, 333), (32, 32)]  # a few of them, where each is read in several ways
+BEFORE = 3 + 17  # tokens up to the fork: the template's head, 15 image tokens and their markers
 PROMPTS = {
     "ordinary": "a photo of a cat",
     "empty": "",

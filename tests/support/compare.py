@@ -6,10 +6,16 @@ from pathlib import Path
 
 import torch
 
+TOLERANCE = 1e-4
+
 
 def relative_error(got: torch.Tensor, wanted: torch.Tensor) -> float:
     assert got.shape == wanted.shape
     return float((got - wanted).norm() / wanted.norm())
+
+
+def assert_close(got: torch.Tensor, wanted: torch.Tensor) -> None:
+    assert relative_error(got, wanted) <= TOLERANCE
 
 
 def hooks(module: torch.nn.Module) -> int:
