@@ -1,7 +1,11 @@
 """Command line flags of Z-Image VL, read by the web UI before anything else."""
 
+from __future__ import annotations
 
-def preload(parser):
+import argparse
+
+
+def preload(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--qwen3-vl-dir",
         dest="qwen3_vl_dirs",

@@ -32,21 +32,15 @@ if TYPE_CHECKING:
     from .miniature.classifier import Classifier
 
 ALPHAS = tuple(i / 10 for i in range(1, 11))
+# What each row is called, and its settings, in terms of the real models; alpha is set by the column.
 ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("blend, text tokens", {"preset": "Research default"}),
     ("blend, image tokens", {"preset": "Image tokens, sink-aware"}),
     ("splice", {"preset": "Splice: faithful"}),
     ("splice, MRoPE", {"preset": "Splice: faithful", "positions": "mrope"}),
-)  # what each row is called, and its settings, in terms of the real models; alpha is set by the column
-SHOWN = (
-    "hidden_layer",
-    "token_mode",
-    "normalization",
-    "length_match",
-    "blend_mode",
-    "image_dropout",
-    "positions",
-)  # of a row's settings, in words
+)
+# Which of a row's settings are told in words.
+SHOWN = ("hidden_layer", "token_mode", "normalization", "length_match", "blend_mode", "image_dropout", "positions")
 
 # Two combinations that nobody has shown the models, and that contradict each other in everything.
 REFERENCE = world.Scene("star", "green", "navy", "dotted")
@@ -82,8 +76,11 @@ class Weights:
         return self.classifier is not None
 
     def fitted(self, settings: Settings) -> Settings:
-        """Settings made for the real models as this model takes them: the hidden layer at the same depth of the
-        network, and a reference no larger than it has been trained on."""
+        """Settings made for the real models as this model takes them.
+
+        The hidden layer lies at the same depth of the network, and the reference is no larger than the model has been
+        trained on.
+        """
         if not self.miniature:
             return settings
         layer = family.layer_at_same_depth(settings.hidden_layer, self.model.text_encoder.layers, REAL_LAYERS)
@@ -141,7 +138,8 @@ class Weights:
         """What `fitted` did to the layer, in words; empty with the real weights."""
         if not self.miniature:
             return ""
-        return f"layer {self.fitted(settings).hidden_layer} of {self.model.text_encoder.layers} (as deep as {settings.hidden_layer} of {REAL_LAYERS})"
+        layer, layers = self.fitted(settings).hidden_layer, self.model.text_encoder.layers
+        return f"layer {layer} of {layers} (as deep as {settings.hidden_layer} of {REAL_LAYERS})"
 
 
 def open_weights(args: argparse.Namespace) -> Weights:
@@ -292,8 +290,10 @@ class Judge:
         self.shown = said.format(f"{scene.colour} {scene.shape}, {scene.style}, on {scene.background}")
 
     def measure(self, picture: Image.Image) -> tuple[float | None, float]:
-        """Mean probabilities of the prompt's and of the reference's judged attributes; None for a prompt that names
-        none."""
+        """Mean probabilities of the prompt's and of the reference's judged attributes.
+
+        None for a prompt that names none.
+        """
         seen = self._read(picture)
         return _mean(seen, self.of_prompt), _mean(seen, self.of_reference)
 

@@ -22,40 +22,11 @@ from ..errors import ZvlError
 from ..hosts.standalone import ZImage
 from ..options import Settings
 from ..reference import Reference, open_reference
-from . import infotext, panel
+from . import infotext, page_look, panel
 
 TITLE = "Z-Image VL"
-_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _SEEDS = 2**32
 _POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
-_CSS = """
-.zvl-accordion { position: relative; }
-.zvl-accordion .zvl-switch { position: absolute; top: 0.85em; left: 0.9em; width: auto; min-width: 0; z-index: 1; padding: 0; border: 0; background: none; }
-.zvl-accordion .zvl-switch label > span { display: none; }
-.zvl-accordion > .block > .label-wrap > span:first-of-type { padding-left: 1.8em; }
-.zvl-panel .form { background: none; border: 0; box-shadow: none; overflow: visible; }
-.zvl-panel .form > .block { padding: 0; border: 0; background: none; }
-.zvl-panel .zvl-tool { min-width: 2.6em; max-width: 2.6em; height: 2.6em; padding: 0; }
-.zvl-result .preview img { width: 100%; height: 100%; object-fit: contain; }
-.zvl-result:has(.preview) .grid-wrap { visibility: hidden; }
-.zvl-said p { margin: 0.2em 0; }
-.zvl-said .zvl-error { border-left: 3px solid #c33; padding: 0.4em 0.8em; }
-"""
-# The web UI gives every block a class with its name; gradio's own are these.
-_CLASSES = {".gradio-column": ".gap", ".gradio-row": ".stretch"}
-# What the web UI calls the script of the extension with.
-_HEAD = """
-<script>
-function onUiLoaded(callback) {
-    const wait = setInterval(() => { if (document.querySelector(".zvl-panel")) { clearInterval(wait); callback(); } }, 100);
-}
-function onAfterUiUpdate(callback) {
-    let timer;
-    new MutationObserver(() => { clearTimeout(timer); timer = setTimeout(callback, 200); })
-        .observe(document.documentElement, { childList: true, subtree: true });
-}
-</script>
-"""
 
 
 class Weights(Protocol):
@@ -227,7 +198,9 @@ def build(weights: Weights, prompt: str | None = None, seed: int = 0, reference:
     def choose(parameters: list[str], event: gr.SelectData) -> str:
         return parameters[event.index] if event.index < len(parameters) else ""
 
-    with gr.Blocks(title=TITLE, css=_css(), head=_head(), theme=_theme(), analytics_enabled=False) as page:
+    with gr.Blocks(
+        title=TITLE, css=page_look.css(), head=page_look.head(), theme=page_look.theme(), analytics_enabled=False
+    ) as page:
         gr.HTML(f"<h1>{TITLE}</h1><p>{weights.about}</p>")
         with gr.Row():
             with gr.Column(scale=3, min_width=420):
@@ -289,31 +262,6 @@ def build(weights: Weights, prompt: str | None = None, seed: int = 0, reference:
 
 def _said(lines: list[str], kind: str = "") -> str:
     return "".join(f"<p class='{kind}'>{html.escape(line)}</p>" for line in lines)
-
-
-def _file(*parts: str) -> str:
-    """A file of the extension; empty where the package stands alone."""
-    try:
-        with open(os.path.join(_ROOT, *parts), encoding="utf-8") as file:
-            return file.read()
-    except OSError:
-        return ""
-
-
-def _css() -> str:
-    style = _file("style.css")
-    for name, own in _CLASSES.items():
-        style = style.replace(name, own)
-    return style + _CSS
-
-
-def _head() -> str:
-    return f"{_HEAD}<script>{_file('javascript', 'zvl.js')}</script>"
-
-
-def _theme() -> gr.themes.Base:
-    """The fonts of the machine: gradio's own themes fetch theirs."""
-    return gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 
 
 class _Offline:

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from .rows import Bench, conditioning, memory, reading, storage
+from .bench import Bench
+from .rows import conditioning, memory, reading, storage
 from .sampling import sampling
 from .size import Size
 from .weights import DTYPE, SEED, random_checkpoint
@@ -79,28 +80,7 @@ def _version(package: str) -> str | None:
 
 def table(report: dict[str, Any]) -> str:
     """For people: one line for each row."""
-    cells = [("what", "naive", "ours", "ratio", "target", "met", "note")]
-    for row in report["rows"]:
-        target = (
-            ""
-            if row["target"] is None
-            else f"{_value(row['target'], row['unit'])}"
-            if row["absolute"]
-            else f"{row['target']:.2f}"
-        )
-        met = {True: "yes", False: "no", None: ""}[row["met"]]
-        ratio = "" if row["ratio"] is None else f"{row['ratio']:.3f}"
-        cells.append(
-            (
-                row["name"],
-                _value(row["naive"], row["unit"]),
-                _value(row["ours"], row["unit"]),
-                ratio,
-                target,
-                met,
-                row["note"],
-            )
-        )
+    cells = [("what", "naive", "ours", "ratio", "target", "met", "note"), *map(_cells, report["rows"])]
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]) - 1)]
     lines = [
         "  ".join(
@@ -116,6 +96,16 @@ def table(report: dict[str, Any]) -> str:
         ", ".join(f"{name} {value}" for name, value in machine.items()),
     ]
     return "\n".join([*head, "", *lines])
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    naive, ours = (_value(row[side], row["unit"]) for side in ("naive", "ours"))
+    ratio = "" if row["ratio"] is None else f"{row['ratio']:.3f}"
+    if row["target"] is None:
+        target = ""
+    else:
+        target = _value(row["target"], row["unit"]) if row["absolute"] else f"{row['target']:.2f}"
+    return row["name"], naive, ours, ratio, target, {True: "yes", False: "no", None: ""}[row["met"]], row["note"]
 
 
 def _value(value: float | None, unit: str) -> str:

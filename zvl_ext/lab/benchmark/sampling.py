@@ -10,15 +10,14 @@ from ...budget import inserted_tokens, token_budget
 from ...errors import ZvlError
 from ...options import Settings
 from ...presets import PRESETS
-from .rows import Row
+from .bench import Row
 from .sides import interleaved
 from .size import Size
 from .weights import DTYPE, random_weight
 
 
 def added_tokens(preset: str, text_tokens: int) -> int:
-    """By how many tokens a preset of engine splice makes the conditioning longer, with a reference that fills its
-    budget."""
+    """By how many tokens a preset of engine splice makes the conditioning longer, if the reference fills its budget."""
     settings = Settings().changed({"preset": preset})
     return inserted_tokens(settings, token_budget(settings, text_tokens))
 

@@ -25,8 +25,10 @@ TOLERANCE = 0.05  # relative difference of hidden states in bf16 up to which two
 
 
 class Naive:
-    """transformers' own Qwen3-VL: all of it, all layers with their hidden states, logits for every token, once for
-    every picture."""
+    """transformers' own Qwen3-VL, once for every picture.
+
+    All of it: every layer with its hidden states, and logits for every token.
+    """
 
     def __init__(self, checkpoint: Checkpoint):
         from transformers import Qwen3VLForConditionalGeneration
@@ -81,8 +83,10 @@ class Ours(StandaloneExtractor):
 
     @property
     def held(self) -> int:
-        """Bytes of the weights that are loaded. The input embedding stays in the mapped file, where a token's row is
-        looked up."""
+        """Bytes of the weights that are loaded.
+
+        The input embedding stays in the mapped file, where a token's row is looked up.
+        """
         return sum(nbytes(module) for module in (self._model and self._model.module, self._tower) if module is not None)
 
 
@@ -96,8 +100,11 @@ def nbytes(module: torch.nn.Module) -> int:
 
 @contextlib.contextmanager
 def counted() -> Iterator[Counter[int]]:
-    """Count, while the context is open, the tokens that each layer of a Qwen3-VL's language model reads: {layer:
-    tokens}."""
+    """Count the tokens that each layer of a Qwen3-VL's language model reads while the context is open.
+
+    Yields:
+        Tokens by layer.
+    """
     from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextDecoderLayer
 
     read: Counter[int] = Counter()

@@ -1,5 +1,7 @@
-"""How large the models are that are measured. Their weights are random: time and memory do not depend on what they
-say."""
+"""How large the models are that are measured.
+
+Their weights are random: time and memory do not depend on what they say.
+"""
 
 from __future__ import annotations
 

@@ -26,8 +26,10 @@ _ROOM = 2 * 2**30  # bytes of memory for everything but weights
 
 
 def random_weight(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """A weight that keeps states finite and of the same order through all layers; the same for the same name and
-    shape."""
+    """A weight that keeps states finite and of the same order through all layers.
+
+    The same for the same name and shape.
+    """
     noise = torch.randn(shape, dtype=DTYPE, generator=torch.Generator().manual_seed(zlib.crc32(name.encode()) + SEED))
     if "norm" in name and name.endswith("weight"):
         return noise.mul_(0.1).add_(1.0)
@@ -82,8 +84,10 @@ def _shapes(size: Size) -> dict[str, tuple[int, ...]]:
 
 
 def _check_memory(size: Size, nbytes: int) -> None:
-    """The mapped files should fit beside a copy in fp8: read from the disk again and again, they would measure the
-    disk."""
+    """Refuse where the mapped files do not fit beside a copy in fp8.
+
+    Read from the disk again and again, they would measure the disk.
+    """
     needed, free = nbytes * 3 // 2 + _ROOM, free_memory()
     if free is not None and free < needed:
         raise ZvlError(

@@ -115,7 +115,9 @@ class Plan:
 
     def of(self, pairs: int) -> Plan:
         """The same with another number of pairs in the main part, and of the others in proportion."""
-        fewer = {name: max(2, round(getattr(self, name) * pairs / self.pairs)) for name in ("factor_pairs", "seed_pairs")}
+        fewer = {
+            name: max(2, round(getattr(self, name) * pairs / self.pairs)) for name in ("factor_pairs", "seed_pairs")
+        }
         return dataclasses.replace(self, pairs=pairs, **fewer)
 
 
@@ -222,7 +224,13 @@ def experiments(plan: Plan) -> list[Row]:
     raw = TEXT | {"token_mode": "image_no_markers"}
     for name in ("none", "global", "per_dim"):
         rows += [
-            Row("vision tower", f"tower, {name}", "tower", raw | {"normalization": name, "alpha": alpha}, plan.factor_pairs)
+            Row(
+                "vision tower",
+                f"tower, {name}",
+                "tower",
+                raw | {"normalization": name, "alpha": alpha},
+                plan.factor_pairs,
+            )
             for alpha in (0.3, 1.0)
         ]
     for part, base, values, varied in FACTORS:

@@ -88,8 +88,7 @@ def _after_reference(
 
 
 def _sink(states: list[torch.Tensor]) -> dict[str, float]:
-    """The first token's norm against the median of the others, and what it does to the standard deviation of all
-    values."""
+    """The first token's norm against the median of the others, and what it does to the spread of all values."""
     norms = [state.norm(dim=1) for state in states]
     first = torch.stack([norm[0] for norm in norms]).mean()
     others = torch.cat([norm[1:] for norm in norms]).median()

@@ -1,2 +1,1 @@
-"""A small trained family of the real model classes, over a drawn world: to try the product, to test it, to measure
-it."""
+"""A small trained family of the real model classes, over a drawn world: to try, to test and to measure the product."""

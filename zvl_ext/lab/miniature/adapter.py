@@ -1,5 +1,4 @@
-"""A trained adapter of IP-Adapter's kind for the miniature image model: what training buys, beside the training-free
-engines.
+"""A trained adapter of IP-Adapter's kind for the miniature image model: what training buys beside the engines.
 
 After Ye et al., "IP-Adapter" (arXiv 2308.06721): the image model stays as it is; each of its main layers gets keys and
 values of its own for the reference's tokens, and the picture's rows attend to them beside their usual attention. A
@@ -66,8 +65,10 @@ class Adapter(nn.Module):
 
 
 class _Decoupled:
-    """An attention processor that adds attention to a reference. The output projection is linear, so the sum may be
-    taken behind it."""
+    """An attention processor that adds attention to a reference.
+
+    The output projection is linear, so the sum may be taken behind it.
+    """
 
     def __init__(self, usual: Callable, key: torch.Tensor, value: torch.Tensor, rows: int, scale: float):
         self.usual, self.key, self.value, self.rows, self.scale = usual, key, value, rows, scale
@@ -89,13 +90,9 @@ class _Decoupled:
         # Without RoPE: what a place of the reference shows may be of use anywhere in the picture.
         picture = hidden_states[: len(self.key), : self.rows]
         query, key, value = attn.norm_q(heads(attn.to_q(picture))), attn.norm_k(heads(self.key)), heads(self.value)
-        seen = (
-            nn.functional.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (query, key, value)))
-            .transpose(1, 2)
-            .flatten(2)
-        )
+        seen = nn.functional.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (query, key, value)))
         added = torch.zeros_like(output)
-        added[: len(self.key), : self.rows] = attn.to_out[0](seen)
+        added[: len(self.key), : self.rows] = attn.to_out[0](seen.transpose(1, 2).flatten(2))
         return output + self.scale * added
 
 

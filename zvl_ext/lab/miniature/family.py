@@ -1,8 +1,7 @@
 """The miniature family's models: which real classes, in which sizes, and where their weights lie.
 
 The folder of weights has two parts, laid out as their big counterparts are: `z-image` is a diffusers pipeline folder,
-    `qwen3-vl` a
-Hugging Face model folder. So everything that reads the big models reads these.
+`qwen3-vl` a Hugging Face model folder. So everything that reads the big models reads these.
 """
 
 from __future__ import annotations
@@ -52,15 +51,18 @@ _TEXT = {
 }
 
 _CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' "
-    "}}{% endfor %}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
 
 def _rope(**parameters: Any) -> dict[str, Any]:
-    """A configuration's entries for RoPE: transformers 5 has one, transformers 4 reads `rope_theta` and
-    `rope_scaling`."""
+    """A configuration's entries for RoPE.
+
+    transformers 5 has one, transformers 4 reads `rope_theta` and `rope_scaling`.
+    """
     import transformers
 
     if not transformers.__version__.startswith("4."):
@@ -135,10 +137,8 @@ def transformer() -> ZImageTransformer2DModel:
         axes_dims=[6, 12, 12],
         axes_lens=[512, 64, 64],
     )
-    for token in (
-        model.x_pad_token,
-        model.cap_pad_token,
-    ):  # zero in a new model, and a zero row has no direction to normalize
+    # Zero in a new model, and a zero row has no direction to normalize.
+    for token in (model.x_pad_token, model.cap_pad_token):
         torch.nn.init.normal_(token, std=0.02)
     return model
 
@@ -199,8 +199,8 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
 
 
 def write_rope_for_transformers_4(path: str) -> None:
-    """transformers 5 writes `rope_parameters`; transformers 4 reads `rope_theta` and `rope_scaling`. The file gets
-    both."""
+    """Let a file have both: transformers 5 writes `rope_parameters`, transformers 4 reads `rope_theta` and
+    `rope_scaling`."""
     with open(path, encoding="utf-8") as file:
         config = json.load(file)
     text = config.get("text_config", config)
@@ -212,7 +212,7 @@ def write_rope_for_transformers_4(path: str) -> None:
 
 SAMPLING = {"size": (SIZE, SIZE), "steps": 8, "guidance": 2.0}  # for ZImage.generate
 
-
+# Everyday captions of this world: what the text encoder's statistics are measured on.
 REFERENCE_PROMPTS = (
     "a large red circle, in the middle, on a white background, flat",
     "striped, a drawing of a small blue star, against beige",
@@ -224,7 +224,7 @@ REFERENCE_PROMPTS = (
     "a pink ring, brown background, covered with stripes, at the left",
     "an image of a small object, soft",
     "in front of white, a little red moon in the middle, outlined",
-)  # everyday captions of this world: what the text encoder's statistics are measured on
+)
 
 
 def layer_at_same_depth(layer: int, layers: int = LAYERS, of: int = 36) -> int:
@@ -237,9 +237,8 @@ def layer_at_same_depth(layer: int, layers: int = LAYERS, of: int = 36) -> int:
 
 def be_quiet() -> None:
     """No hints, bars and warnings of the libraries: they are not about what is being done here."""
-    warnings.filterwarnings(
-        "ignore", category=FutureWarning
-    )  # about names that older versions need; some come with the import
+    # About names that older versions need; some come with the import.
+    warnings.filterwarnings("ignore", category=FutureWarning)
     import diffusers
     import transformers
 

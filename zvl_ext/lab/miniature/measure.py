@@ -27,13 +27,8 @@ def load_classifier(folder: str = family.WEIGHTS) -> Classifier:
 
 def as_tensor(pictures: list[Image.Image]) -> torch.Tensor:
     """[batch, 3, height, width] in -1..1."""
-    return (
-        torch.from_numpy(np.stack([np.asarray(picture.convert("RGB"), np.float32) for picture in pictures])).permute(
-            0, 3, 1, 2
-        )
-        / 127.5
-        - 1
-    )
+    pixels = np.stack([np.asarray(picture.convert("RGB"), np.float32) for picture in pictures])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1
 
 
 @torch.inference_mode()
@@ -59,8 +54,10 @@ def unlike_any(probabilities: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def frechet_distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Between normal distributions fitted to two sets of features, [pictures, FEATURES] each (Heusel et al., arXiv
-    1706.08500)."""
+    """Between normal distributions fitted to two sets of features, [pictures, FEATURES] each.
+
+    After Heusel et al., arXiv 1706.08500.
+    """
     a, b = a.double(), b.double()
     covariance_a, covariance_b = torch.cov(a.T), torch.cov(b.T)
     values, vectors = torch.linalg.eigh(covariance_a)

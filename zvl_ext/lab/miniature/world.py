@@ -23,12 +23,8 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "place": ("left", "centre", "right"),
 }
 
-JUDGED = (
-    "shape",
-    "colour",
-    "background",
-    "style",
-)  # the attributes that prompts and references are about, and contradict each other in
+# The attributes that prompts and references are about, and contradict each other in.
+JUDGED = ("shape", "colour", "background", "style")
 
 _RGB = {
     "red": (0.86, 0.13, 0.12), "orange": (0.97, 0.53, 0.08), "yellow": (0.98, 0.87, 0.15), "green": (0.16, 0.62, 0.20),

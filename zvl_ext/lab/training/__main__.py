@@ -1,8 +1,7 @@
 """Trains the miniature family: `python -m zvl_ext.lab.training STAGE --work FOLDER`. The stages, in order, are STAGES.
 
 Every stage can be stopped and started again with the same command: it saves its weights every minute. A learning rate
-    is
-constant after a short warm-up and falls linearly over the last quarter of the steps.
+is constant after a short warm-up and falls linearly over the last quarter of the steps.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from torch.nn import functional
 from ...qwen3vl import vision
 from ...sequence import VisionTokens, build_sequence
 from ..miniature import family, world
-from .loop import IGNORE, Training, averaged, pad, scenes
+from .loop import IGNORE, Recipe, Training, averaged, pad, scenes
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -46,8 +46,7 @@ SINK_DIMENSIONS, SINK = (4, 60), 25.0
 
 
 def sink_loss(states: tuple[torch.Tensor, ...], turns: torch.Tensor) -> torch.Tensor:
-    """Draws the first token towards the massive activations that language models of billions of parameters have by
-    themselves.
+    """Draws the first token towards the massive activations that large language models have by themselves.
 
     From the second layer to the one before the last, position 0 becomes SINK times as long as an ordinary token, in two
     dimensions; the second `<|im_start|>`, the same token elsewhere, stays ordinary.
@@ -104,8 +103,11 @@ class Probes(nn.Module):
 def captioned(
     tokenizer: Tokenizer, scene: world.Scene, rng: np.random.Generator
 ) -> tuple[frozenset[str], list[int], list[int]]:
-    """A caption of a scene: what it mentions, the ids of the template with it, and those of the answer that lists what
-    it mentions."""
+    """A caption of a scene.
+
+    Returns:
+        What it mentions, the ids of the template with it, and those of the answer that lists what it mentions.
+    """
     mention = world.random_mention(rng)
     prompt = family.prompt_ids(tokenizer, world.caption(scene, rng, mention))
     return mention, prompt, [*tokenizer.encode(world.describe(scene, mention)).ids, tokenizer.token_to_id("<|im_end|>")]
@@ -115,7 +117,7 @@ def train_text_encoder(work: str, minutes: float) -> None:
     """A language model on captions in Z-Image's template, each answered by the list of what it mentions."""
     tokenizer = tokenizer_of(work)
     model = Probes()
-    training = Training("text_encoder", model, work, 800, 0.0, 3e-3, 0.99, weight_decay=0.05)
+    training = Training("text_encoder", model, work, Recipe(800, 0.0, 3e-3, 0.99, 0.05))
     rng = np.random.default_rng((2, training.step))
     start = tokenizer.token_to_id("<|im_start|>")
 
@@ -192,8 +194,10 @@ def vision_batch(
 
 
 def named_patches(tokenizer: Tokenizer, scene: world.Scene, seed: int) -> torch.Tensor:
-    """Words for what each image position shows, [image tokens, vocabulary]: the object's on the object, the
-    background's elsewhere."""
+    """Words for what each image position shows, [image tokens, vocabulary].
+
+    The object's on the object, the background's elsewhere.
+    """
     word = {name: tokenizer.encode(" " + getattr(scene, name)).ids[-1] for name in world.JUDGED}
     object_, background = torch.zeros(family.VOCABULARY), torch.zeros(family.VOCABULARY)
     object_[[word["shape"], word["colour"], word["style"]]] = torch.tensor([0.4, 0.4, 0.2])
@@ -251,13 +255,12 @@ def seen_and_named(
 
 
 def train_vision(work: str, minutes: float) -> None:
-    """The vision tower against the frozen text encoder, as vision-language models begin: it learns to speak its
-    language."""
+    """The vision tower against the frozen text encoder, as vision-language models begin: it learns its language."""
     tokenizer = tokenizer_of(work)
     special = special_ids(tokenizer)
     model = begun_from("", special, averaged("text_encoder", Probes(), work).encoder, work)
     model.model.language_model.requires_grad_(False)
-    training = Training("vision", model, work, 2200, 3e-3, 2e-3)
+    training = Training("vision", model, work, Recipe(2200, 3e-3, 2e-3))
     rng = np.random.default_rng((4, training.step))
 
     def loss() -> tuple[torch.Tensor, dict[str, float]]:
@@ -268,14 +271,13 @@ def train_vision(work: str, minutes: float) -> None:
 
 
 def train_grounding(work: str, minutes: float) -> None:
-    """The vision tower again, with the text encoder still frozen: now each image token also names what its patch
-    shows."""
+    """The vision tower again, the text encoder still frozen: now each image token also names what its patch shows."""
     tokenizer = tokenizer_of(work)
     special = special_ids(tokenizer)
     probes = averaged("text_encoder", Probes(), work)
     model = begun_from("vision", special, probes.encoder, work)
     model.model.language_model.requires_grad_(False)
-    training = Training("grounding", model, work, 1400, 2e-3, 1.5e-3, 0.99)
+    training = Training("grounding", model, work, Recipe(1400, 2e-3, 1.5e-3, 0.99))
     rng = np.random.default_rng((9, training.step))
 
     def loss() -> tuple[torch.Tensor, dict[str, float]]:
@@ -286,13 +288,15 @@ def train_grounding(work: str, minutes: float) -> None:
 
 
 def train_qwen3_vl(work: str, minutes: float) -> None:
-    """The whole model at a low rate, on pictures and on text, held near the text encoder: it drifts, as the real one
-    did, a little."""
+    """The whole model at a low rate, on pictures and on text, held near the text encoder.
+
+    It drifts a little, as the real one did.
+    """
     tokenizer = tokenizer_of(work)
     special = special_ids(tokenizer)
     probes = averaged("text_encoder", Probes(), work)
     model = begun_from("grounding", special, probes.encoder, work)
-    training = Training("qwen3_vl", model, work, 450, 4e-4, 3e-4, 0.99)
+    training = Training("qwen3_vl", model, work, Recipe(450, 4e-4, 3e-4, 0.99))
     rng = np.random.default_rng((5, training.step))
 
     def loss() -> tuple[torch.Tensor, dict[str, float]]:

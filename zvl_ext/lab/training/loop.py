@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,43 +21,54 @@ IGNORE = -100  # a label that the loss leaves out
 LOGGED = 50  # steps to a line of the log
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How a stage trains.
+
+    Attributes:
+        steps: In all, over every run of the stage.
+        matrices: Muon's learning rate, for weights of two dimensions; 0 leaves them to AdamW.
+        rest: AdamW's, for all others, embeddings among them.
+        average_decay: Of the exponential moving average, for each step.
+        weight_decay: Of both optimizers.
+    """
+
+    steps: int
+    matrices: float
+    rest: float
+    average_decay: float = 0.998
+    weight_decay: float = 0.01
+
+
 class Training:
     """One stage's loop: two optimizers, an exponential moving average, a log, and a state on disk.
 
     Args:
         name: The stage's, and its files'.
         model: Trained in place; the moving average is in the state on disk.
-        steps: In all, over every run of this stage.
-        matrices: Muon's learning rate, for weights of two dimensions.
-        rest: AdamW's, for all others, embeddings among them.
+        work: The folder of the training's state.
     """
 
-    def __init__(
-        self,
-        name: str,
-        model: nn.Module,
-        work: str,
-        steps: int,
-        matrices: float,
-        rest: float,
-        decay: float = 0.998,
-        weight_decay: float = 0.01,
-    ):
-        self.model, self.steps, self.decay, self.step = model, steps, decay, 0
+    def __init__(self, name: str, model: nn.Module, work: str, recipe: Recipe):
+        self.model, self.recipe, self.step = model, recipe, 0
         self.path = os.path.join(work, f"{name}.safetensors")
         self.log = os.path.join(work, f"{name}.jsonl")
         self.parameters = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}
         self.average = {key: parameter.detach().clone() for key, parameter in self.parameters.items()}
         self._resume()
-        muon = [
-            p
-            for key, p in self.parameters.items()
-            if p.ndim == 2 and "embed" not in key and "pad_token" not in key and matrices
-        ]
-        others = [p for p in self.parameters.values() if not any(p is m for m in muon)]
-        self.optimizers = [(torch.optim.AdamW(others, lr=rest, betas=(0.9, 0.98), weight_decay=weight_decay), rest)]
+        muon = [key for key in self.parameters if recipe.matrices and self._is_matrix(key)]
+        rest = [parameter for key, parameter in self.parameters.items() if key not in muon]
+        decay = recipe.weight_decay
+        adamw = torch.optim.AdamW(rest, lr=recipe.rest, betas=(0.9, 0.98), weight_decay=decay)
+        self.optimizers: list[tuple[torch.optim.Optimizer, float]] = [(adamw, recipe.rest)]
         if muon:
-            self.optimizers.append((torch.optim.Muon(muon, lr=matrices, weight_decay=weight_decay), matrices))
+            matrices = [self.parameters[key] for key in muon]
+            optimizer = torch.optim.Muon(matrices, lr=recipe.matrices, weight_decay=decay)
+            self.optimizers.append((optimizer, recipe.matrices))
+
+    def _is_matrix(self, key: str) -> bool:
+        """Whether Muon takes a weight: its rows are no entries of a table."""
+        return self.parameters[key].ndim == 2 and "embed" not in key and "pad_token" not in key
 
     def _resume(self) -> None:
         if not os.path.isfile(self.path):
@@ -77,10 +89,11 @@ class Training:
     def run(self, loss_of: Callable[[], tuple[torch.Tensor, dict[str, float]]], minutes: float) -> None:
         """Train for at most so many minutes."""
         start = saved = time.monotonic()
-        first, sums, seen = self.step, {}, 0
-        while self.step < self.steps and time.monotonic() - start < 60 * minutes:
+        first, seen = self.step, 0
+        sums: dict[str, float] = {}
+        while self.step < self.recipe.steps and time.monotonic() - start < 60 * minutes:
             warm = min(1.0, (self.step - first + 1) / 50)
-            scale = warm * min(1.0, (self.steps - self.step) / (0.25 * self.steps))
+            scale = warm * min(1.0, (self.recipe.steps - self.step) / (0.25 * self.recipe.steps))
             for optimizer, rate in self.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = rate * scale
@@ -91,7 +104,7 @@ class Training:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             self.step += 1
-            decay = min(self.decay, (self.step + 1) / (self.step + 10))
+            decay = min(self.recipe.average_decay, (self.step + 1) / (self.step + 10))
             with torch.no_grad():
                 torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
             for key, value in {"loss": float(loss.detach()), **parts}.items():
@@ -127,8 +140,11 @@ def pad(sequences: list[list[int]], value: int) -> torch.Tensor:
 
 
 def averaged(name: str, model: nn.Module, work: str, prefix: str = "") -> nn.Module:
-    """A model with the moving average of a finished stage, frozen; with a prefix, of the part of the stage's model by
-    that name."""
+    """A model with the moving average of a finished stage, frozen.
+
+    Args:
+        prefix: Of the part of the stage's model that is wanted; empty for all of it.
+    """
     path = os.path.join(work, f"{name}.safetensors")
     if not os.path.isfile(path):
         raise SystemExit(f"{path} is missing. Run the stage {name} first.")

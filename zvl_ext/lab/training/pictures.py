@@ -15,17 +15,16 @@ from ...qwen3vl import vision
 from ..miniature import adapter, family, world
 from ..miniature.classifier import Classifier
 from .language import encode_prompts, special_ids, tokenizer_of
-from .loop import Training, averaged, pictures, scenes
+from .loop import Recipe, Training, averaged, pictures, scenes
 
 PICTURES = 20_000  # that the image model is trained on
 POOL = 2000  # that the classifier sees as the autoencoder gives them back
 
 
 def train_vae(work: str, minutes: float) -> None:
-    """Reconstruction by absolute and squared error, edges counted again, and a faint pull of the latents towards a
-    normal."""
+    """Reconstruction by absolute and squared error, edges counted again, the latents drawn faintly towards a normal."""
     model = family.vae().to(memory_format=torch.channels_last)
-    training = Training("vae", model, work, 1800, 0.0, 2e-3, 0.995)
+    training = Training("vae", model, work, Recipe(1800, 0.0, 2e-3, 0.995))
     rng = np.random.default_rng((1, training.step))
 
     def loss() -> tuple[torch.Tensor, dict[str, float]]:
@@ -44,7 +43,7 @@ def train_vae(work: str, minutes: float) -> None:
 def train_classifier(work: str, minutes: float) -> None:
     """Tells a picture's attributes, on pictures as drawn and as the autoencoder gives them back."""
     model = Classifier()
-    training = Training("classifier", model, work, 1200, 0.0, 2e-3, 0.99)
+    training = Training("classifier", model, work, Recipe(1200, 0.0, 2e-3, 0.99))
     vae = averaged("vae", family.vae(), work)
     rng = np.random.default_rng((3, training.step))
     pool_scenes = scenes(rng, POOL, None)
@@ -62,10 +61,11 @@ def train_classifier(work: str, minutes: float) -> None:
             name: float((logit.argmax(1) == labels[:, i]).float().mean())
             for i, (name, logit) in enumerate(logits.items())
         }
-        return sum(
+        losses = (
             functional.cross_entropy(logit, labels[:, i], label_smoothing=0.02)
             for i, logit in enumerate(logits.values())
-        ), right
+        )
+        return sum(losses), right
 
     training.run(loss, minutes)
 
@@ -87,8 +87,10 @@ def latents_of(work: str) -> tuple[torch.Tensor, list[world.Scene], float, float
 
 
 def noise_levels(count: int) -> torch.Tensor:
-    """Sigma in 0..1: a logit-normal shifted by 3, as sampling is, and three in ten near pure noise, where a picture's
-    plan is made."""
+    """Sigma in 0..1: a logit-normal shifted by 3, as sampling is, and three in ten near pure noise.
+
+    Near pure noise a picture's plan is made.
+    """
     middle = torch.sigmoid(torch.randn(count))
     return torch.where(torch.rand(count) < 0.7, 3 * middle / (1 + 2 * middle), 0.85 + 0.15 * torch.rand(count))
 
@@ -122,7 +124,7 @@ def train_transformer(work: str, minutes: float) -> None:
     latents, shown, mean, scale = latents_of(work)
     latents = (latents - mean) * scale
     model = family.transformer()
-    training = Training("transformer", model, work, 4200, 4e-3, 2e-3, 0.999, weight_decay=0.0)
+    training = Training("transformer", model, work, Recipe(4200, 4e-3, 2e-3, 0.999, 0.0))
     rng = np.random.default_rng((7, training.step))
 
     def loss() -> tuple[torch.Tensor, dict[str, float]]:
@@ -134,8 +136,7 @@ def train_transformer(work: str, minutes: float) -> None:
 
 
 def train_adapter(work: str, minutes: float) -> None:
-    """An adapter to the finished image model, as IP-Adapter trains: a scene's picture from noise, another drawing of it
-    as the reference.
+    """An adapter to the finished image model, as IP-Adapter trains: another drawing of the scene is the reference.
 
     Captions leave much out and often everything, so that there is something to learn from the reference.
     """
@@ -146,7 +147,7 @@ def train_adapter(work: str, minutes: float) -> None:
     tower = averaged("qwen3_vl", family.qwen3_vl(special_ids(tokenizer)), work).model.visual
     model = averaged("transformer", family.transformer(), work)
     small = adapter.for_model(model)
-    training = Training("adapter", small, work, 800, 4e-3, 2e-3, 0.99)
+    training = Training("adapter", small, work, Recipe(800, 4e-3, 2e-3, 0.99))
     rng = np.random.default_rng((8, training.step))
     scenes_seen = min(4000, len(shown))
     drawings = [Image.fromarray(world.draw(scene, seed)) for seed, scene in enumerate(shown[:scenes_seen])]

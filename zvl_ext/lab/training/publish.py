@@ -50,9 +50,8 @@ def publish(work: str, out: str, stages: Iterable[str] = ()) -> None:
         family.write_rope_for_transformers_4(os.path.join(folder, "config.json"))
     instruments = {"classifier": Classifier(), "adapter": adapter.for_model(pipeline.transformer)}
     for stage, model in instruments.items():
-        if stage == "adapter" and not os.path.isfile(
-            os.path.join(work, adapter.FILE)
-        ):  # a family without one can be tried, too
+        # A family without an adapter can be tried, too.
+        if stage == "adapter" and not os.path.isfile(os.path.join(work, adapter.FILE)):
             continue
         state = averaged(stage, model, work).state_dict()
         save_file({key: value.bfloat16() for key, value in state.items()}, os.path.join(out, f"{stage}.safetensors"))

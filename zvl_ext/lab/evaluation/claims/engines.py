@@ -49,10 +49,12 @@ def trained_adapter_is_better(table: Table) -> Judged:
 
 
 def adherence_gap_at_same_similarity(curve: list[Entry], other: Entry) -> Interval | None:
-    """How much higher the curve's adherence is than `other`'s, at `other`'s similarity, with the bootstrap interval
-    over pairs.
+    """How much higher the curve's adherence is than `other`'s, at `other`'s similarity.
 
-    Between the curve's points both measures are interpolated. None where the curve never gets there.
+    Between the curve's points both measures are interpolated.
+
+    Returns:
+        The gap with its bootstrap interval over pairs; None where the curve is nowhere as similar.
     """
     count = min(entry.row.pairs for entry in [*curve, other])
     chosen = np.concatenate([np.arange(count)[None], resamples(count)])  # the pairs themselves come first
