@@ -77,21 +77,38 @@ def test_it_is_said_again_after_refreshing(built: Built) -> None:
 @pytest.mark.parametrize(
     ("card", "free", "values", "says"),
     [
-        (0.5, 16, MORE, "takes about 0.8 GiB and does not fit the graphics card (0.5 GiB): it runs on the CPU, which "
-        "is slower. "
-                        "Choose a reference of 256 tokens.</p>"),
-        (0.5, 0.6, MORE, "takes about 0.8 GiB and fits neither the graphics card (0.5 GiB) nor the main memory that is "
-        "free (0.6 GiB). "
-                         "Choose a reference of 256 tokens. Close other programs.</p>"),
+        (
+            0.5,
+            16,
+            MORE,
+            "takes about 0.8 GiB and does not fit the graphics card (0.5 GiB): it runs on the CPU, which is slower. "
+            "Choose a reference of 256 tokens.</p>",
+        ),
+        (
+            0.5,
+            0.6,
+            MORE,
+            "takes about 0.8 GiB and fits neither the graphics card (0.5 GiB) nor the main memory that is free "
+            "(0.6 GiB). Choose a reference of 256 tokens. Close other programs.</p>",
+        ),
         (0.2, 16, MORE, "it runs on the CPU, which is slower.</p>"),  # and nothing to choose would change that
-        (8, 16, {"device": "cpu"}, "takes about 0.4 GiB while it reads the reference; 16.0 GiB of main memory are "
-        "free.</p>"),
+        (
+            8,
+            16,
+            {"device": "cpu"},
+            "takes about 0.4 GiB while it reads the reference; 16.0 GiB of main memory are free.</p>",
+        ),
         (0, 16, {}, "takes about 0.4 GiB while it reads the reference; 16.0 GiB of main memory are free.</p>"),
-        (0, 0.5, MORE, "takes about 0.8 GiB and does not fit the main memory that is free (0.5 GiB). "
-                       "Choose a reference of 256 tokens. Close other programs.</p>"),
+        (
+            0,
+            0.5,
+            MORE,
+            "takes about 0.8 GiB and does not fit the main memory that is free (0.5 GiB). "
+            "Choose a reference of 256 tokens. Close other programs.</p>",
+        ),
         (8, 0.1, {"device": "cpu"}, "does not fit the main memory that is free (0.1 GiB). Close other programs.</p>"),
     ],
-)  # fmt: skip
+)
 def test_where_it_is_read_and_whether_it_fits(machine: Any, card: float, free: float, values: dict, says: str) -> None:
     machine(card, free)
     assert says in memory_line(**values)

@@ -154,13 +154,21 @@ def test_one_qwen3_vl_is_held_at_a_time(web: WebUI, picture: Any, vl_folder: Pat
     assert module() is None
 
 
-@pytest.mark.parametrize(("error", "says"), [
-    (mm.OOM_EXCEPTION("CUDA out of "
-    "memory"), "Not enough memory for Qwen3-VL on cpu. Choose the device cpu, or a smaller reference size."),
-    (MemoryError(), "Not enough memory for Qwen3-VL"),
-    (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 "
-    "bytes."), "Not enough main memory for Qwen3-VL"),
-], ids=["card", "python", "torch"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            mm.OOM_EXCEPTION("CUDA out of memory"),
+            "Not enough memory for Qwen3-VL on cpu. Choose the device cpu, or a smaller reference size.",
+        ),
+        (MemoryError(), "Not enough memory for Qwen3-VL"),
+        (
+            RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 bytes."),
+            "Not enough main memory for Qwen3-VL",
+        ),
+    ],
+    ids=["card", "python", "torch"],
+)
 def test_out_of_memory_is_one_line_and_the_model_is_dropped(
     web: WebUI, picture: Any, refused: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, says: str
 ) -> None:
