@@ -4,7 +4,8 @@ python install.py                                  check that the web UI's trans
 python install.py test [pytest's arguments]        make a virtual environment beside this file and run the test suite
 python install.py test --transformers 4.57.6       the same with that release; the default is the newest
 python install.py demo [arguments]                 make one for the demo and write its contact sheet; arguments as of
-python -m zvl_ext demo python install.py demo --ui                        open a page with the web UI's accordion
+                                                   python -m zvl_ext demo
+python install.py demo --ui                        open a page with the web UI's accordion
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import venv
 ROOT = os.path.dirname(os.path.abspath(__file__))
 NEEDED = (4, 57)
 PACKAGES = ("torch", "safetensors", "pillow", "numpy", "diffusers")
+TESTING = ("pytest", "pytest-cov", "pytest-xdist", "setuptools>=77")  # a test builds the wheel
 # The web UI's gradio, with a transformers that takes the same huggingface-hub. gradio leaves its own requirements open,
 # but does not work with newer releases of these two.
 PANEL = ("gradio==4.40.0", "fastapi<0.113", "pydantic<2.11")
@@ -39,7 +41,7 @@ def check() -> None:
 def environment(name: str, *packages: str) -> str:
     """A virtual environment of the project's own with the given packages; returns its Python."""
     folder = os.path.join(ROOT, name)
-    python = os.path.join(folder, "Scripts", "python.exe") if os.name == "nt" else os.path.join(folder, "bin", "python")
+    python = os.path.join(folder, *(("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")))
     if not os.path.exists(python):
         print(f"Making {folder}", flush=True)
         venv.create(folder, with_pip=True)
@@ -48,7 +50,7 @@ def environment(name: str, *packages: str) -> str:
 
 
 def test(release: str | None, arguments: list[str]) -> int:
-    packages = [*PACKAGES, "pytest", f"transformers=={release}" if release else "transformers>=4.57"]
+    packages = [*PACKAGES, *TESTING, f"transformers=={release}" if release else "transformers>=4.57"]
     if release and release.startswith("4."):
         packages += PANEL  # transformers 5 needs another huggingface-hub: the panel is tested beside transformers 4
     python = environment(f".venv-test-{release or 'newest'}", *packages)
