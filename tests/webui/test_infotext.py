@@ -92,8 +92,8 @@ def test_the_keys_are_all_ours_and_unique() -> None:
 
 NASTY = [
     "", " ", "  blank on both sides  ", "=", "= 1", "==", "512x512", "a, b", "a: b", "a, b: c, Seed: 7",
-    'he said "no"', '"', '""', '"quoted"', '"half', "back\\slash", "\\", '\\"', '\\", Seed: 7, X: "', "two\nlines", "\n",
-    "ends with a newline\n", "tab\tand\rreturn", "{prompt}", "{prompt} and {more}", "日本語 🍎 ünï", "\u2028",
+    'he said "no"', '"', '""', '"quoted"', '"half', "back\\slash", "\\", '\\"', '\\", Seed: 7, X: "', "two\nlines",
+    "\n", "ends with a newline\n", "tab\tand\rreturn", "{prompt}", "{prompt} and {more}", "日本語 🍎 ünï", "\u2028",
     "None", "True", "0.5", "Negative prompt: x", "Steps: 1, Sampler: y, CFG scale: 2", "<b>&amp;</b>",
     "comma at the end,", ":", ",", "x" * 5000,
 ]  # fmt: skip
