@@ -28,12 +28,28 @@ def dropped(settings: Settings, image_tokens: int) -> int:
     return max(0, min(int(settings.image_dropout * image_tokens + 1e-9), image_tokens - 1))
 
 
-def inserted_tokens(settings: Settings, image_tokens: int) -> int:
-    """How many tokens the conditioning grows by with a reference of that many image tokens."""
-    mode = TOKEN_MODES[settings.token_mode]
-    if settings.length_match != "insert" or not mode.image:
+def inserts(settings: Settings) -> bool:
+    """Whether rows of the reference stand beside the prompt's: only there can the image model's attention be
+    weighted."""
+    return settings.length_match == "insert" and TOKEN_MODES[settings.token_mode].image
+
+
+def merged(settings: Settings, image_tokens: int) -> int:
+    """How many rows are left of N image tokens when neighbours are merged, of a square."""
+    side = math.sqrt(image_tokens)
+    return min(image_tokens, math.ceil(side / settings.merge) ** 2)
+
+
+def inserted_tokens(settings: Settings, image_tokens: int, narrow: bool = False) -> int:
+    """How many tokens the conditioning grows by with a reference of that many image tokens.
+
+    Args:
+        narrow: Take the reference for a strip, of which merging leaves the most; otherwise for a square.
+    """
+    if not inserts(settings):
         return 0
-    return 2 * mode.markers + image_tokens - dropped(settings, image_tokens)
+    left = math.ceil(image_tokens / settings.merge) if narrow else merged(settings, image_tokens)
+    return 2 * TOKEN_MODES[settings.token_mode].markers + left - dropped(settings, left)
 
 
 def token_budget(settings: Settings, text_tokens: int) -> int:
@@ -44,12 +60,12 @@ def token_budget(settings: Settings, text_tokens: int) -> int:
     """
     budget = settings.reference_tokens
     room = MAX_TOKENS - text_tokens
-    if inserted_tokens(settings, budget) and room < inserted_tokens(settings, 1):
+    if inserts(settings) and room < inserted_tokens(settings, 1):
         raise ZvlError(
             f"The prompt has {text_tokens} tokens; with image tokens the conditioning may have {MAX_TOKENS}. Shorten "
             "it, or use token mode text."
         )
-    while inserted_tokens(settings, budget) > max(room, 0):
+    while inserted_tokens(settings, budget, narrow=True) > max(room, 0):
         budget -= 1
     return budget
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
-from .budget import MAX_TOKENS, dropped, token_budget
+from .attention import FILL, filling, marks
+from .budget import MAX_TOKENS, dropped, inserts, token_budget
 from .engines import ENGINES
 from .engines.sources import Job, Sources, Text
 from .mixing.blend import blend
-from .mixing.match import LENGTH_MATCHES, Sides
+from .mixing.match import BLOCK_PLACES, LENGTH_MATCHES, Sides
 from .mixing.normalize import NORMALIZATIONS, Normalization, Target, repair_outliers
-from .mixing.select import Rows, drop_image_rows, select
+from .mixing.select import Rows, drop_image_rows, merge_image_rows, select
 from .mixing.statistics import ReferenceStatistics
 from .options import PROMPT, Settings
 from .reference import Reference
 from .sequence import TEMPLATE, TOKEN_MODES, build_sequence
+from .weighting import Weighting
 
 
 def normalization(settings: Settings) -> Normalization:
@@ -66,11 +69,73 @@ def _job(settings: Settings, reference: Reference, text: Text, sources: Sources)
     return Job(text, sequence if TOKEN_MODES[settings.token_mode].text else sequence.without_text(), budget)
 
 
+@dataclass(frozen=True)
+class Conditioning:
+    """What the image model gets for one prompt.
+
+    Attributes:
+        rows: float [rows, hidden], with the reference at its full part.
+        weighting: When, where and how strongly the image model looks at the reference.
+        plain: float [rows, hidden], as `rows` with the prompt's own rows as they are without a reference; of another
+            length only under length match truncate. None where there is no difference.
+        marks: float [rows, 2], as in `attention`; None where the image model has nothing to weigh.
+    """
+
+    rows: torch.Tensor
+    weighting: Weighting
+    plain: torch.Tensor | None = None
+    marks: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def steady(self) -> bool:
+        """Whether the rows alone are all of it: the same at every step, and nothing to weigh."""
+        return self.marks is None and (self.plain is None or self.weighting.constant)
+
+    def part(self, way: float) -> float:
+        """How much of `rows` against `plain` there is at a share of the steps that are done, 0 to 1.
+
+        The prompt's own rows have read the reference; with a weight below 1 they go back to the plain ones, so that
+        a weight towards 0 tends to the plain picture.
+        """
+        return min(1.0, self.weighting.at(way))
+
+    def at(self, way: float) -> torch.Tensor:
+        """The rows at a share of the steps that are done."""
+        part = self.part(way)
+        if self.plain is None or part == 1.0:
+            return self.rows
+        if part == 0.0:
+            return self.plain
+        return self.plain[: len(self.rows)] + part * (self.rows - self.plain[: len(self.rows)])
+
+
+def weighting_of(settings: Settings) -> Weighting:
+    """What the settings say of the weight. Where no rows are inserted, steps are all that can be weighed."""
+    if inserts(settings):
+        return Weighting(settings.weight, settings.start, settings.end, settings.curve, settings.blocks)
+    if settings.length_match == "truncate":
+        return Weighting()
+    return Weighting(start=settings.start, end=settings.end, curve=settings.curve)
+
+
+def plain_picture(settings: Settings) -> bool:
+    """Whether the settings make the picture that there is without a reference: nothing need be loaded or read."""
+    return settings.alpha == 0.0 or weighting_of(settings).idle
+
+
 def mix(settings: Settings, text: torch.Tensor, rows: Rows, statistics: ReferenceStatistics | None) -> torch.Tensor:
+    """As `mixed`, the rows with the reference at its full part [rows, hidden]."""
+    return mixed(settings, text, rows, statistics).rows
+
+
+def mixed(settings: Settings, text: torch.Tensor, rows: Rows, statistics: ReferenceStatistics | None) -> Conditioning:
     """Repair, normalize, match and blend.
 
-    Row 0 of the result is the text embeddings' own under normalization sink_aware and in engine splice: position 0 is
-    the attention sink, which is not about the picture.
+    Row 0 of the text is the text embeddings' own under normalization sink_aware and in engine splice: position 0 is the
+    attention sink, which is not about the picture.
 
     Args:
         text: Text embeddings [n, hidden].
@@ -80,20 +145,42 @@ def mix(settings: Settings, text: torch.Tensor, rows: Rows, statistics: Referenc
     Returns:
         The conditioning in the dtype and on the device of `text`, computed in float32. alpha 0 gives `text` itself.
     """
-    if settings.alpha == 0.0:
-        return text
+    if plain_picture(settings):
+        return Conditioning(text, Weighting())
     base, how = text.float(), normalization(settings)
     states = rows.states.to(text.device, torch.float32)
     states, _ = repair_outliers(states, settings.outlier_repair, settings.outlier_threshold, statistics)
     states = how.function(states, Target(statistics, base, rows.holds_first))
-    sides, first = Sides(states, rows.text.to(states.device), base, rows.head, rows.tail), base[:0]
+    own = rows.text.to(states.device)
+    sides, first = Sides(states, own, base, rows.head, rows.tail), base[:0]
     if ENGINES[settings.engine].keeps_first or how.keeps_first:
         sides, first = sides.without_first(rows.holds_first), base[:1]
 
     def blended(text: torch.Tensor, vl: torch.Tensor) -> torch.Tensor:
         return blend(text, vl, settings.alpha, settings.blend_mode)
 
-    return torch.cat([first, LENGTH_MATCHES[settings.length_match](sides, blended)]).to(text.dtype)
+    match, weighting = LENGTH_MATCHES[settings.length_match], weighting_of(settings)
+    made = torch.cat([first, match.text(sides, blended)])
+    changed = made is not base and not torch.equal(made, base)
+    if not match.inserts or not (~own).any():
+        return Conditioning(made.to(text.dtype), weighting, text if changed else None)
+    block, counts = states[~own], rows.counts.to(states.device)[~own]
+    weighed = not weighting.plain or bool((counts != 1).any())
+    fill = filling(len(block)) if weighed else 0
+    block = torch.cat([block, block[-1:].expand(fill, -1)])
+    place = BLOCK_PLACES[settings.block_place](rows.head)
+
+    def beside(prompt: torch.Tensor) -> torch.Tensor:
+        return torch.cat([prompt[:place], block, prompt[place:]]).to(text.dtype)
+
+    def column(of_block: torch.Tensor, of_fill: float) -> torch.Tensor:
+        whole = torch.zeros(len(made) + len(block), device=states.device)
+        whole[place : place + len(of_block)] = of_block
+        whole[place + len(of_block) : place + len(block)] = of_fill
+        return whole
+
+    marked = marks(column(torch.ones_like(counts), FILL), column(counts, 0.0)) if weighed else None
+    return Conditioning(beside(made), weighting, beside(base) if changed else None, marked)
 
 
 def condition(settings: Settings, reference: Reference, text: Text, sources: Sources, seed: int = 0) -> torch.Tensor:
@@ -105,25 +192,27 @@ def condition(settings: Settings, reference: Reference, text: Text, sources: Sou
     Raises:
         ZvlError: with one line for the user.
     """
-    return condition_all(settings, reference, [text], sources)[0](seed)
+    return condition_all(settings, reference, [text], sources)[0](seed).rows
 
 
 def condition_all(
     settings: Settings, reference: Reference, texts: list[Text], sources: Sources
-) -> list[Callable[[int], torch.Tensor]]:
+) -> list[Callable[[int], Conditioning]]:
     """As `condition`, for several prompts, all read at once: for each a function from a picture's seed to its
     conditioning."""
-    if settings.alpha == 0.0:
-        return [lambda seed, text=text: text.embeddings for text in texts]
+    if plain_picture(settings):
+        return [lambda seed, text=text: Conditioning(text.embeddings, Weighting()) for text in texts]
     for text in texts:
         sources.extractor.checkpoint.require_width(text.embeddings.shape[-1])
     statistics = sources.statistics() if needs_statistics(settings) else None
-
-    def mixed(text: Text, rows: Rows, seed: int) -> torch.Tensor:
-        rows = drop_image_rows(rows, dropped(settings, int(rows.image.sum())), seed)
-        return mix(settings, text.embeddings, rows, statistics)
-
-    return [
-        functools.partial(mixed, text, rows)
-        for text, rows in zip(texts, extract_all(settings, reference, texts, sources))
+    counted = inserts(settings) and settings.proportional
+    extracted = [
+        merge_image_rows(rows, settings.merge, counted) if inserts(settings) else rows
+        for rows in extract_all(settings, reference, texts, sources)
     ]
+
+    def made(text: Text, rows: Rows, seed: int) -> Conditioning:
+        fewer = drop_image_rows(rows, dropped(settings, int(rows.image.sum())), seed, counted)
+        return mixed(settings, text.embeddings, fewer, statistics)
+
+    return [functools.partial(made, text, rows) for text, rows in zip(texts, extracted)]

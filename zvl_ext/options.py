@@ -14,9 +14,11 @@ from typing import Any
 
 from .declaration import Option, declared
 from .errors import ZvlError
-from .presets import CUSTOM, PRESETS
+from .presets import CUSTOM, PRESETS, START
+from .weighting import CURVES
 
 PROMPT = "{prompt}"  # in `vl_prompt` and `system_prompt`: replaced by the picture's own prompt
+_START = PRESETS[START]
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Settings:
 
     enabled: bool = declared("switch", False, "Z-Image VL", "Condition the picture on a reference image.")
     engine: str = declared(
-        "choice", "blend", "Engine",
+        "choice", _START["engine"], "Engine",
         "blend: Qwen3-VL reads the reference and the prompt. splice: Z-Image's own text encoder reads what Qwen3-VL's "
         "vision tower sees; "
         "fewer artifacts, and an eighth of the memory.",
@@ -43,38 +45,38 @@ class Settings:
         infotext="ZVL model",
     )  # fmt: skip
     preset: str = declared(
-        "choice", "Research default", "Preset",
+        "choice", START, "Preset",
         "Sets the controls below to a known combination. Changing one of them afterwards shows Custom.",
         choices=(*PRESETS, CUSTOM), axis="Preset", cost=0.6,
     )  # fmt: skip
     alpha: float = declared(
-        "number", 0.3, "Alpha",
+        "number", _START["alpha"], "Alpha",
         "How much of the conditioning comes from the reference: 0 is the prompt alone. In blend 0.3 showed the fewest "
         "artifacts; splice is made "
         "for 1.",
         minimum=0.0, maximum=1.0, step=0.01, infotext="ZVL alpha", axis="Alpha",
     )  # fmt: skip
     hidden_layer: int = declared(
-        "integer", -8, "Hidden layer",
+        "integer", _START["hidden_layer"], "Hidden layer",
         "Which layer's hidden states are used, counted from the end. -2 is where Z-Image reads its text encoder; -8 is "
         "cleaner in blend, -12 more "
         "abstract in splice; beyond -18 only the gist is left.",
         minimum=-36, maximum=-1, step=1, infotext="ZVL layer", axis="Hidden layer", cost=0.4,
     )  # fmt: skip
     token_mode: str = declared(
-        "choice", "text", "Token mode",
+        "choice", _START["token_mode"], "Token mode",
         "text: the prompt's own tokens after they have seen the image (fewest artifacts). image: the image's tokens "
         "with their markers. "
         "image_no_markers: without them. all: the whole sequence.",
         choices=("text", "image", "image_no_markers", "all"), infotext="ZVL tokens", axis="Token mode",
     )  # fmt: skip
     scale_to_text: bool = declared(
-        "switch", True, "Scale to text",
+        "switch", _START["scale_to_text"], "Scale to text",
         "Bring the hidden states to the statistics of your text encoder before blending. Off means no normalization.",
         infotext="ZVL scale", axis="Scale to text",
     )  # fmt: skip
     normalization: str = declared(
-        "choice", "global", "Normalization",
+        "choice", _START["normalization"], "Normalization",
         "global: one factor for everything, good for text tokens. per_dim: each dimension by its own mean and spread, "
         "for image tokens. "
         "hybrid: half of each. sink_aware: one factor that ignores the first token's extreme values, so that alpha "
@@ -82,7 +84,7 @@ class Settings:
         choices=("none", "global", "per_dim", "hybrid", "sink_aware"), infotext="ZVL norm", axis="Normalization",
     )  # fmt: skip
     outlier_repair: str = declared(
-        "choice", "none", "Outlier repair",
+        "choice", _START["outlier_repair"], "Outlier repair",
         "What to do with dimensions whose spread is far from the text encoder's: zero removes them, clamp brings the "
         "spread to the "
         "threshold, scale brings it to the text encoder's own.",
@@ -95,7 +97,7 @@ class Settings:
         "threshold", advanced=True, axis="Outlier threshold",
     )  # fmt: skip
     length_match: str = declared(
-        "choice", "interpolate", "Length match",
+        "choice", _START["length_match"], "Length match",
         "When there are more or fewer tokens than the prompt has. interpolate: resampled along the sequence. truncate: "
         "only the first "
         "ones, the rest of the conditioning is dropped. insert: image tokens go in beside the prompt's, for token mode "
@@ -103,21 +105,21 @@ class Settings:
         choices=("interpolate", "truncate", "insert"), infotext="ZVL length", advanced=True, axis="Length match",
     )  # fmt: skip
     blend_mode: str = declared(
-        "choice", "linear", "Blend mode",
+        "choice", _START["blend_mode"], "Blend mode",
         "linear: weighted mean. slerp: along the arc, token by token. adain: the prompt's tokens with the mean and "
         "spread of Qwen3-VL's, "
         "per token. adain_per_dim: the same per dimension.",
         choices=("linear", "slerp", "adain", "adain_per_dim"), infotext="ZVL blend", advanced=True, axis="Blend mode",
     )  # fmt: skip
     image_dropout: float = declared(
-        "number", 0.0, "Image dropout",
+        "number", _START["image_dropout"], "Image dropout",
         "Leaves out this share of the image tokens at random, by the picture's seed, for variety: 0.75 keeps the "
         "subject, 0.85 is creative, "
         "0.95 keeps the gist. Needs a token mode with image tokens.",
         minimum=0.0, maximum=0.99, step=0.01, infotext="ZVL dropout", axis="Image dropout",
     )  # fmt: skip
     reference_tokens: int = declared(
-        "integer", 256, "Reference size in tokens",
+        "integer", _START["reference_tokens"], "Reference size in tokens",
         "A larger reference is scaled down to this many tokens of 32 × 32 pixels: 64 = 256², 256 = 512², 576 = 768², "
         "1024 = 1024² pixels.",
         minimum=4, maximum=1024, step=4, infotext="ZVL size", advanced=True, axis="Reference size in tokens", cost=0.5,
@@ -139,7 +141,7 @@ class Settings:
         choices=("auto", "cpu"), advanced=True,
     )  # fmt: skip
     positions: str = declared(
-        "choice", "sequential", "Positions",
+        "choice", _START["positions"], "Positions",
         "For splice. sequential: the text encoder counts image tokens as it counts words. mrope: rows and columns and "
         "DeepStack's additions, "
         "as in Qwen3-VL.",
@@ -151,6 +153,52 @@ class Settings:
         "half the memory, slightly "
         "different hidden states, slow on the CPU.",
         choices=("auto", "fp8"), infotext="ZVL storage", advanced=True, axis="Weights in memory", cost=0.6,
+    )  # fmt: skip
+
+    weight: float = declared(
+        "number", _START["weight"], "Weight",
+        "How strongly the picture looks at the reference: 0 not at all, 1 as the model does by itself.",
+        minimum=0.0, maximum=2.0, step=0.01, infotext="ZVL weight", axis="Weight",
+    )  # fmt: skip
+    start: float = declared(
+        "number", _START["start"], "Starting step",
+        "From this share of the sampling steps on the reference has a part.",
+        minimum=0.0, maximum=1.0, step=0.01, infotext="ZVL start", advanced=True, axis="Starting step",
+    )  # fmt: skip
+    end: float = declared(
+        "number", _START["end"], "Ending step",
+        "Up to this share of the sampling steps.",
+        minimum=0.0, maximum=1.0, step=0.01, infotext="ZVL end", advanced=True, axis="Ending step",
+    )  # fmt: skip
+    curve: str = declared(
+        "choice", _START["curve"], "Weight curve",
+        "How the weight goes between these steps. ease in: it rises from 0. ease out: it falls to 0. ease in-out: "
+        "rises, then falls. reversed: falls, then rises.",
+        choices=tuple(CURVES), infotext="ZVL curve", advanced=True, axis="Weight curve",
+    )  # fmt: skip
+    blocks: str = declared(
+        "blocks", _START["blocks"], "Blocks",
+        "Which of the image model's blocks (its layers, 30 in Z-Image) look at the reference: all, early, middle, "
+        "late, or numbers from 0, with factors: 0-9:0.5, 20-29.",
+        infotext="ZVL blocks", advanced=True, axis="Blocks",
+    )  # fmt: skip
+    merge: int = declared(
+        "integer", _START["merge"], "Merge",
+        "Averages the reference's tokens over squares of this side: 2 leaves a quarter of them, so that sampling is "
+        "faster; fine detail is lost.",
+        minimum=1, maximum=3, step=1, infotext="ZVL merge", advanced=True, axis="Merge",
+    )  # fmt: skip
+    proportional: bool = declared(
+        "switch", _START["proportional"], "Proportional attention",
+        "After image dropout or merging, the tokens that are left count for those that are gone, so that the strength "
+        "stays. Off: fewer tokens are also a weaker reference, as in the published presets.",
+        infotext="ZVL proportional", advanced=True, axis="Proportional attention",
+    )  # fmt: skip
+    block_place: str = declared(
+        "choice", _START["block_place"], "Reference's place",
+        "Where the reference's tokens stand among the prompt's. front: before all, so that a small weight comes close "
+        "to the picture without a reference. behind head: where Qwen3-VL reads them.",
+        choices=("front", "behind head"), infotext="ZVL place", advanced=True, axis="Reference's place",
     )  # fmt: skip
 
     @classmethod

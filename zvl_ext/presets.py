@@ -1,16 +1,31 @@
-"""Known combinations of settings, as plain data."""
+"""Known combinations of settings, as plain data.
+
+A preset names every control it is about, so that choosing it after another one leaves nothing behind.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 CUSTOM = "Custom"  # the name of everything else
 
-# Known combinations. A preset names every control it is about, so that choosing it after another one leaves nothing
-# behind. The first two are the recommendations of the published findings, for text and for image positions; the splice
-# presets are those of Somepalli & Somepalli, "Latent Scaffolding" (2026): dropout for variety, the layer for
-# abstraction.
-_RESEARCH = {
+
+@dataclass(frozen=True)
+class Preset:
+    """One combination.
+
+    Attributes:
+        values: By the options' names.
+        about: What it is for and what to expect, in one sentence for the user.
+    """
+
+    values: dict[str, Any] = field(repr=False)
+    about: str
+
+
+# The recommendations of the published findings, for text and for image positions.
+_RESEARCH: dict[str, Any] = {
     "engine": "blend",
     "alpha": 0.3,
     "hidden_layer": -8,
@@ -22,7 +37,17 @@ _RESEARCH = {
     "blend_mode": "linear",
     "image_dropout": 0.0,
     "reference_tokens": 256,
+    "positions": "sequential",
+    "weight": 1.0,
+    "start": 0.0,
+    "end": 1.0,
+    "curve": "constant",
+    "blocks": "all",
+    "merge": 1,
+    "proportional": False,
+    "block_place": "behind head",
 }
+# Those of Somepalli & Somepalli, "Latent Scaffolding" (2026): dropout for variety, the layer for abstraction.
 _SPLICE = _RESEARCH | {
     "engine": "splice",
     "alpha": 1.0,
@@ -32,12 +57,47 @@ _SPLICE = _RESEARCH | {
     "length_match": "insert",
     "reference_tokens": 576,
 }
-PRESETS: dict[str, dict[str, Any]] = {
-    "Research default": _RESEARCH,
-    "Research image tokens": _RESEARCH | {"token_mode": "image", "normalization": "per_dim"},
-    "Image tokens, sink-aware": _RESEARCH | {"token_mode": "image", "normalization": "sink_aware"},
-    "Splice: faithful": _SPLICE,
-    "Splice: variation": _SPLICE | {"image_dropout": 0.75},
-    "Splice: creative": _SPLICE | {"hidden_layer": -12, "image_dropout": 0.85},
-    "Splice: gist": _SPLICE | {"image_dropout": 0.95},
+# Of our own, by the evidence: inserted rows with a weight, merged so that sampling hardly gets slower.
+_WEIGHTED = _SPLICE | {"weight": 0.4, "merge": 2, "proportional": True, "block_place": "front"}
+
+_PRESETS = {
+    "Balanced": Preset(
+        _WEIGHTED,
+        "The prompt decides what it names, the reference fills in the rest. Start here and move Weight.",
+    ),
+    "Close variation": Preset(
+        _WEIGHTED | {"weight": 1.0, "merge": 1},
+        "The picture comes close to the reference; the prompt changes little.",
+    ),
+    "Research default": Preset(
+        _RESEARCH,
+        "As first published, for comparison: expect hardly any effect. Its author has since withdrawn it.",
+    ),
+    "Research, all tokens": Preset(
+        _RESEARCH | {"token_mode": "all", "hidden_layer": -6, "alpha": 0.4},
+        "The same author's later settings: the image's tokens are blended in as well; visible, with artifacts.",
+    ),
+    "Research image tokens": Preset(
+        _RESEARCH | {"token_mode": "image", "normalization": "per_dim"},
+        "As published for the image's tokens alone: style and colours, with artifacts; the prompt suffers.",
+    ),
+    "Image tokens, sink-aware": Preset(
+        _RESEARCH | {"token_mode": "image", "normalization": "sink_aware"},
+        "The image's tokens at their own size, so that alpha means what it says. Raise Alpha to 0.5 to see more.",
+    ),
+    "Splice: faithful": Preset(_SPLICE, "As published: the reference at full strength, close to it."),
+    "Splice: variation": Preset(
+        _SPLICE | {"image_dropout": 0.75},
+        "As published: a quarter of the reference's tokens at random, by the picture's seed; the subject stays.",
+    ),
+    "Splice: creative": Preset(
+        _SPLICE | {"hidden_layer": -12, "image_dropout": 0.85}, "As published: fewer tokens, more abstract; looser."
+    ),
+    "Splice: gist": Preset(
+        _SPLICE | {"image_dropout": 0.95}, "As published: one token in twenty; the general idea of the reference."
+    ),
 }
+PRESETS: dict[str, dict[str, Any]] = {name: preset.values for name, preset in _PRESETS.items()}
+ABOUT: dict[str, str] = {name: preset.about for name, preset in _PRESETS.items()}
+
+START = "Balanced"  # what a fresh panel has, and a request that names nothing else

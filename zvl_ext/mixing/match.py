@@ -48,12 +48,11 @@ def truncate(vl: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, torch.
     return vl[:rows], text[:rows]
 
 
-def insert(sides: Sides, blend: Blend) -> torch.Tensor:
-    """The prompt's rows blended one to one, all others put in where the vision block stands: the sequence grows."""
-    text = sides.text
-    if sides.own.any():
-        text = blend(text, match_text(sides.vl[sides.own], text, sides.head, sides.tail))
-    return torch.cat([text[: sides.head], sides.vl[~sides.own], text[sides.head :]])
+def one_to_one(sides: Sides, blend: Blend) -> torch.Tensor:
+    """The prompt's rows blended with their own; the others have no part in this."""
+    if not sides.own.any():
+        return sides.text
+    return blend(sides.text, match_text(sides.vl[sides.own], sides.text, sides.head, sides.tail))
 
 
 _PAIRINGS = {"interpolate": interpolate, "truncate": truncate}
@@ -67,9 +66,31 @@ def _paired(mode: str) -> Callable[[Sides, Blend], torch.Tensor]:
     return matched
 
 
-LENGTH_MATCHES: dict[str, Callable[[Sides, Blend], torch.Tensor]] = {
-    **{mode: _paired(mode) for mode in _PAIRINGS},
-    "insert": insert,
+@dataclass(frozen=True)
+class LengthMatch:
+    """One way in which rows and text come together.
+
+    Attributes:
+        text: The prompt's rows as the conditioning has them, [rows, hidden].
+        inserts: Whether the rows that are not the prompt's own stand beside these, as a block.
+    """
+
+    text: Callable[[Sides, Blend], torch.Tensor]
+    inserts: bool = False
+
+
+LENGTH_MATCHES: dict[str, LengthMatch] = {
+    **{mode: LengthMatch(_paired(mode)) for mode in _PAIRINGS},
+    "insert": LengthMatch(one_to_one, inserts=True),
+}
+
+# Where a block of rows stands: before how many of the prompt's rows, given how many the template's head has.
+BLOCK_PLACES: dict[str, Callable[[int], int]] = {
+    # As Qwen3-VL reads it, and as published.
+    "behind head": lambda head: head,
+    # There it changes no distance between the prompt's rows and the picture: a weight towards 0 tends to the plain
+    # picture.
+    "front": lambda head: 0,
 }
 
 

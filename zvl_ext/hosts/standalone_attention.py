@@ -1,0 +1,164 @@
+"""Weighted attention in diffusers' Z-Image: hooks on its modules for the time of one batch of pictures."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from ..attention import bias, filling, masked, padded
+from ..conditioner import Conditioning
+from ..errors import ZvlError
+from ..weighting import way
+
+
+class _Rows(NamedTuple):
+    """Which rows a block reads; the picture's stand before the caption's."""
+
+    picture: bool
+    caption: bool
+
+
+PICTURE, CAPTION, BOTH = _Rows(True, False), _Rows(False, True), _Rows(True, True)
+
+
+@contextlib.contextmanager
+def weighted(transformer: torch.nn.Module, conditionings: list[Conditioning], steps: int) -> Iterator[None]:
+    """Let the image model look at references as their conditionings say, while the context is open.
+
+    Where all of them are steady, nothing is touched.
+
+    Args:
+        transformer: diffusers' ZImageTransformer2DModel. It is called once for each step.
+        conditionings: Of the first captions of its batch; those behind them, such as the unconditional half of
+            guidance, stay as they are.
+
+    Raises:
+        ZvlError: the image model is not built or not run as expected.
+    """
+    if all(each.steady for each in conditionings):
+        yield
+        return
+    run = _Run(transformer, conditionings, steps)
+    run.install()
+    try:
+        yield
+    finally:
+        run.remove()
+
+
+class _Run:
+    """One batch: its hooks, and what they know of the step that is being made."""
+
+    def __init__(self, transformer: Any, conditionings: list[Conditioning], steps: int):
+        if hasattr(transformer, "_orig_mod"):
+            raise ZvlError("The image model is compiled: it would not take a weight. Load it without torch.compile.")
+        self._transformer = transformer
+        self._conditionings = conditionings
+        self._steps = steps
+        self._step = 0
+        self._handles: list[Any] = []
+        self._asked = 0  # how many blocks have taken their part in this step
+        # Factors by block: those of the refiner that reads the caption, which serves all blocks, are their largest.
+        blocks = len(transformer.layers)
+        by_block = [each.weighting.factors(blocks) for each in conditionings]
+        self._main = torch.tensor(by_block).T  # [blocks, conditionings]
+        # How far the block in front of each prompt moves it on.
+        self._moved = [
+            0 if c.marks is None else int((c.marks[:, 0] != 0).long().cumprod(0).sum()) for c in conditionings
+        ]
+        self._marks: torch.Tensor | None = None  # of this step's captions, [batch, rows, 2]
+        self._pictures = 0  # rows of the picture, which stand before the caption
+        self._biases: dict[Any, torch.Tensor | None] = {}
+
+    def install(self) -> None:
+        model = self._transformer
+        self._handles.append(model.register_forward_pre_hook(self._begin, with_kwargs=True))
+        if all(each.marks is None for each in self._conditionings):
+            return
+        largest = self._main.amax(dim=0)
+        for block in model.noise_refiner:
+            self._watch(block.attention, PICTURE)
+        for block in model.context_refiner:
+            self._watch(block.attention, CAPTION, largest)
+        for block, factors in zip(model.layers, self._main):
+            self._watch(block.attention, BOTH, factors)
+        self._handles.append(model.register_forward_hook(self._end))
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _watch(self, attention: torch.nn.Module, sequence: _Rows, factors: torch.Tensor | None = None) -> None:
+        """Give one block's attention what is its own: rotary tables, and where there are factors, weights."""
+
+        def hook(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+            if sequence.picture and self._pictures > self._patches:
+                kwargs = {**kwargs, "freqs_cis": self._turned(kwargs["freqs_cis"])}
+            if factors is not None:
+                self._asked += 1
+                added = self._bias(factors, args[0] if args else kwargs["hidden_states"], sequence)
+                if added is not None:
+                    kwargs = {**kwargs, "attention_mask": masked(added, kwargs.get("attention_mask"))}
+            return args, kwargs
+
+        self._handles.append(attention.register_forward_pre_hook(hook, with_kwargs=True))
+
+    def _begin(self, module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """A step begins: the prompts' rows as they are in it, and the marks of what is in the captions."""
+        latents, time, captions, *rest = args
+        done = way(self._step, self._steps)
+        self._step += 1
+        self._asked = 0
+        self._biases.clear()
+        rows = [each.at(done).to(caption) for each, caption in zip(self._conditionings, captions)]
+        captions = [*rows, *captions[len(rows) :]]
+        longest = max(map(len, captions))
+        longest += filling(longest)
+        marked = torch.zeros(len(captions), longest, 2, device=captions[0].device)
+        for own, each in zip(marked, self._conditionings):
+            if each.marks is not None:
+                own[: len(each.marks)] = each.marks.to(own)
+        self._marks = marked
+        self._weights = torch.ones(len(captions), device=captions[0].device)
+        for i, each in enumerate(self._conditionings):
+            self._weights[i] = each.weighting.at(done)
+        frames, height, width = latents[0].shape[-3:]
+        self._patches = frames * (height // 2) * (width // 2)
+        self._pictures = self._patches + filling(self._patches)
+        return (latents, time, captions, *rest), kwargs
+
+    def _bias(self, factors: torch.Tensor, hidden: torch.Tensor, sequence: _Rows) -> torch.Tensor | None:
+        key = (tuple(factors.tolist()), sequence)
+        if key not in self._biases and self._marks is not None:
+            weights = self._weights.clone()
+            weights[: len(factors)] *= factors.to(weights)
+            keys = hidden.shape[1]
+            whole = padded(self._marks, self._pictures if sequence.picture else 0, keys)
+            self._biases[key] = bias(whole, weights[:, None], hidden.dtype)
+        return self._biases[key]
+
+    def _turned(self, tables: torch.Tensor) -> torch.Tensor:
+        """The rotary tables [batch, keys, ...] with the rows that fill the picture up at their usual distance.
+
+        diffusers gives these rows position 0, whatever the caption is. A block in front of the prompt moves the prompt
+        and the picture on by its length, so these rows have to go along, or a weight towards 0 would not tend to the
+        plain picture.
+        """
+        tables = tables.clone()
+        for i, moved in enumerate(self._moved):
+            if moved:
+                place = torch.tensor([[moved, 0, 0]], dtype=torch.int32, device=tables.device)
+                tables[i, self._patches : self._pictures] = self._transformer.rope_embedder(place)[0].to(tables)
+        return tables
+
+    def _end(self, module: torch.nn.Module, args: tuple, output: Any) -> None:
+        expected = len(self._transformer.context_refiner) + len(self._transformer.layers)
+        if self._asked != expected:
+            raise ZvlError(
+                f"Only {self._asked} of the image model's {expected} blocks took the weight: it is run in a way "
+                "Z-Image VL "
+                "does not know. Choose weight 1."
+            )
