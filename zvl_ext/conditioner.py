@@ -200,8 +200,12 @@ def condition_all(
 ) -> list[Callable[[int], Conditioning]]:
     """As `condition`, for several prompts, all read at once: for each a function from a picture's seed to its
     conditioning."""
+
+    def plain(text: Text, seed: int) -> Conditioning:
+        return Conditioning(text.embeddings, Weighting())
+
     if plain_picture(settings):
-        return [lambda seed, text=text: Conditioning(text.embeddings, Weighting()) for text in texts]
+        return [functools.partial(plain, text) for text in texts]
     for text in texts:
         sources.extractor.checkpoint.require_width(text.embeddings.shape[-1])
     statistics = sources.statistics() if needs_statistics(settings) else None

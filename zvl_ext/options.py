@@ -231,7 +231,7 @@ class Settings:
     def changed(self, values: dict[str, Any]) -> Settings:
         """The same settings with other values, each checked; a `preset` among them is applied before the others."""
         checked = {name: BY_NAME[name].check(value) for name, value in values.items()}
-        settings = dataclasses.replace(self, **(PRESETS.get(checked.get("preset"), {}) | checked))
+        settings = dataclasses.replace(self, **(PRESETS.get(checked.get("preset", ""), {}) | checked))
         return dataclasses.replace(settings, preset=preset_of(settings))
 
 

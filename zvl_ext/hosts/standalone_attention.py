@@ -13,6 +13,9 @@ from ..conditioner import Conditioning
 from ..errors import ZvlError
 from ..weighting import way
 
+Arguments = tuple[Any, ...]  # of a module that is called
+Keywords = dict[str, Any]
+
 
 class _Rows(NamedTuple):
     """Which rows a block reads; the picture's stand before the caption's."""
@@ -94,7 +97,7 @@ class _Run:
     def _watch(self, attention: torch.nn.Module, sequence: _Rows, factors: torch.Tensor | None = None) -> None:
         """Give one block's attention what is its own: rotary tables, and where there are factors, weights."""
 
-        def hook(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        def hook(module: torch.nn.Module, args: Arguments, kwargs: Keywords) -> tuple[Arguments, Keywords]:
             if sequence.picture and self._pictures > self._patches:
                 kwargs = {**kwargs, "freqs_cis": self._turned(kwargs["freqs_cis"])}
             if factors is not None:
@@ -106,7 +109,7 @@ class _Run:
 
         self._handles.append(attention.register_forward_pre_hook(hook, with_kwargs=True))
 
-    def _begin(self, module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    def _begin(self, module: torch.nn.Module, args: Arguments, kwargs: Keywords) -> tuple[Arguments, Keywords]:
         """A step begins: the prompts' rows as they are in it, and the marks of what is in the captions."""
         latents, time, captions, *rest = args
         done = way(self._step, self._steps)
@@ -154,7 +157,7 @@ class _Run:
                 tables[i, self._patches : self._pictures] = self._transformer.rope_embedder(place)[0].to(tables)
         return tables
 
-    def _end(self, module: torch.nn.Module, args: tuple, output: Any) -> None:
+    def _end(self, module: torch.nn.Module, args: Arguments, output: Any) -> None:
         expected = len(self._transformer.context_refiner) + len(self._transformer.layers)
         if self._asked != expected:
             raise ZvlError(
