@@ -42,7 +42,8 @@ def run(args: argparse.Namespace) -> None:
 
     (text, _), (vl, metadata) = load(args.text), load(args.vl)
     check_widths(args.text, text, args.vl, vl)
-    settings = Settings(**{name: getattr(args, name) for name in BLEND_OPTIONS}, scale_to_text=args.scale_to_text)
+    named = {name: getattr(args, name) for name in BLEND_OPTIONS}
+    settings = Settings(engine="blend", **named, scale_to_text=args.scale_to_text)  # what extract read with
     statistics = None
     if conditioner.needs_statistics(settings):
         statistics = load_statistics(args.reference_stats, text.shape[1]) if args.reference_stats else measure(text)

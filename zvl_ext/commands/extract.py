@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> None:
 
     encode = tokenizer(args.tokenizer or checkpoint.tokenizer_folder)
     settings = Settings(
+        engine="blend",  # the one that reads with Qwen3-VL's language model
         hidden_layer=args.hidden_layer,
         token_mode=args.token_mode,
         reference_tokens=args.reference_tokens,
