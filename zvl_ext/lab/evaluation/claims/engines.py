@@ -85,8 +85,8 @@ def splice_is_cleaner(table: Table) -> Judged:
         ("splice text", "blend text, sink-aware"),
         ("splice all + insert", "blend image, sink-aware"),
     ):
-        ends = [table.curve(name)[-1] for name in (splice, blend)]
-        gaps = {name: difference(*ends, name) for name in ("distance", "neither")}
+        of_splice, of_blend = (table.curve(name)[-1] for name in (splice, blend))
+        gaps = {name: difference(of_splice, of_blend, name) for name in ("distance", "neither")}
         lines.append(f"{splice} minus {blend} at alpha 1: {signed_list(gaps)}")
         signs += [sign(gap) for gap in gaps.values()]
     return "; ".join(lines), by_signs(signs, -1)
