@@ -1,31 +1,78 @@
-// Shows "on" and the alpha in the accordion's title, so that a closed accordion tells whether it takes part.
+// The accordion's title tells what will happen, a dropped reference switches it on, and help stands in tooltips.
 (() => {
     const TABS = ["txt2img", "img2img"];
+    const switchedOff = new Set(); // tabs in which the user has switched it off himself
+    const hadReference = new Map();
+
+    const byId = (tab, name) => document.getElementById(`zvl_${tab}_${name}`);
+    const isOn = (tab) => Boolean(document.querySelector(`#zvl_${tab}_enabled-checkbox input`)?.checked);
+    const number = (tab, name) => byId(tab, name)?.querySelector("input[type=number]");
+
+
+    // What a picture made now would be.
+    function outlook(tab, hasReference) {
+        if (byId(tab, "missing")?.querySelector(".zvl-note")) return "no weights";
+        if (!hasReference) return "no reference";
+        const weight = byId(tab, "weight");
+        const name = weight && !weight.classList.contains("hidden") ? "weight" : "alpha";
+        return `on, ${name} ${number(tab, name)?.value ?? ""}`;
+    }
 
     function update(tab) {
-        const id = `zvl_${tab}_`;
-        const accordion = document.getElementById(`${id}enabled`);
-        const label = accordion?.querySelector(".label-wrap > span");
+        const label = byId(tab, "enabled")?.querySelector(".label-wrap > span");
         if (!label) return;
-        const enabled = document.querySelector(`#${id}enabled-checkbox input`)?.checked;
-        const alpha = document.querySelector(`#${id}alpha input[type=number]`)?.value;
+        const hasReference = Boolean(byId(tab, "reference")?.querySelector("img"));
+        if (hasReference && hadReference.get(tab) === false && !isOn(tab) && !switchedOff.has(tab)) {
+            document.querySelector(`#zvl_${tab}_enabled-checkbox input`)?.click();
+        }
+        hadReference.set(tab, hasReference);
         let badge = label.querySelector(".zvl-badge");
         if (!badge) {
             badge = document.createElement("span");
             badge.className = "zvl-badge";
             label.append(badge);
         }
-        const text = enabled ? `on, alpha ${alpha}` : "";
+        const text = isOn(tab) ? outlook(tab, hasReference) : "";
         if (badge.textContent !== text) badge.textContent = text;
-        badge.hidden = !enabled;
+        badge.classList.toggle("zvl-warn", text.startsWith("no "));
+        badge.hidden = !text;
+    }
+
+    function updateAll() {
+        TABS.forEach(update);
+    }
+
+    function addTips() {
+        for (const holder of document.querySelectorAll("[data-zvl-tips]")) {
+            for (const [id, help] of Object.entries(JSON.parse(holder.dataset.zvlTips))) {
+                const control = document.getElementById(id);
+                if (control && !control.title) control.title = help;
+            }
+        }
     }
 
     // The web UI calls this after every burst of changes in the page; values set by a paste arrive this way, too.
-    onAfterUiUpdate(() => TABS.forEach(update));
+    onAfterUiUpdate(() => {
+        updateAll();
+        addTips();
+    });
     onUiLoaded(() => {
-        for (const tab of TABS) {
-            // Typing and dragging change a property, which is no change of the page.
-            document.getElementById(`zvl_${tab}_enabled`)?.addEventListener("input", () => setTimeout(() => update(tab)));
+        addTips();
+        // Typing, dragging and ticking change properties, which is no change of the page.
+        for (const kind of ["input", "change", "click"]) {
+            document.addEventListener(kind, (event) => {
+                if (!event.target.closest?.("[id^=zvl_]")) return;
+                const before = TABS.filter(isOn);
+                setTimeout(() => {
+                    if (event.isTrusted && kind === "click") {
+                        for (const tab of TABS) {
+                            if (before.includes(tab) && !isOn(tab)) switchedOff.add(tab);
+                            if (!before.includes(tab) && isOn(tab)) switchedOff.delete(tab);
+                        }
+                    }
+                    updateAll();
+                }, 100);
+            }, true);
         }
     });
 })();

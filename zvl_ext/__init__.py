@@ -3,4 +3,4 @@
 Importing this package loads neither torch nor transformers: a web UI imports it at every start.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

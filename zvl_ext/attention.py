@@ -13,6 +13,8 @@ stacks, repeats or pads it; a row that a host adds has marks of 0.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 OWNER, COUNT = 0, 1  # columns of marks
@@ -89,6 +91,34 @@ def padded(marked: torch.Tensor, before: int, keys: int) -> torch.Tensor:
     """Marks [batch, rows, 2] of a caption as marks [batch, keys, 2] of a sequence in which `before` rows stand in front
     of it."""
     return torch.nn.functional.pad(marked, (0, 0, before, keys - before - marked.shape[1]))
+
+
+class Biases:
+    """The biases of one call of the image model, each made once however many blocks ask for it.
+
+    Args:
+        marked: Marks of the captions of its batch, float [batch, rows, 2].
+        weights: Of each caption's reference at this step, float [batch].
+    """
+
+    def __init__(self, marked: torch.Tensor, weights: torch.Tensor):
+        self._marked = marked
+        self._weights = weights
+        self._made: dict[Any, torch.Tensor | None] = {}
+
+    def of(self, factors: torch.Tensor, before: int, keys: int, dtype: torch.dtype) -> torch.Tensor | None:
+        """The bias of a block, as `bias`.
+
+        Args:
+            factors: What the block multiplies the weights with, float [batch] or [].
+            before: How many rows of its sequence stand in front of the caption.
+            keys: How many rows its sequence has.
+        """
+        key = (tuple(factors.flatten().tolist()), before, keys, dtype)
+        if key not in self._made:
+            weights = (self._weights * factors.to(self._weights))[:, None]
+            self._made[key] = bias(padded(self._marked, before, keys), weights, dtype)
+        return self._made[key]
 
 
 def filling(rows: int) -> int:

@@ -126,6 +126,13 @@ def plain_picture(settings: Settings) -> bool:
     return settings.alpha == 0.0 or weighting_of(settings).idle
 
 
+def weighs(settings: Settings) -> bool:
+    """Whether the settings want something of the image model besides rows: a weight, or other rows at some steps."""
+    fewer = settings.merge > 1 or settings.image_dropout > 0
+    counted = inserts(settings) and settings.proportional and fewer
+    return not plain_picture(settings) and (counted or not weighting_of(settings).plain)
+
+
 def mix(settings: Settings, text: torch.Tensor, rows: Rows, statistics: ReferenceStatistics | None) -> torch.Tensor:
     """As `mixed`, the rows with the reference at its full part [rows, hidden]."""
     return mixed(settings, text, rows, statistics).rows

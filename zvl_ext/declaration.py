@@ -20,7 +20,8 @@ class Option:
         kind: `switch`, `number`, `integer`, `choice`, `text`, `blocks`, `image` or `model`.
         default: The value of a fresh panel.
         label: What the panel calls it; unique within the extension.
-        help: One or two sentences shown under the control.
+        help: One or two sentences, for documentation and as the control's tooltip.
+        hint: A few words shown beside the control, where its label does not say enough.
         infotext: Key in the picture's parameters, or None when the option is not written there.
         minimum, maximum, step: The range of a number or integer, both ends included.
         choices: The values of a choice.
@@ -34,6 +35,7 @@ class Option:
     default: Any
     label: str
     help: str
+    hint: str = ""
     infotext: str | None = None
     minimum: float | None = None
     maximum: float | None = None
@@ -71,6 +73,7 @@ class Option:
             "choices": list(self.choices) or None,
             "label": self.label,
             "help": self.help,
+            "hint": self.hint or None,
             "infotext": self.infotext,
             "axis": self.axis,
             "advanced": self.advanced,

@@ -51,16 +51,18 @@ class Settings:
     )  # fmt: skip
     alpha: float = declared(
         "number", _START["alpha"], "Alpha",
-        "How much of the conditioning comes from the reference: 0 is the prompt alone. In blend 0.3 showed the fewest "
-        "artifacts; splice is made "
-        "for 1.",
+        "How much of the prompt's own tokens is replaced by what Qwen3-VL made of them after seeing the "
+        "reference; 0 is the plain picture. With length match insert the strength is Weight, and alpha is "
+        "about the prompt's own tokens; otherwise alpha is the strength, and 0.3 to 0.5 is usual in engine "
+        "blend.",
         minimum=0.0, maximum=1.0, step=0.01, infotext="ZVL alpha", axis="Alpha",
+        hint="how much the prompt gives way to the reference",
     )  # fmt: skip
     hidden_layer: int = declared(
         "integer", _START["hidden_layer"], "Hidden layer",
-        "Which layer's hidden states are used, counted from the end. -2 is where Z-Image reads its text encoder; -8 is "
-        "cleaner in blend, -12 more "
-        "abstract in splice; beyond -18 only the gist is left.",
+        "Which layer of the language model is used, counted from the end. -2 is where Z-Image reads its text "
+        "encoder; -6 to -8 is cleaner in engine blend, -12 more abstract in splice; beyond -18 only the gist "
+        "is left.",
         minimum=-36, maximum=-1, step=1, infotext="ZVL layer", axis="Hidden layer", cost=0.4,
     )  # fmt: skip
     token_mode: str = declared(
@@ -157,8 +159,11 @@ class Settings:
 
     weight: float = declared(
         "number", _START["weight"], "Weight",
-        "How strongly the picture looks at the reference: 0 not at all, 1 as the model does by itself.",
+        "How strongly the image model looks at the reference's tokens: its attention to them is multiplied "
+        "with this. 0 is the plain picture, 1 is as the model does by itself, above 1 is more. This is the "
+        "strength with length match insert.",
         minimum=0.0, maximum=2.0, step=0.01, infotext="ZVL weight", axis="Weight",
+        hint="how strongly the picture looks at the reference",
     )  # fmt: skip
     start: float = declared(
         "number", _START["start"], "Starting step",

@@ -140,6 +140,14 @@ def on_ui_settings(callback: Callable[[], None]) -> None:
         register(callback, **({"name": "zvl_settings"} if takes(register, "name") else {}))
 
 
+def on_cfg_denoiser(callback: Callable[[Any], None]) -> None:
+    """Have it called before each sampling step."""
+    from modules import script_callbacks
+
+    if register := getattr(script_callbacks, "on_cfg_denoiser", None):
+        register(callback, **({"name": "zvl_sampling"} if takes(register, "name") else {}))
+
+
 def register_settings(section: tuple[str, str], settings: Iterable[Any]) -> None:
     """Put sliders on a page of the host's settings, in place of earlier ones of their names.
 

@@ -20,7 +20,10 @@ from ..errors import ZvlError
 from ..sequence import TEMPLATE, Encode, Sequence
 from .forge import takes
 
-UNKNOWN = "This version of the web UI encodes Z-Image's prompt in a way Z-Image VL does not know. Look for an update of Z-Image VL."
+UNKNOWN = (
+    "This version of the web UI encodes Z-Image's prompt in a way Z-Image VL does not know. "
+    "Look for an update of Z-Image VL."
+)
 
 
 def encoder(engine: Any) -> Encode:

@@ -53,7 +53,10 @@ class ForgeExtractor:
             total = mm.get_total_memory(self.device)
             no_vram = getattr(mm.vram_state, "name", "") == "NO_VRAM"
             if needed > total or no_vram:
-                self.note = f"Qwen3-VL needs {needed / GIB:.1f} GiB, the graphics card has {total / GIB:.1f}: it runs on the CPU, which is slower."
+                self.note = (
+                    f"Qwen3-VL needs {needed / GIB:.1f} GiB, the graphics card has {total / GIB:.1f}: "
+                    "it runs on the CPU, which is slower."
+                )
                 self.device = torch.device("cpu")
                 self.dtype = _compute_dtype(self.device)
         self.precision = f"{self.device} {self.dtype}" + (" fp8" if self._storage == "fp8" else "")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..attention import bias, filling, masked, padded
+from ..attention import Biases, filling, masked
 from ..conditioner import Conditioning
 from ..errors import ZvlError
 from ..weighting import way
@@ -72,9 +72,7 @@ class _Run:
         self._moved = [
             0 if c.marks is None else int((c.marks[:, 0] != 0).long().cumprod(0).sum()) for c in conditionings
         ]
-        self._marks: torch.Tensor | None = None  # of this step's captions, [batch, rows, 2]
         self._pictures = 0  # rows of the picture, which stand before the caption
-        self._biases: dict[Any, torch.Tensor | None] = {}
 
     def install(self) -> None:
         model = self._transformer
@@ -102,7 +100,10 @@ class _Run:
                 kwargs = {**kwargs, "freqs_cis": self._turned(kwargs["freqs_cis"])}
             if factors is not None:
                 self._asked += 1
-                added = self._bias(factors, args[0] if args else kwargs["hidden_states"], sequence)
+                hidden = args[0] if args else kwargs["hidden_states"]
+                before = self._pictures if sequence.picture else 0
+                each = torch.nn.functional.pad(factors, (0, len(hidden) - len(factors)), value=1.0)
+                added = self._biases.of(each, before, hidden.shape[1], hidden.dtype)
                 if added is not None:
                     kwargs = {**kwargs, "attention_mask": masked(added, kwargs.get("attention_mask"))}
             return args, kwargs
@@ -115,7 +116,6 @@ class _Run:
         done = way(self._step, self._steps)
         self._step += 1
         self._asked = 0
-        self._biases.clear()
         rows = [each.at(done).to(caption) for each, caption in zip(self._conditionings, captions)]
         captions = [*rows, *captions[len(rows) :]]
         longest = max(map(len, captions))
@@ -124,24 +124,14 @@ class _Run:
         for own, each in zip(marked, self._conditionings):
             if each.marks is not None:
                 own[: len(each.marks)] = each.marks.to(own)
-        self._marks = marked
-        self._weights = torch.ones(len(captions), device=captions[0].device)
+        weights = torch.ones(len(captions), device=captions[0].device)
         for i, each in enumerate(self._conditionings):
-            self._weights[i] = each.weighting.at(done)
+            weights[i] = each.weighting.at(done)
+        self._biases = Biases(marked, weights)
         frames, height, width = latents[0].shape[-3:]
         self._patches = frames * (height // 2) * (width // 2)
         self._pictures = self._patches + filling(self._patches)
         return (latents, time, captions, *rest), kwargs
-
-    def _bias(self, factors: torch.Tensor, hidden: torch.Tensor, sequence: _Rows) -> torch.Tensor | None:
-        key = (tuple(factors.tolist()), sequence)
-        if key not in self._biases and self._marks is not None:
-            weights = self._weights.clone()
-            weights[: len(factors)] *= factors.to(weights)
-            keys = hidden.shape[1]
-            whole = padded(self._marks, self._pictures if sequence.picture else 0, keys)
-            self._biases[key] = bias(whole, weights[:, None], hidden.dtype)
-        return self._biases[key]
 
     def _turned(self, tables: torch.Tensor) -> torch.Tensor:
         """The rotary tables [batch, keys, ...] with the rows that fill the picture up at their usual distance.

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..conditioner import Conditioning
 from ..engines.sources import Text
 from ..errors import ZvlError
 from ..hosts import forge_encoder
@@ -67,10 +68,16 @@ class Recorder(_Engine):
 class Player(_Engine):
     """Gives the conditioning of each prompt, in the form the engine gives it."""
 
-    def __init__(self, engine: Any, make: Callable[[str], torch.Tensor], stacked: bool):
+    def __init__(self, engine: Any, make: Callable[[str], Conditioning], stacked: bool):
         super().__init__(engine)
         self._make, self._stacked = make, stacked
 
     def get_learned_conditioning(self, prompts: Any) -> Any:
-        rows = [self._make(prompt) for prompt in prompts]
-        return torch.stack(rows) if self._stacked else rows
+        made = [self._make(prompt) for prompt in prompts]
+        if all(each.steady for each in made):
+            rows = [each.rows for each in made]
+            return torch.stack(rows) if self._stacked else rows
+        from ..hosts.forge_attention import Stack, carry
+
+        rows = [carry(each.rows, each) for each in made]
+        return Stack.of(rows) if self._stacked else rows

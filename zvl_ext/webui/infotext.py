@@ -1,7 +1,7 @@
 """Settings to the picture's parameters and back.
 
-Only what differs from the default is written, so a picture says no more than needed; a fresh panel plus the pasted keys
-is the panel that made it. `ZVL` (the extension's version) stands for "enabled".
+What acted is written: the main settings always, the others where they are not what they are by themselves. So a picture
+can be read years later, whatever a fresh panel has by then. `ZVL` (the extension's version) stands for "enabled".
 """
 
 from __future__ import annotations
@@ -11,28 +11,72 @@ from typing import Any
 
 from .. import __version__
 from ..declaration import Option
-from ..options import OPTIONS, Settings, preset_of
+from ..effects import idle
+from ..options import BY_NAME, OPTIONS, PROMPT, Settings, preset_of
+from ..presets import CUSTOM, PRESETS
 from ..reference import Reference
 
 MARK = "ZVL"
+PRESET = "ZVL preset"  # for people: what is pasted is the values
 DIGEST = 12  # hexadecimal digits of the reference's digest
 # Before every text: the web UI loses empty values and takes "512x512" for a size. Names of models rarely need it.
 TEXT = "="
 _MISREAD = re.compile(r'=|"|\d+x\d+$')
 
-KEYS = (MARK, *(option.infotext for option in OPTIONS if option.infotext))
+KEYS = (MARK, PRESET, *(option.infotext for option in OPTIONS if option.infotext))
+
+# Written whenever they act.
+_ALWAYS = (
+    "engine",
+    "alpha",
+    "hidden_layer",
+    "token_mode",
+    "normalization",
+    "length_match",
+    "weight",
+    "reference_tokens",
+)
+    "engine",
+    "alpha",
+    "hidden_layer",
+    "token_mode",
+    "normalization",
+    "length_match",
+    "weight",
+    "reference_tokens",
+)
+# What an option is that a picture does not name. These never change: pictures have been made with them.
+_UNNAMED: dict[str, Any] = {
+    **{name: PRESETS["Research default"][name] for name in PRESETS["Research default"]},
+    "scale_to_text": True,
+    "outlier_threshold": 10.0,
+    "vl_prompt": PROMPT,
+    "system_prompt": "",
+    "storage": "auto",
+    "proportional": True,
+    "block_place": "front",
+}
+# The same in pictures of version 0.1: all its defaults, and what its inserted rows were.
+_UNNAMED_0_1 = _UNNAMED | {"proportional": False, "block_place": "behind head"}
 
 
 def write(settings: Settings, reference: Reference, model: str) -> dict[str, str]:
     """The infotext entries of a generation whose conditioning has been made."""
     entries = {MARK: __version__}
+    if settings.preset != CUSTOM:
+        entries[PRESET] = settings.preset
+    silent = idle(settings)
     for option in OPTIONS:
         value = getattr(settings, option.name)
-        if option.kind == "image":
+        if option.infotext is None or option.name == "scale_to_text":
+            continue
+        if option.name == "normalization" and not settings.scale_to_text:
+            entries[option.infotext] = "none"  # two controls for one thing: a picture names one
+        elif option.kind == "image":
             entries[option.infotext] = reference.digest[:DIGEST]
         elif option.kind == "model":
             entries[option.infotext] = TEXT + model if _MISREAD.match(model) else model
-        elif option.infotext and value != option.default:
+        elif option.name not in silent and (option.name in _ALWAYS or value != _UNNAMED[option.name]):
             entries[option.infotext] = _written(option, value)
     return entries
 
@@ -50,16 +94,21 @@ def clear(parameters: dict[str, Any]) -> None:
 
 
 def read(option: Option, parameters: dict[str, str]) -> Any:
-    """The value of one option in pasted parameters; its default where they do not name it.
+    """The value of one option in pasted parameters; where they do not name it, what that stands for.
 
     Returns:
         None where the parameters are not ours, or hold something that is not a value of this option.
     """
     if MARK not in parameters:
         return None
-    text = parameters.get(option.infotext)
+    if option.name == "scale_to_text":
+        return True  # off is normalization none
+    text = parameters.get(option.infotext or "")
+    if option.name == "normalization" and parameters.get(BY_NAME["scale_to_text"].infotext) == "False":
+        text = "none"
     if text is None:
-        return option.default
+        unnamed = _UNNAMED_0_1 if parameters[MARK].startswith("0.1.") else _UNNAMED
+        return unnamed.get(option.name, option.default)
     try:
         if option.kind in ("text", "model"):
             return text.removeprefix(TEXT)
@@ -75,4 +124,12 @@ def preset(parameters: dict[str, str]) -> str | None:
     if MARK not in parameters:
         return None
     values = {o.name: read(o, parameters) for o in OPTIONS if o.infotext and o.kind not in ("image", "model")}
-    return preset_of(Settings(**{name: value for name, value in values.items() if value is not None}))
+    known = {name: value for name, value in values.items() if value is not None}
+    made = Settings(**known)
+    named = PRESETS.get(parameters.get(PRESET, ""))
+    if named is not None:
+        # What has no part in a picture is not in its parameters, so it can't speak against the preset.
+        silent = idle(made)
+        if all(getattr(made, name) == value for name, value in named.items() if name not in silent):
+            return parameters[PRESET]
+    return preset_of(made)

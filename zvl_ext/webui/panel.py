@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import html
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gradio as gr
 
 from ..budget import inserted_tokens, step_cost
 from ..declaration import Option
+from ..effects import idle
 from ..errors import ZvlError
 from ..options import BY_NAME, OPTIONS, Settings, preset_of
-from ..presets import PRESETS
+from ..presets import ABOUT, PRESETS
 from ..qwen3vl.files import WANTED
 from . import infotext
 from .host import Host
@@ -21,9 +23,16 @@ from .host import Host
 # The controls that a preset sets.
 PRESET_OPTIONS = tuple(dict.fromkeys(name for values in PRESETS.values() for name in values))
 # Those that decide how many tokens the conditioning gets.
-COST_OPTIONS = ("token_mode", "length_match", "image_dropout", "reference_tokens")
+COST_OPTIONS = ("token_mode", "length_match", "image_dropout", "merge", "reference_tokens")
 # Those that decide how much memory reading the reference takes, and where.
 MEMORY_OPTIONS = ("model", "engine", "hidden_layer", "reference_tokens", "storage", "device")
+# Those that decide whether others have a part in the picture.
+EFFECT_OPTIONS = tuple(
+    o.name for o in OPTIONS if o.kind not in ("image", "model") and o.name not in ("enabled", "preset")
+)
+_ROW = ("hidden_layer", "token_mode", "normalization")
+# One control for one thing: in the panel that is normalization none.
+_HIDDEN = ("scale_to_text",)
 # What may make a read fit that does not: in words, and as values.
 _SMALLER = (
     ("engine splice", {"engine": "splice"}),
@@ -53,55 +62,52 @@ def build(title: str, elem_id: Callable[[str], str], host: Host) -> tuple[list, 
     def control(name: str) -> None:
         made[name] = _control(BY_NAME[name], elem_id(name), host)
 
+    def tool(name: str, sign: str, tooltip: str) -> Any:
+        return host.tool_button(value=sign, elem_id=elem_id(name), tooltip=tooltip)
+
     made["enabled"], accordion = host.input_accordion(label=title, elem_id=elem_id("enabled"))
     with accordion, gr.Column(elem_classes=["zvl-panel"]):
-        missing = gr.HTML(_missing(host), elem_classes=["zvl-missing"])
+        gr.HTML(_tips(elem_id), visible=True, elem_classes=["zvl-tips"])
+        missing = gr.HTML(_missing(host), elem_classes=["zvl-missing"], elem_id=elem_id("missing"))
         with gr.Row():
             with gr.Column(scale=2, min_width=220):
                 control("reference")
-                gr.HTML(f"<p class='zvl-help'>{html.escape(BY_NAME['reference'].help)}</p>")
-                cost = gr.HTML(_cost(*(BY_NAME[name].default for name in COST_OPTIONS)))
-                memory = gr.HTML(
-                    _memory(host, *(BY_NAME[name].default for name in MEMORY_OPTIONS)), elem_classes=["zvl-memory"]
-                )
             with gr.Column(scale=3, min_width=280):
-                with gr.Row(elem_classes=["zvl-model"]):
-                    control("model")
-                    refresh = host.tool_button(
-                        value="\U0001f504", elem_id=elem_id("refresh"), tooltip="Look for Qwen3-VL weights again"
-                    )
-                    free = host.tool_button(
-                        value="\U0001f9f9", elem_id=elem_id("free"), tooltip="Free the memory that Qwen3-VL takes"
-                    )
-                    forget = host.tool_button(
-                        value="\U0001f5d1\ufe0f",
-                        elem_id=elem_id("forget"),
-                        tooltip="Forget what is kept of references (memory and disk)",
-                    )
                 control("preset")
-                control("engine")
+                about = gr.HTML(_about(BY_NAME["preset"].default), elem_classes=["zvl-about"])
+                control("weight")
                 control("alpha")
-        with gr.Row():
-            control("hidden_layer")
-            control("image_dropout")
-        control("token_mode")
-        control("normalization")
-        control("scale_to_text")
-        with gr.Accordion("Advanced", open=False, elem_id=elem_id("advanced")):
-            advanced = [option.name for option in OPTIONS if option.advanced]
-            for i in range(0, len(advanced), 2):
+                cost = gr.HTML(_cost(*(BY_NAME[name].default for name in COST_OPTIONS)))
+        with gr.Row(elem_classes=["zvl-compact"]):
+            for name in _ROW:
+                control(name)
+        with gr.Accordion("More", open=False, elem_id=elem_id("advanced")):
+            with gr.Row(elem_classes=["zvl-model"]):
+                control("model")
+                refresh = tool("refresh", "\U0001f504", "Look for Qwen3-VL weights again")
+                free = tool("free", "\U0001f9f9", "Free the memory that Qwen3-VL takes")
+                forget = tool("forget", "\U0001f5d1\ufe0f", "Forget what is kept of references (memory and disk)")
+            memory = gr.HTML(
+                _memory(host, *(BY_NAME[name].default for name in MEMORY_OPTIONS)), elem_classes=["zvl-memory"]
+            )
+            rest = [o.name for o in OPTIONS if o.name not in made and o.name not in _HIDDEN]
+            for i in range(0, len(rest), 2):
                 with gr.Row(elem_classes=["zvl-pair"]):
-                    for name in advanced[i : i + 2]:
+                    for name in rest[i : i + 2]:
                         control(name)
+            for name in _HIDDEN:
+                control(name)
 
-    decides_memory = [made[name] for name in MEMORY_OPTIONS]
-    show_memory = {
-        "fn": functools.partial(_memory, host),
-        "inputs": decides_memory,
-        "outputs": [memory],
-        "show_progress": False,
-        "queue": False,
-    }
+    quiet = {"show_progress": False, "queue": False}
+
+    def on_change(names: Iterable[str], fn: Callable, outputs: list) -> dict[str, Any]:
+        """Have outputs made anew whenever one of the options changes; gives the event's arguments."""
+        event = {"fn": fn, "inputs": [made[name] for name in names], "outputs": outputs, **quiet}
+        for name in names:
+            made[name].change(**event)
+        return event
+
+    show_memory = on_change(MEMORY_OPTIONS, functools.partial(_memory, host), [memory])
     refreshed = refresh.click(
         functools.partial(_refresh, host), inputs=[made["model"]], outputs=[made["model"], missing], show_progress=False
     )
@@ -110,40 +116,57 @@ def build(title: str, elem_id: Callable[[str], str], host: Host) -> tuple[list, 
     forget.click(functools.partial(_forget, host), show_progress=False)
     set_by_preset = [made[name] for name in PRESET_OPTIONS]
     # `input` is the user's own choice; `change` would also fire when the controls below set the preset's name.
-    made["preset"].input(
-        _choose_preset, inputs=[made["preset"]], outputs=set_by_preset, show_progress=False, queue=False
-    )
-    for component in set_by_preset:
-        component.change(_name_preset, inputs=set_by_preset, outputs=[made["preset"]], show_progress=False, queue=False)
-    decides_cost = [made[name] for name in COST_OPTIONS]
-    for component in decides_cost:
-        component.change(_cost, inputs=decides_cost, outputs=[cost], show_progress=False, queue=False)
-    for component in decides_memory:
-        component.change(**show_memory)
+    made["preset"].input(_choose_preset, inputs=[made["preset"]], outputs=set_by_preset, **quiet)
+    made["preset"].change(_about, inputs=[made["preset"]], outputs=[about], **quiet)
+    on_change(PRESET_OPTIONS, _name_preset, [made["preset"]])
+    on_change(COST_OPTIONS, _cost, [cost])
+    on_change(EFFECT_OPTIONS, _effects, [made[name] for name in EFFECT_OPTIONS])
     return [made[option.name] for option in OPTIONS], _infotext_fields(made, host)
 
 
+def _tips(elem_id: Callable[[str], str]) -> str:
+    """The options' help as data for the page's script, which makes tooltips of it."""
+    tips = {elem_id(option.name): option.help for option in OPTIONS}
+    return f"<div data-zvl-tips='{html.escape(json.dumps(tips), quote=True)}'></div>"
+
+
+def _about(name: str) -> str:
+    """A preset in one line, as HTML."""
+    return f"<p class='zvl-help'>{html.escape(ABOUT.get(name, 'Settings of your own.'))}</p>"
+
+
+def _effects(*values: Any) -> list:
+    """What has no part in the picture can't be moved; the weight, which is the strength elsewhere, goes out of
+    sight."""
+    try:
+        settings = Settings.from_mapping(dict(zip(EFFECT_OPTIONS, values)))
+    except ZvlError:  # a number is being typed
+        return [gr.update() for _ in EFFECT_OPTIONS]
+    silent = idle(settings)
+    return [
+        gr.update(interactive=name not in silent, **({"visible": name not in silent} if name == "weight" else {}))
+        for name in EFFECT_OPTIONS
+    ]
+
+
 def _control(option: Option, elem_id: str, host: Host) -> Any:
-    common = {"label": option.label, "elem_id": elem_id}
+    shown = {"label": option.label, "elem_id": elem_id, "visible": option.name not in _HIDDEN}
+    info = {"info": option.hint} if option.hint else {}
     if option.kind == "switch":
-        return gr.Checkbox(value=option.default, info=option.help, **common)
+        return gr.Checkbox(value=option.default, **info, **shown)
     if option.kind in ("number", "integer"):
-        return gr.Slider(
-            option.minimum, option.maximum, value=option.default, step=option.step, info=option.help, **common
-        )
+        return gr.Slider(option.minimum, option.maximum, value=option.default, step=option.step, **info, **shown)
     if option.kind == "choice":
-        kind = gr.Dropdown if option.advanced or option.name == "preset" else gr.Radio
-        return kind(list(option.choices), value=option.default, info=option.help, **common)
+        kind = gr.Radio if option.name == "engine" else gr.Dropdown
+        return kind(list(option.choices), value=option.default, **info, **shown)
     if option.kind == "model":
         names = list(host.models())
-        return gr.Dropdown(names, value=names[0] if names else None, info=option.help, **common)
+        return gr.Dropdown(names, value=names[0] if names else None, **info, **shown)
     if option.kind == "image":
         # The mode stays as it is in the file: RGB would drop transparency and clip 16 bits. PNG keeps every pixel on a
         # paste.
-        return gr.Image(
-            type="pil", image_mode=None, format="png", sources=["upload", "clipboard"], height=300, **common
-        )
-    return gr.Textbox(value=option.default, lines=1, max_lines=6, info=option.help, **common)
+        return gr.Image(type="pil", image_mode=None, format="png", sources=["upload", "clipboard"], height=300, **shown)
+    return gr.Textbox(value=option.default, lines=1, max_lines=6, **info, **shown)
 
 
 def _missing(host: Host) -> str:
@@ -151,7 +174,8 @@ def _missing(host: Host) -> str:
     if host.models():
         return ""
     folder = html.escape(host.model_folders()[0])
-    return f"<div class='zvl-note'>No Qwen3-VL weights found. {html.escape(WANTED)}.<br>Put it into <code>{folder}</code> and press \U0001f504.</div>"
+    where = f"Put it into <code>{folder}</code> and press \U0001f504."
+    return f"<div class='zvl-note'>No Qwen3-VL weights found. {html.escape(WANTED)}.<br>{where}</div>"
 
 
 def _refresh(host: Host, chosen: str | None) -> tuple[Any, str]:
@@ -188,7 +212,8 @@ def _cost(*values: Any) -> str:
     added = inserted_tokens(settings, settings.reference_tokens)
     if not added:
         return "<p class='zvl-help'>Adds no tokens: sampling takes as long as without a reference.</p>"
-    return f"<p class='zvl-help'>Adds up to {added} tokens: a sampling step at 1024 × 1024 takes about {step_cost(added):.0f} % longer.</p>"
+    longer = f"a sampling step at 1024 × 1024 takes about {step_cost(added):.0f} % longer"
+    return f"<p class='zvl-help'>Adds up to {added} tokens: {longer}.</p>"
 
 
 def _memory(host: Host, *values: Any) -> str:

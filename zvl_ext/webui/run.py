@@ -57,6 +57,12 @@ def attach(p: Any, args: tuple | list) -> None:
         run.install()
 
 
+def current(p: Any) -> Run | None:
+    """The run that is attached to a generation, where it is this generation's own."""
+    run = p.__dict__.get(_RUN)
+    return run if run is not None and run.p is p else None
+
+
 def detach(p: Any) -> bool:
     """Take the hooks off `p`; a copy of another `p` brings that one's along.
 
@@ -98,6 +104,7 @@ class Run:
         self._extractor: ForgeExtractor | None = None
         self._asked: Any = None  # the host's own key for the conditioning it is about to make
         self._sweeps_layers = False
+        self._weights: Any = None  # hosts.forge_attention.Weights of the sampling that is going on
 
     @property
     def acts(self) -> bool:
@@ -111,7 +118,7 @@ class Run:
         if not chosen.enabled:
             if cell:
                 self.p.comment("Z-Image VL is switched off, so its X/Y/Z axes change nothing.")
-        elif chosen.alpha == 0.0:
+        elif conditioner.plain_picture(chosen):
             pass  # the text embeddings themselves, to the last bit
         elif chosen.reference is None:
             if forge.is_api(self.p):
@@ -235,6 +242,8 @@ class Run:
             self._sweeps_layers,
         )
         conditioner.check_layer(s, sources)
+        if conditioner.weighs(s):
+            self._check_weights(engine)
         texts, stacked = self._texts(function, engine, prompts, sources, *rest, **more)
         made = dict(zip(texts, conditioner.condition_all(s, self.reference, list(texts.values()), sources)))
 
@@ -285,6 +294,43 @@ class Run:
     def _seeds(self, prompts: Any) -> list[int]:
         seeds = [int(seed) for seed in getattr(self.p, "seeds", None) or []]
         return seeds if len(seeds) == len(prompts) else list(range(len(prompts)))
+
+    # The image model's attention.
+
+    @staticmethod
+    def _check_weights(engine: Any) -> None:
+        try:
+            from ..hosts import forge_attention
+        except ImportError as error:
+            raise ZvlError(
+                f"This version of the web UI samples in a way Z-Image VL does not know ({error}), so no weight can be "
+                "set. Choose weight 1, or look for an update."
+            ) from None
+        forge_attention.check(engine)
+
+    def before_sampling(self) -> None:
+        """A sampling begins, of either pass: put the weights on the model that will be asked."""
+        engine = forge.current_engine()
+        if self.settings is None or not conditioner.weighs(self.settings) or not forge.is_zimage(engine):
+            return
+        from ..hosts.forge_attention import Weights
+
+        self._weights = Weights(
+            self.p, conditioner.weighting_of(self.settings), lambda line: forge.refusal(line, forge.is_api(self.p))
+        )
+        self._weights.install(engine)
+
+    def during_sampling(self, engine: Any) -> None:
+        """A step begins, on a model that may have come since the last one."""
+        if self._weights is not None and forge.is_zimage(engine):
+            self._weights.keep(engine)
+
+    def after_sampling(self) -> None:
+        """Say so where the weights were not asked for, against all expectation."""
+        weights, self._weights = self._weights, None
+        if weights is not None and not weights.used:
+            self.p.comment("Z-Image VL: the weight had no effect: this web UI did not ask for it while sampling.")
+            self.p.extra_generation_params.pop(BY_NAME["weight"].infotext, None)
 
     def _statistics(self, engine: Any, prompts: Any) -> ReferenceStatistics:
         def measured() -> ReferenceStatistics:

@@ -5,6 +5,7 @@ What it does is in `run` (one generation), `panel` (the accordion) and `axes` (t
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from ..hosts import forge
@@ -48,3 +49,24 @@ class ZImageVL(forge.script_base()):
                 )
             return
         run.attach(p, args)
+
+    def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        if attached := _run_of(p):
+            attached.before_sampling()
+
+    def postprocess_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        if attached := _run_of(p):
+            attached.after_sampling()
+
+
+def _run_of(p: Any) -> Any:
+    """The run of a generation; None where there is none, and where what makes runs was never needed."""
+    run = sys.modules.get(f"{__package__}.run")
+    return run.current(p) if run is not None and p is not None else None
+
+
+def during_sampling(params: Any) -> None:
+    """The host's callback before each step."""
+    denoiser = getattr(params, "denoiser", None)
+    if attached := _run_of(getattr(denoiser, "p", None)):
+        attached.during_sampling(denoiser.inner_model.inner_model)

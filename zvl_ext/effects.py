@@ -1,0 +1,141 @@
+"""Which controls change nothing beside the others, and why. One list of rules for the panel, the infotext and the
+replies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .budget import inserts
+from .engines import ENGINES
+from .options import BY_NAME, PROMPT, Settings
+from .presets import PRESETS
+from .sequence import TOKEN_MODES
+from .weighting import ALL, Weighting, block_ranges
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When some options have no part in the picture.
+
+    Attributes:
+        names: The options.
+        holds: Whether they have none under these settings.
+        reason: Why, as half a sentence behind the option's label.
+    """
+
+    names: tuple[str, ...]
+    holds: Callable[[Settings], bool]
+    reason: str
+
+
+def _has_image_rows(settings: Settings) -> bool:
+    return TOKEN_MODES[settings.token_mode].image
+
+
+def _mixes(settings: Settings) -> bool:
+    """Whether rows of Qwen3-VL are mixed with the prompt's own."""
+    return not inserts(settings) or TOKEN_MODES[settings.token_mode].text
+
+
+def _lengths_agree(settings: Settings) -> bool:
+    return settings.token_mode == "text" and settings.vl_prompt == PROMPT
+
+
+RULES = (
+    Rule(
+        ("weight", "blocks", "merge", "proportional", "block_place"),
+        lambda s: not inserts(s),
+        "acts on inserted tokens: it needs length match insert and a token mode with image tokens",
+    ),
+    Rule(("image_dropout",), lambda s: not _has_image_rows(s), "needs a token mode with image tokens"),
+    Rule(
+        ("start", "end", "curve"),
+        lambda s: s.length_match == "truncate" and not _lengths_agree(s),
+        "does not act with length match truncate; choose interpolate or insert",
+    ),
+    Rule(
+        ("curve",),
+        lambda s: Weighting(start=s.start, end=s.end).idle,
+        "has no steps to act on: the starting step is not before the ending step",
+    ),
+    Rule(
+        ("proportional",),
+        lambda s: s.merge == 1 and s.image_dropout == 0.0,
+        "counts tokens that are merged or dropped, and none are",
+    ),
+    Rule(
+        ("blend_mode",),
+        lambda s: not _mixes(s),
+        "has nothing to mix: with this token mode and length match the prompt's own tokens stay as they are",
+    ),
+    Rule(
+        ("length_match",),
+        _lengths_agree,
+        "has nothing to match: token mode text has as many tokens as the prompt",
+    ),
+    Rule(("positions",), lambda s: ENGINES[s.engine].language_model, "is for engine splice"),
+    Rule(
+        ("storage",),
+        lambda s: not ENGINES[s.engine].language_model,
+        "is for engine blend: splice needs no language model of Qwen3-VL's",
+    ),
+    Rule(("outlier_threshold",), lambda s: s.outlier_repair == "none", "is for outlier repair, which is none"),
+    Rule(("normalization",), lambda s: not s.scale_to_text, "is switched off by Scale to text"),
+    Rule(
+        ("vl_prompt",),
+        lambda s: not TOKEN_MODES[s.token_mode].text,
+        "is read after the image, so it has no part in the image's tokens",
+    ),
+)
+
+
+def idle(settings: Settings) -> dict[str, str]:
+    """The options that have no part in the picture under these settings, each with the reason."""
+    found: dict[str, str] = {}
+    for rule in RULES:
+        for name in rule.names:
+            if name not in found and rule.holds(settings):
+                found[name] = rule.reason
+    return found
+
+
+def unheard(settings: Settings) -> list[str]:
+    """A line for each option that asks for something and yet has no part in the picture.
+
+    What a preset brings along asks for nothing.
+    """
+    brought = PRESETS.get(settings.preset, {})
+    return [
+        f"Z-Image VL: {BY_NAME[name].label} changes nothing here: it {reason}."
+        for name, reason in idle(settings).items()
+        if name in _ASKING and getattr(settings, name) not in (_ASKING[name], brought.get(name))
+    ]
+
+
+# Options by which one asks for something, and the value that asks for nothing.
+_ASKING = {
+    "weight": 1.0,
+    "blocks": ALL,
+    "merge": 1,
+    "image_dropout": 0.0,
+    "start": 0.0,
+    "end": 1.0,
+    "curve": "constant",
+    "positions": "sequential",
+    "storage": "auto",
+    "vl_prompt": PROMPT,
+}
+
+
+def plain_because(settings: Settings) -> str:
+    """Why the picture is made as without a reference; "" where it is not."""
+    if settings.alpha == 0.0:
+        return "alpha is 0"
+    if inserts(settings) and settings.weight == 0.0:
+        return "the weight is 0"
+    if "start" not in idle(settings) and settings.start >= settings.end:
+        return "the starting step is not before the ending step"
+    if inserts(settings) and all(each.factor == 0.0 for each in block_ranges(settings.blocks)):
+        return "no block looks at the reference"
+    return ""
