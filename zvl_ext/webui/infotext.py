@@ -36,15 +36,6 @@ _ALWAYS = (
     "weight",
     "reference_tokens",
 )
-    "engine",
-    "alpha",
-    "hidden_layer",
-    "token_mode",
-    "normalization",
-    "length_match",
-    "weight",
-    "reference_tokens",
-)
 # What an option is that a picture does not name. These never change: pictures have been made with them.
 _UNNAMED: dict[str, Any] = {
     **{name: PRESETS["Research default"][name] for name in PRESETS["Research default"]},
