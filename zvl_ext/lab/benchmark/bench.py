@@ -15,6 +15,7 @@ from PIL import Image
 from ...engines.sources import Sources, Text
 from ...mixing.statistics import measure
 from ...options import Settings
+from ...presets import PRESETS
 from ...qwen3vl.checkpoint import Checkpoint
 from ...reference import Reference, open_reference
 from ...sequence import HEAD, TAIL, Sequence, build_sequence
@@ -23,6 +24,7 @@ from .sides import Ours
 from .size import Size, side
 
 MIB = 2**20
+PRESET = "Research default"  # engine blend: Qwen3-VL's language model reads, as in the naive way
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,9 @@ class Bench:
         return build_sequence(text.ids, grid, self.encode, vision=self.checkpoint.vision_tokens)
 
     def settings(self, image_tokens: int, **more: Any) -> Settings:
-        return Settings(**{"hidden_layer": self.size.layer, "reference_tokens": image_tokens} | more)
+        """Those of PRESET, whatever a fresh panel has, at the size's layer."""
+        values = {"hidden_layer": self.size.layer, "reference_tokens": image_tokens}
+        return Settings.from_mapping(PRESETS[PRESET] | values | more)
 
     def sources(self, extractor: Ours | None = None, store: Store | None = None) -> Sources:
         """With an empty store of default size, unless another one is given."""
