@@ -127,7 +127,8 @@ class Disk:
     """A bounded folder with one safetensors file per key. Several processes may use it at the same time.
 
     It never fails for what the folder holds or refuses: a file that is damaged, foreign or out of reach is a miss, and
-    what can't be written is not kept. The folder is made by the first put. Files of other names in it are never touched.
+    what can't be written is not kept. The folder is made by the first put. Files of other names in it are never
+    touched.
 
     Args:
         folder: The path.
