@@ -23,7 +23,7 @@ FLOORS = (
     ("mixing", "qwen3vl", "store"),
     ("engines",),
     ("budget",),
-    ("conditioner",),
+    ("conditioner", "effects"),
     ("hosts",),
     ("webui",),
     ("lab",),
@@ -174,7 +174,7 @@ def test_imports_go_to_the_same_floor_or_to_a_lower_one():
         f"{module} imports {other}"
         for module, others in INSIDE.items()
         for other in sorted(others)
-        if FLOOR[room(other)] > FLOOR[room(module)]
+        if FLOOR.get(room(other), 0) > FLOOR.get(room(module), 0)  # a room without a floor: the first test tells
     ]
     assert up == []
 
