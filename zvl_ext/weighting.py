@@ -30,7 +30,9 @@ NAMED_BLOCKS: dict[str, tuple[float, float]] = {
     "middle": (1 / 3, 2 / 3),
     "late": (2 / 3, 1.0),
 }
-_PART = re.compile(r"(?P<what>[a-z]+|\d+(?:\s*-\s*\d+)?)(?:\s*:\s*(?P<factor>\d+(?:\.\d+)?|\.\d+))?", re.IGNORECASE)
+_PART = re.compile(
+    r"(?P<what>[a-z]+|\d+(?:\s*-\s*\d+)?)(?:\s*:\s*(?P<factor>\d+(?:\.\d+)?|\.\d+))?", re.IGNORECASE | re.ASCII
+)
 _WANTED = "all, early, middle, late, or block numbers such as 0-9 or 0-9:0.5, 20-29"
 _MOST = 8.0  # a larger factor is a slip of the keyboard
 
