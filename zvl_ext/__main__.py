@@ -7,10 +7,10 @@ import sys
 from typing import NoReturn
 
 from . import __version__
-from .commands import benchmark, blend, cache, demo, evaluate, extract, options, statistics
+from .commands import benchmark, blend, cache, demo, encode, evaluate, extract, generate, options, statistics
 from .errors import ZvlError
 
-COMMANDS = (extract, blend, statistics, demo, evaluate, benchmark, cache, options)
+COMMANDS = (generate, extract, encode, blend, statistics, demo, evaluate, benchmark, cache, options)
 
 
 class _Parser(argparse.ArgumentParser):

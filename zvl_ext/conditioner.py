@@ -156,7 +156,9 @@ def mixed(settings: Settings, text: torch.Tensor, rows: Rows, statistics: Refere
         return Conditioning(text, Weighting())
     base, how = text.float(), normalization(settings)
     states = rows.states.to(text.device, torch.float32)
-    states, _ = repair_outliers(states, settings.outlier_repair, settings.outlier_threshold, statistics)
+    states, _ = repair_outliers(
+        states, settings.outlier_repair, settings.outlier_threshold, statistics, settings.outlier_direction
+    )
     states = how.function(states, Target(statistics, base, rows.holds_first))
     own = rows.text.to(states.device)
     sides, first = Sides(states, own, base, rows.head, rows.tail), base[:0]

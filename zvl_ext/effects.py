@@ -80,7 +80,11 @@ RULES = (
         lambda s: not ENGINES[s.engine].language_model,
         "is for engine blend: splice needs no language model of Qwen3-VL's",
     ),
-    Rule(("outlier_threshold",), lambda s: s.outlier_repair == "none", "is for outlier repair, which is none"),
+    Rule(
+        ("outlier_threshold", "outlier_direction"),
+        lambda s: s.outlier_repair == "none",
+        "is for outlier repair, which is none",
+    ),
     Rule(("normalization",), lambda s: not s.scale_to_text, "is switched off by Scale to text"),
     Rule(
         ("vl_prompt",),

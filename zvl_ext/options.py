@@ -206,6 +206,15 @@ class Settings:
         choices=("front", "behind head"), infotext="ZVL place", advanced=True, axis="Reference's place",
     )  # fmt: skip
 
+    outlier_direction: str = declared(
+        "choice", "too large", "Outlier direction",
+        "Which dimensions outlier repair acts on. too large: those that spread more than the text encoder's. too "
+        "small: those that spread less. Image tokens lack the text's massive dimensions (by up to 617 times): "
+        "bringing these up multiplies what is hardly there, so that has to be asked for.",
+        choices=("too large", "too small", "both"), infotext="ZVL outlier direction", advanced=True,
+        axis="Outlier direction",
+    )  # fmt: skip
+
     @classmethod
     def from_mapping(cls, values: dict[str, Any]) -> Settings:
         """Settings from named values, as an API client sends them.

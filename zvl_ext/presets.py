@@ -46,6 +46,7 @@ _RESEARCH: dict[str, Any] = {
     "merge": 1,
     "proportional": False,
     "block_place": "behind head",
+    "outlier_direction": "too large",
 }
 # Those of Somepalli & Somepalli, "Latent Scaffolding" (2026): dropout for variety, the layer for abstraction.
 _SPLICE = _RESEARCH | {

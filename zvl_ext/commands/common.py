@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 from typing import Any
@@ -67,3 +68,32 @@ def check_out(path: str, flag: str = "--out") -> None:
         raise ZvlError(
             f"{flag} {path}: {'this is a folder' if os.path.isdir(path) else 'there is no folder ' + folder}."
         )
+
+
+def given(pairs: list[str]) -> dict[str, Any]:
+    """Options from `NAME=VALUE` texts, as `--set` takes them, each in its own type."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, sign, text = pair.partition("=")
+        name = name.strip().replace("-", "_")
+        if not sign or name not in BY_NAME or BY_NAME[name].kind == "image":
+            close = difflib.get_close_matches(name, BY_NAME, 1)
+            hint = f"did you mean {close[0]}?" if close else "python -m zvl_ext options lists them."
+            raise ZvlError(f"--set {pair}: NAME=VALUE is needed, with an option's name; {hint}")
+        option = BY_NAME[name]
+        try:
+            values[name] = option.check(
+                json.loads(text)
+                if option.kind in ("number", "integer")
+                else _switch(text)
+                if option.kind == "switch"
+                else text
+            )
+        except ValueError as error:
+            said = str(error) if isinstance(error, ZvlError) else str(option.refuse(text, f"a {option.kind}"))
+            raise ZvlError(f"--set {pair}: " + said.removeprefix("Z-Image VL: ")) from None
+    return values
+
+
+def _switch(text: str) -> Any:
+    return {"true": True, "false": False}.get(text.strip().lower(), text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
@@ -241,6 +242,7 @@ class ZImage:
         guidance: float = 0.0,
         batch: int = 1,
         negative: str = "",
+        on_step: Callable[[int, int], None] | None = None,
     ) -> list[Image.Image]:
         """One picture for each conditioning. A picture depends on its own conditioning and seed, not on the batch it is
         in.
@@ -248,6 +250,7 @@ class ZImage:
         Args:
             conditionings: From `condition`, or rows alone, float [tokens, hidden].
             size: Width and height in pixels.
+            on_step: Told how many sampling steps are done, of all there are; what it raises stops the work.
             guidance: Classifier-free guidance against the negative prompt, diffusers' way of counting: 0 is none.
 
         Raises:
@@ -259,6 +262,13 @@ class ZImage:
         self._check_length(max(map(len, wanted)))
         empty = self.text(negative).embeddings if guidance > 0 else None
         pictures: list[Image.Image] = []
+        every = steps * math.ceil(len(wanted) / batch)
+
+        def told(pipeline: object, step: int, time: object, values: dict[str, object]) -> dict[str, object]:
+            if on_step is not None:
+                on_step(steps * (len(pictures) // batch) + step + 1, every)
+            return values
+
         for start in range(0, len(wanted), batch):
             part = wanted[start : start + batch]
             rows = [each.rows.to(self.extractor.device, self.extractor.dtype) for each in part]
@@ -271,6 +281,7 @@ class ZImage:
                     height=height,
                     num_inference_steps=steps,
                     guidance_scale=guidance,
+                    callback_on_step_end=told,
                 )
             pictures += output.images
         return pictures

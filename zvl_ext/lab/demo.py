@@ -105,6 +105,21 @@ class Weights:
             f"drawings of one object. Its words: {known}; small, large; left, centre, right."
         )
 
+    def reference(self) -> Reference | None:
+        """A reference to begin with; None with the real weights."""
+        return open_reference(Image.fromarray(world.draw(REFERENCE, 0))) if self.miniature else None
+
+    def measures(
+        self, pictures: list[Image.Image], prompt: str, reference: Reference
+    ) -> list[tuple[float | None, float | None]]:
+        """Of each picture the shares of the prompt's and of the reference's attributes; [] with the real weights."""
+        if self.classifier is None:
+            return []
+        known = self.reference()
+        scene = REFERENCE if known is not None and known.digest == reference.digest else None
+        judge = Judge(self.classifier, prompt, reference, scene)
+        return [judge.measure(picture) for picture in pictures]
+
     def examples(self) -> list[str]:
         """References to try, as files, which is what gradio takes; none with the real weights."""
         if not self.miniature:

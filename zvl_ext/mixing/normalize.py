@@ -151,9 +151,20 @@ OUTLIER_REPAIRS: dict[str, Callable[[torch.Tensor, float], torch.Tensor] | None]
     "scale": _to_the_text_encoder,
 }
 
+# From std ratios to how far each is out, in the direction that is asked about.
+OUTLIER_DIRECTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "too large": lambda ratio: ratio,
+    "too small": lambda ratio: 1 / ratio,
+    "both": lambda ratio: torch.maximum(ratio, 1 / ratio),
+}
+
 
 def repair_outliers(
-    vl: torch.Tensor, mode: str, threshold: float, reference: ReferenceStatistics | None
+    vl: torch.Tensor,
+    mode: str,
+    threshold: float,
+    reference: ReferenceStatistics | None,
+    direction: str = "both",
 ) -> tuple[torch.Tensor, int]:
     """Repair dimensions whose std is more than `threshold` times larger or smaller than the text encoder's.
 
@@ -170,7 +181,7 @@ def repair_outliers(
         return vl, 0
     spread = std(vl, 0)
     ratio = spread.clamp_min(FLOOR) / Target(reference).required.per_dim_std.to(vl).clamp_min(FLOOR)
-    outlier = torch.maximum(ratio, 1 / ratio) > threshold
+    outlier = member(OUTLIER_DIRECTIONS, direction, "outlier direction")(ratio) > threshold
     factor = repair(ratio, threshold)
     outlier &= (spread > FLOOR) | (factor == 0)  # a constant dimension has nothing to scale
     return vl * torch.where(outlier, factor, torch.ones_like(factor)), int(outlier.sum())

@@ -48,7 +48,7 @@ _UNNAMED: dict[str, Any] = {
     "block_place": "front",
 }
 # The same in pictures of version 0.1: all its defaults, and what its inserted rows were.
-_UNNAMED_0_1 = _UNNAMED | {"proportional": False, "block_place": "behind head"}
+_UNNAMED_0_1 = _UNNAMED | {"proportional": False, "block_place": "behind head", "outlier_direction": "both"}
 
 
 def write(settings: Settings, reference: Reference, model: str) -> dict[str, str]:

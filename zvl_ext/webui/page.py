@@ -2,61 +2,28 @@
 
 from __future__ import annotations
 
-import html
-import json
 import os
 import random
 import sys
+import threading
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 
 import gradio as gr
-import torch
-from PIL import Image
 from starlette.middleware import Middleware
 
 from ..budget import Memory, weight_bytes, working_bytes
 from ..errors import ZvlError
-from ..hosts.standalone import ZImage
 from ..options import Settings
-from ..reference import Reference, open_reference
-from . import infotext, page_look, panel
+from ..reference import Reference
+from . import page_look, panel
+from .standalone import Request, Weights, make_beside_plain, make_sweep
 
 TITLE = "Z-Image VL"
 _SEEDS = 2**32
 _POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
-
-
-class Weights(Protocol):
-    """What the page runs on.
-
-    Attributes:
-        name: As people call it.
-        sampling: `size`, `steps` and `guidance` to begin with, for `ZImage.generate`.
-        prompt: What the prompt box holds in the beginning.
-        about: A line of HTML.
-    """
-
-    model: ZImage
-    name: str
-    sampling: dict[str, Any]
-
-    @property
-    def prompt(self) -> str: ...
-
-    @property
-    def about(self) -> str: ...
-
-    def examples(self) -> list[str]:
-        """References to try, as files."""
-
-    def fitted(self, settings: Settings) -> Settings:
-        """Settings made for the real models as this model takes them."""
-
-    def differences(self, settings: Settings, reference: Reference) -> tuple[list[str], dict[str, str]]:
-        """What `fitted` changed: as lines for the user, and as entries of a picture's parameters."""
 
 
 class PageHost:
@@ -117,69 +84,6 @@ class PageHost:
         """gradio makes its own."""
 
 
-def generate(
-    weights: Weights, prompt: str, negative: str, seed: float, steps: float, guidance: float, count: float, *values: Any
-) -> tuple[list[Image.Image], list[str], list[str]]:
-    """The pictures, each one's parameters, and lines about what was done differently.
-
-    Args:
-        values: The accordion's, in the order of the options.
-
-    Raises:
-        ZvlError: with one line for the user.
-    """
-    settings, notes = Settings.from_positions(values), []
-    sampling = weights.sampling | {"steps": int(steps), "guidance": float(guidance)}
-    first = random.randrange(_SEEDS) if seed is None or seed < 0 else int(seed) % _SEEDS  # noqa: S311
-    seeds = [(first + i) % _SEEDS for i in range(int(count))]
-    model, entries = weights.model, {}
-    reference = open_reference(settings.reference) if settings.enabled and settings.reference is not None else None
-    if settings.enabled and reference is None:
-        notes.append("No reference image, so the picture was made from the prompt alone.")
-    if reference is None or settings.alpha == 0.0:
-        conditionings = [model.text(prompt).embeddings] * len(seeds)
-    else:
-        conditionings = _conditionings(weights, settings, reference, prompt, seeds, notes)
-        entries = infotext.write(settings, reference, model.extractor.checkpoint.name)
-        lines, more = weights.differences(settings, reference)
-        notes += lines
-        entries |= more
-    pictures = model.generate(conditionings, seeds, **sampling, negative=negative if guidance > 0 else "")
-    if negative and guidance <= 0:
-        notes.append("The negative prompt has no effect at guidance 0.")
-    return pictures, [_parameters(weights, prompt, negative, each, sampling, entries) for each in seeds], notes
-
-
-def _conditionings(
-    weights: Weights, settings: Settings, reference: Reference, prompt: str, seeds: list[int], notes: list[str]
-) -> list[torch.Tensor]:
-    def say(line: str) -> None:
-        if line not in notes:  # one line for all pictures of a batch
-            notes.append(line)
-
-    return [weights.model.condition(weights.fitted(settings), reference, prompt, seed, say) for seed in seeds]
-
-
-def _parameters(
-    weights: Weights, prompt: str, negative: str, seed: int, sampling: dict[str, Any], entries: dict[str, str]
-) -> str:
-    """A picture's parameters, in the web UI's form."""
-    width, height = sampling["size"]
-    pairs = {
-        "Steps": sampling["steps"],
-        "CFG scale": f"{sampling['guidance']:g}",
-        "Seed": seed,
-        "Size": f"{width}x{height}",
-        "Model": weights.name,
-    } | entries
-    line = ", ".join(f"{key}: {_quoted(str(value))}" for key, value in pairs.items())
-    return "\n".join([prompt, *([f"Negative prompt: {negative}"] if negative else []), line])
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False) if set(text) & set(',:"\n') else text
-
-
 def build(weights: Weights, prompt: str | None = None, seed: int = 0, reference: Reference | None = None) -> gr.Blocks:
     """The page.
 
@@ -187,13 +91,41 @@ def build(weights: Weights, prompt: str | None = None, seed: int = 0, reference:
         prompt, seed, reference: What is in the controls from the beginning.
     """
     sampling = weights.sampling
+    shown = reference or weights.reference()
+    stopped = threading.Event()
 
-    def run(*values: Any) -> tuple[Any, list[str], str, str]:
+    def asked(progress: Any, sweep: bool, prompt: str, negative: str, seed: float, *rest: Any) -> tuple:
+        """What a button asks for: the gallery's entries, all parameters, the first one's, and what is said."""
+        steps, guidance, count, *values = rest
+        stopped.clear()
+
+        def on_step(done: int, of: int) -> None:
+            if stopped.is_set():
+                raise ZvlError("Stopped.")
+            progress((done, of), desc="Sampling", unit="steps")
+
+        first = random.randrange(_SEEDS) if seed is None or seed < 0 else int(seed) % _SEEDS  # noqa: S311
         try:
-            pictures, parameters, notes = generate(weights, *values)
+            request = Request(
+                prompt,
+                Settings.from_positions(values),
+                [(first + i) % _SEEDS for i in range(1 if sweep else int(count))],
+                sampling | {"steps": int(steps), "guidance": float(guidance)},
+                negative,
+            )
+            made = make_sweep(weights, request, on_step) if sweep else make_beside_plain(weights, request, on_step)
         except ZvlError as error:
-            return [], [], "", _said([str(error)], "zvl-error")
-        return pictures, parameters, parameters[0], _said(notes)
+            return [], [], "", page_look.said([str(error)], "zvl-error")
+        entries = list(zip(made.pictures, made.captions))
+        bars = page_look.bars(list(zip(made.captions, made.measures)))
+        return entries, made.parameters, made.parameters[-1], bars + page_look.said(made.notes)
+
+    # gradio finds the progress by its place among the defaults.
+    def generate(*values: Any, progress: Any = gr.Progress()) -> tuple:  # noqa: B008
+        return asked(progress, False, *values)
+
+    def sweep(*values: Any, progress: Any = gr.Progress()) -> tuple:  # noqa: B008
+        return asked(progress, True, *values)
 
     def choose(parameters: list[str], event: gr.SelectData) -> str:
         return parameters[event.index] if event.index < len(parameters) else ""
@@ -219,18 +151,20 @@ def build(weights: Weights, prompt: str | None = None, seed: int = 0, reference:
                         maximum=_SEEDS - 1,
                     )
                     count = gr.Slider(
-                        1, 8, value=1, step=1, label="Batch count", info="each picture with the next seed"
+                        1, 4, value=1, step=1, label="Batch count", info="each picture with the next seed"
                     )
                 components, _ = panel.build(TITLE, lambda name: f"zvl_txt2img_{name}", PageHost(weights))
             with gr.Column(scale=2, min_width=320):
-                button = gr.Button("Generate", variant="primary", elem_id="txt2img_generate")
+                with gr.Row():
+                    button = gr.Button("Generate", variant="primary", elem_id="txt2img_generate")
+                    over = gr.Button("Sweep the weight", elem_id="zvl_sweep")
+                    stop = gr.Button("Stop", elem_id="txt2img_interrupt", min_width=60, scale=0)
                 gallery = gr.Gallery(
                     label="Pictures",
                     format="png",
                     columns=2,
                     height=420,
                     object_fit="contain",
-                    preview=True,
                     interactive=False,
                     show_share_button=False,
                     elem_id="txt2img_gallery",
@@ -243,25 +177,20 @@ def build(weights: Weights, prompt: str | None = None, seed: int = 0, reference:
                 by_name = dict(zip((option.name for option in panel.OPTIONS), components))
                 if examples := weights.examples():
                     gr.Examples([[path] for path in examples], inputs=[by_name["reference"]], label="References to try")
-        if reference is not None:
-            by_name["reference"].value = by_name["reference"].postprocess(reference.image)
+        if shown is not None:
+            by_name["reference"].value = by_name["reference"].postprocess(shown.image)
+            by_name["enabled"].value = True
         every = gr.State([])
-        button.click(
-            run,
-            inputs=[prompt, negative, seed, steps, guidance, count, *components],
-            outputs=[gallery, every, parameters, said],
-        )
-        prompt.submit(
-            run,
-            inputs=[prompt, negative, seed, steps, guidance, count, *components],
-            outputs=[gallery, every, parameters, said],
-        )
+        event = {
+            "inputs": [prompt, negative, seed, steps, guidance, count, *components],
+            "outputs": [gallery, every, parameters, said],
+        }
+        button.click(generate, **event)
+        prompt.submit(generate, **event)
+        over.click(sweep, **event)
+        stop.click(stopped.set, queue=False, show_progress="hidden")
         gallery.select(choose, inputs=[every], outputs=[parameters], show_progress="hidden")
     return page
-
-
-def _said(lines: list[str], kind: str = "") -> str:
-    return "".join(f"<p class='{kind}'>{html.escape(line)}</p>" for line in lines)
 
 
 class _Offline:

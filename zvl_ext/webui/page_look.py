@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 
 import gradio as gr
@@ -21,6 +22,12 @@ _CSS = """
 .zvl-result .preview img { width: 100%; height: 100%; object-fit: contain; }
 .zvl-result:has(.preview) .grid-wrap { visibility: hidden; }
 .zvl-said p { margin: 0.2em 0; }
+.zvl-said table { width: 100%; font-size: 0.9em; border-collapse: collapse; }
+.zvl-said td, .zvl-said th { padding: 0.15em 0.6em 0.15em 0; text-align: left; font-weight: normal; border: 0; }
+.zvl-bar { background: var(--border-color-primary); border-radius: 3px; height: 0.7em; min-width: 6em; }
+.zvl-bar > div { height: 100%; border-radius: 3px; }
+.zvl-bar .zvl-prompt { background: #2f6fd0; }
+.zvl-bar .zvl-reference { background: #d9772b; }
 .zvl-said .zvl-error { border-left: 3px solid #c33; padding: 0.4em 0.8em; }
 """
 # The web UI gives every block a class with its name; gradio's own are these.
@@ -70,3 +77,28 @@ def head() -> str:
 def theme() -> gr.themes.Base:
     """The fonts of the machine: gradio's own themes fetch theirs."""
     return gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+
+
+def said(lines: list[str], kind: str = "") -> str:
+    """Lines for the user as HTML."""
+    return "".join(f"<p class='{kind}'>{html.escape(line)}</p>" for line in lines)
+
+
+def bars(pictures: list[tuple[str, tuple[float | None, float | None]]]) -> str:
+    """How much of the prompt and of the reference is in each picture, as HTML; empty where nobody can tell."""
+    if not pictures:
+        return ""
+
+    def bar(share: float | None, kind: str) -> str:
+        if share is None:
+            return ""
+        percent = f"{100 * share:.0f}%"
+        return f"<div class='zvl-bar' title='{percent}'><div class='{kind}' style='width: {percent}'></div></div>"
+
+    rows = "".join(
+        f"<tr><td>{html.escape(caption)}</td><td>{bar(prompt, 'zvl-prompt')}</td>"
+        f"<td>{bar(reference, 'zvl-reference')}</td></tr>"
+        for caption, (prompt, reference) in pictures
+    )
+    head = "<tr><th></th><th>what the prompt says</th><th>what the reference shows</th></tr>"
+    return f"<table>{head}{rows}</table>"

@@ -1,0 +1,227 @@
+"""Pictures without a web UI, with the parameters that a web UI would write: for the demo's page and the command
+line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+
+from ..budget import inserts
+from ..conditioner import Conditioning, plain_picture
+from ..effects import plain_because, unheard
+from ..hosts.standalone import ZImage
+from ..options import BY_NAME, Settings
+from ..reference import Reference, open_reference
+from ..weighting import Weighting
+from . import infotext
+
+Measures = tuple[float | None, float | None]  # shares of the prompt's and of the reference's attributes, 0 to 1
+OnStep = Callable[[int, int], None]  # steps that are done, of all; raising in it stops the work
+
+
+class Weights(Protocol):
+    """What pictures are made with.
+
+    Attributes:
+        name: As people call it.
+        sampling: `size`, `steps` and `guidance` to begin with, for `ZImage.generate`.
+        prompt: What the prompt box holds in the beginning.
+        about: A line of HTML.
+    """
+
+    model: ZImage
+    name: str
+    sampling: dict[str, Any]
+
+    @property
+    def prompt(self) -> str: ...
+
+    @property
+    def about(self) -> str: ...
+
+    def reference(self) -> Reference | None:
+        """A reference to begin with; None where there is none."""
+
+    def measures(self, pictures: list[Image.Image], prompt: str, reference: Reference) -> list[Measures]:
+        """Of each picture how much of the prompt's and of the reference's attributes it has; [] where nobody can
+        tell."""
+
+    def examples(self) -> list[str]:
+        """References to try, as files."""
+
+    def fitted(self, settings: Settings) -> Settings:
+        """Settings made for the real models as this model takes them."""
+
+    def differences(self, settings: Settings, reference: Reference) -> tuple[list[str], dict[str, str]]:
+        """What `fitted` changed: as lines for the user, and as entries of a picture's parameters."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        seeds: One picture for each.
+        sampling: `size`, `steps` and `guidance`.
+    """
+
+    prompt: str
+    settings: Settings
+    seeds: list[int]
+    sampling: dict[str, Any]
+    negative: str = ""
+
+
+@dataclass
+class Made:
+    """What came of it.
+
+    Attributes:
+        captions: What each picture is, in a few words.
+        measures: What is in each picture; [] where nobody can tell.
+        parameters: Each picture's, in the web UI's form.
+        notes: Lines about what was done differently than asked for.
+        tokens: Rows of the conditioning that the image model got.
+        settings: What acted, by the infotext's keys.
+    """
+
+    pictures: list[Image.Image] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+    measures: list[Measures] = field(default_factory=list)
+    parameters: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    tokens: int = 0
+    settings: dict[str, str] = field(default_factory=dict)
+
+    def say(self, line: str) -> None:
+        if line not in self.notes:  # one line for all pictures of a batch
+            self.notes.append(line)
+
+
+def make(
+    weights: Weights, request: Request, on_step: OnStep | None = None, conditioning: torch.Tensor | None = None
+) -> Made:
+    """Make pictures.
+
+    Args:
+        conditioning: Rows [tokens, hidden] that take the place of the prompt's, where there is no reference.
+
+    Raises:
+        ZvlError: with one line for the user.
+    """
+    settings, model, made = request.settings, weights.model, Made()
+    guided = request.sampling["guidance"] > 0
+    reference = None
+    if settings.enabled and settings.reference is not None:
+        reference = open_reference(settings.reference)
+    elif settings.enabled:
+        made.say("No reference image, so the picture was made from the prompt alone.")
+    if reference is not None and plain_picture(settings):
+        made.say(f"The picture is as without a reference, because {plain_because(settings)}.")
+        reference = None
+    if reference is None:
+        rows = model.text(request.prompt).embeddings if conditioning is None else conditioning
+        conditionings = [Conditioning(rows, Weighting())] * len(request.seeds)
+    else:
+        fitted = weights.fitted(settings)
+        conditionings = [model.condition(fitted, reference, request.prompt, seed, made.say) for seed in request.seeds]
+        made.settings = infotext.write(settings, reference, model.extractor.checkpoint.name)
+        lines, more = weights.differences(settings, reference)
+        made.settings |= more
+        for line in (*lines, *(each.removeprefix("Z-Image VL: ") for each in unheard(settings))):
+            made.say(line)
+    made.tokens = len(conditionings[0])
+    made.pictures = model.generate(
+        conditionings,
+        request.seeds,
+        **request.sampling,
+        negative=request.negative if guided else "",
+        on_step=on_step,
+    )
+    if request.negative and not guided:
+        made.say("The negative prompt has no effect at guidance 0.")
+    made.parameters = [_parameters(weights, request, seed, made.settings) for seed in request.seeds]
+    return made
+
+
+SWEPT = (0.0, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5)  # weights of a sweep; of alpha, those up to 1
+
+
+def make_beside_plain(weights: Weights, request: Request, on_step: OnStep | None = None) -> Made:
+    """Pictures, and in front of them the first one's without the reference, where that is another."""
+    settings = request.settings
+    if not settings.enabled or settings.reference is None or plain_picture(settings):
+        made = make(weights, request, on_step)
+        made.captions = ["without the reference"] * len(made.pictures)
+        return _measured(weights, request, made)
+    plain = dataclasses.replace(request, settings=dataclasses.replace(settings, enabled=False), seeds=request.seeds[:1])
+    parts = [(plain, "without the reference"), (request, _strength(settings))]
+    return _measured(weights, request, _joined(weights, parts, on_step))
+
+
+def make_sweep(weights: Weights, request: Request, on_step: OnStep | None = None) -> Made:
+    """One picture for each of several weights, or of alphas where no rows are inserted."""
+    name = "weight" if inserts(request.settings) else "alpha"
+    top = BY_NAME[name].maximum or 1.0
+    parts = []
+    for value in SWEPT:
+        if value <= top:
+            settings = dataclasses.replace(request.settings, **{name: value})
+            parts.append((dataclasses.replace(request, settings=settings), f"{name} {value:g}"))
+    return _measured(weights, request, _joined(weights, parts, on_step))
+
+
+def _strength(settings: Settings) -> str:
+    return f"weight {settings.weight:g}" if inserts(settings) else f"alpha {settings.alpha:g}"
+
+
+def _joined(weights: Weights, parts: list[tuple[Request, str]], on_step: OnStep | None) -> Made:
+    """Several requests as one; the steps are counted over all of them."""
+    whole, pictures = Made(), sum(len(request.seeds) for request, _ in parts)
+
+    def counted(done: int, of: int) -> None:
+        if on_step is not None:
+            steps = request.sampling["steps"]
+            on_step(len(whole.pictures) * steps + done, pictures * steps)
+
+    for request, caption in parts:
+        made = make(weights, request, counted)
+        whole.pictures += made.pictures
+        whole.captions += [caption] * len(made.pictures)
+        whole.parameters += made.parameters
+        whole.tokens, whole.settings = made.tokens, made.settings
+        for line in made.notes:
+            whole.say(line)
+    return whole
+
+
+def _measured(weights: Weights, request: Request, made: Made) -> Made:
+    if request.settings.enabled and request.settings.reference is not None:
+        shown = open_reference(request.settings.reference)
+        made.measures = weights.measures(made.pictures, request.prompt, shown)
+    return made
+
+
+def _parameters(weights: Weights, request: Request, seed: int, entries: dict[str, str]) -> str:
+    """A picture's parameters, in the web UI's form."""
+    width, height = request.sampling["size"]
+    pairs = {
+        "Steps": request.sampling["steps"],
+        "CFG scale": f"{request.sampling['guidance']:g}",
+        "Seed": seed,
+        "Size": f"{width}x{height}",
+        "Model": weights.name,
+    } | entries
+    line = ", ".join(f"{key}: {_quoted(str(value))}" for key, value in pairs.items())
+    negative = [f"Negative prompt: {request.negative}"] if request.negative else []
+    return "\n".join([request.prompt, *negative, line])
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False) if set(text) & set(',:"\n') else text
