@@ -3,6 +3,7 @@ running."""
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 
 from zvl_ext.lab.miniature import family, world
 from zvl_ext.lab.training import __main__ as command
-from zvl_ext.lab.training import language, loop, pictures, publish
+from zvl_ext.lab.training import language, loop, pictures, publish, restore
 
 MOMENT = 0.005  # minutes
 
@@ -65,6 +66,49 @@ def test_what_is_published_is_the_average_and_loads(work, tmp_path):
     seen = model.extractor.checkpoint
     assert (seen.layers, seen.hidden_size, seen.unit) == (family.LAYERS, family.HIDDEN, family.PATCH * family.MERGE)
     assert set(json.loads((tmp_path / "training.json").read_text())) == set(command.STAGES)
+
+
+def test_a_published_folder_becomes_the_state_that_it_was_made_of(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(restore, "STEPS", 2)
+    published, again = str(tmp_path / "published"), tmp_path / "again"
+    publish.publish(work, published, command.STAGES)
+    again.mkdir()
+    restore.restore(published, str(again))
+    for stage in command.STAGES:
+        before, after = load_file(f"{work}/{stage}.safetensors"), load_file(again / f"{stage}.safetensors")
+        assert after["step"] == before["step"]
+        assert json.loads((again / f"{stage}.jsonl").read_text().splitlines()[-1])["restored"]
+    same = ["vae", "classifier", "qwen3_vl", "transformer", "adapter"]
+    for stage in same:
+        before, after = load_file(f"{work}/{stage}.safetensors"), load_file(again / f"{stage}.safetensors")
+        names = [name for name in after if name.startswith("average.")]
+        assert all(torch.equal(after[name], before[name].bfloat16().float()) for name in names)
+    language.train_alignment(str(again), MOMENT)  # and a stage goes on from there
+    publish.publish(str(again), str(tmp_path / "twice"), command.STAGES)
+    assert "restored" in (tmp_path / "twice" / "training.json").read_text()
+
+
+def test_image_tokens_read_as_text_have_the_words_positions_and_nothing_from_deepstack(work):
+    tokenizer = language.tokenizer_of(work)
+    special = language.special_ids(tokenizer)
+    model = family.qwen3_vl(special).eval()
+    inputs, _ = language.vision_batch(tokenizer, np.random.default_rng(0), 1, special)
+    usual = list(model.model.visual.deepstack_visual_indexes)
+    with torch.no_grad(), language.read_as_text(model, inputs) as changed:
+        read = model(**changed).logits
+        embeds = model.model.get_input_embeddings()(inputs["input_ids"])
+        seen = vision_tokens(model, inputs)
+        embeds[inputs["input_ids"] == special["<|image_pad|>"]] = seen
+        alone = model.model.language_model(inputs_embeds=embeds).last_hidden_state
+    assert list(model.model.visual.deepstack_visual_indexes) == usual
+    assert not torch.equal(inputs["position_ids"], changed["position_ids"])
+    assert torch.allclose(read, model.lm_head(alone), atol=1e-4)
+
+
+def vision_tokens(model, inputs):
+    """The tower's image tokens; transformers 4 gives them with DeepStack's in a tuple, transformers 5 as an object."""
+    output = model.model.visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"])
+    return output[0] if isinstance(output, tuple) else output.pooler_output
 
 
 def test_a_missing_stage_is_named(tmp_path):

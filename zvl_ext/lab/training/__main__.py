@@ -14,6 +14,7 @@ import torch
 from ..miniature import family
 from . import language, pictures
 from .publish import publish
+from .restore import restore
 
 STAGES = {
     "vae": pictures.train_vae,
@@ -21,6 +22,7 @@ STAGES = {
     "classifier": pictures.train_classifier,
     "vision": language.train_vision,
     "grounding": language.train_grounding,
+    "alignment": language.train_alignment,
     "qwen3_vl": language.train_qwen3_vl,
     "transformer": pictures.train_transformer,
     "adapter": pictures.train_adapter,
@@ -30,11 +32,14 @@ STAGES = {
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m zvl_ext.lab.training", description=__doc__.splitlines()[0])
     parser.add_argument(
-        "stage", choices=[*STAGES, "publish"], help="the stages in their order; publish writes what is shipped"
+        "stage",
+        choices=[*STAGES, "publish", "restore"],
+        help="the stages in their order; publish writes what is shipped; restore makes the state of the stages of it, "
+        "to go on from there",
     )
     parser.add_argument("--work", required=True, help="a folder for the training's state")
     parser.add_argument("--minutes", type=float, default=60, help="stop after so many; the same command goes on later")
-    parser.add_argument("--out", default=family.WEIGHTS, help="publish's folder")
+    parser.add_argument("--out", default=family.WEIGHTS, help="the folder that publish writes and restore reads")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     os.makedirs(args.work, exist_ok=True)
@@ -42,6 +47,8 @@ def main() -> None:
     torch.manual_seed(0)
     if args.stage == "publish":
         publish(args.work, args.out, STAGES)
+    elif args.stage == "restore":
+        restore(args.out, args.work)
     else:
         STAGES[args.stage](args.work, args.minutes)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -113,30 +115,55 @@ def captioned(
     return mention, prompt, [*tokenizer.encode(world.describe(scene, mention)).ids, tokenizer.token_to_id("<|im_end|>")]
 
 
+class AnsweredCaptions(NamedTuple):
+    """A batch of captions with their answers.
+
+    Attributes:
+        ids, labels: [batch, tokens].
+        words: Which tokens are the prompts', but for each first one, bool [batch, tokens].
+        last, turns: Of each prompt, the positions of its last token and of its second `<|im_start|>`.
+        mentioned: Attributes [batch, attributes]; the number of its values for one that is not mentioned.
+    """
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+    words: torch.Tensor
+    last: torch.Tensor
+    turns: torch.Tensor
+    mentioned: torch.Tensor
+
+
+def answered_captions(tokenizer: Tokenizer, rng: np.random.Generator, count: int) -> AnsweredCaptions:
+    """Captions in the template, each with the list of what it mentions behind it."""
+    start = tokenizer.token_to_id("<|im_start|>")
+    sequences, prompts, turns, mentioned = [], [], [], []
+    for scene in scenes(rng, count):
+        mention, prompt, answer = captioned(tokenizer, scene, rng)
+        sequences.append([*prompt, *answer])
+        prompts.append(len(prompt))
+        turns.append(len(prompt) - 1 - prompt[::-1].index(start))
+        values = zip(world.ATTRIBUTES.items(), scene.indices())
+        mentioned.append([index if name in mention else len(choices) for (name, choices), index in values])
+    ids, lengths = pad(sequences, 0), torch.tensor(prompts)
+    place = torch.arange(ids.shape[1])
+    words = (place > 0) & (place < lengths[:, None])
+    return AnsweredCaptions(
+        ids, pad(sequences, IGNORE), words, lengths - 1, torch.tensor(turns), torch.tensor(mentioned)
+    )
+
+
 def train_text_encoder(work: str, minutes: float) -> None:
     """A language model on captions in Z-Image's template, each answered by the list of what it mentions."""
     tokenizer = tokenizer_of(work)
     model = Probes()
     training = Training("text_encoder", model, work, Recipe(800, 0.0, 3e-3, 0.99, 0.05))
     rng = np.random.default_rng((2, training.step))
-    start = tokenizer.token_to_id("<|im_start|>")
 
     def loss() -> tuple[torch.Tensor, dict[str, float]]:
-        sequences, prompts, turns, mentioned = [], [], [], []
-        for scene in scenes(rng, 48):
-            mention, prompt, answer = captioned(tokenizer, scene, rng)
-            sequences.append([*prompt, *answer])
-            prompts.append(len(prompt))
-            turns.append(len(prompt) - 1 - prompt[::-1].index(start))
-            values = zip(world.ATTRIBUTES.items(), scene.indices())
-            mentioned.append([index if name in mention else len(choices) for (name, choices), index in values])
-        ids, count = pad(sequences, 0), torch.tensor(prompts)
-        place = torch.arange(ids.shape[1])
-        out = model.encoder(input_ids=ids, labels=pad(sequences, IGNORE), output_hidden_states=True)
-        sink = sink_loss(out.hidden_states, torch.tensor(turns))
-        probes = model(
-            out.hidden_states[-2], ids, (place > 0) & (place < count[:, None]), count - 1, torch.tensor(mentioned)
-        )
+        batch = answered_captions(tokenizer, rng, 48)
+        out = model.encoder(input_ids=batch.ids, labels=batch.labels, output_hidden_states=True)
+        sink = sink_loss(out.hidden_states, batch.turns)
+        probes = model(out.hidden_states[-2], batch.ids, batch.words, batch.last, batch.mentioned)
         norms = out.hidden_states[-2].detach().norm(dim=-1)
         ratio = float(norms[:, 0].mean() / norms[:, 1:].median())
         parts = {
@@ -254,6 +281,27 @@ def seen_and_named(
     )
 
 
+@contextlib.contextmanager
+def read_as_text(model: nn.Module, inputs: dict[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+    """While the context is open the image tokens are what positions `sequential` makes of them: words among words.
+
+    They have positions 0, 1, 2, ... as all others, in each of the rows for text, time, row and column, and DeepStack
+    adds nothing.
+
+    Args:
+        inputs: From vision_batch. It stays as it is; the changed one is given.
+    """
+    tower = model.model.visual
+    usual, tower.deepstack_visual_indexes = tower.deepstack_visual_indexes, []
+    try:
+        yield {
+            **inputs,
+            "position_ids": torch.arange(inputs["input_ids"].shape[1]).expand(inputs["position_ids"].shape),
+        }
+    finally:
+        tower.deepstack_visual_indexes = usual
+
+
 def train_vision(work: str, minutes: float) -> None:
     """The vision tower against the frozen text encoder, as vision-language models begin: it learns its language."""
     tokenizer = tokenizer_of(work)
@@ -287,16 +335,42 @@ def train_grounding(work: str, minutes: float) -> None:
     training.run(loss, minutes)
 
 
+def train_alignment(work: str, minutes: float) -> None:
+    """The vision tower once more with the grounding stage's loss: half of the batches as the text encoder counts words.
+
+    The stages before know Qwen3-VL's own positions only. A tower that has learned under those alone says little else
+    but the shape where its tokens stand among a prompt's words, as positions `sequential` have them; the real one is
+    published to work there.
+    """
+    tokenizer = tokenizer_of(work)
+    special = special_ids(tokenizer)
+    probes = averaged("text_encoder", Probes(), work)
+    model = begun_from("grounding", special, probes.encoder, work)
+    model.model.language_model.requires_grad_(False)
+    training = Training("alignment", model, work, Recipe(500, 1.5e-3, 1e-3, 0.99))
+    rng = np.random.default_rng((10, training.step))
+
+    def loss() -> tuple[torch.Tensor, dict[str, float]]:
+        inputs, shown = vision_batch(tokenizer, rng, 32, special)
+        way = read_as_text(model, inputs) if rng.random() < 0.5 else contextlib.nullcontext(inputs)
+        with way as changed:
+            seen, named = seen_and_named(model, (changed, shown), probes.words)
+        return seen + 0.5 * named, {"seen": float(seen.detach()), "named": float(named.detach())}
+
+    training.run(loss, minutes)
+
+
 def train_qwen3_vl(work: str, minutes: float) -> None:
-    """The whole model at a low rate, on pictures and on text, held near the text encoder.
+    """The language model at a low rate, on pictures and on text, held near the text encoder; the vision tower stays.
 
     It drifts a little, as the real one did.
     """
     tokenizer = tokenizer_of(work)
     special = special_ids(tokenizer)
     probes = averaged("text_encoder", Probes(), work)
-    model = begun_from("grounding", special, probes.encoder, work)
+    model = begun_from("alignment", special, probes.encoder, work)
     training = Training("qwen3_vl", model, work, Recipe(450, 4e-4, 3e-4, 0.99))
+    model.model.visual.requires_grad_(False)  # only now, so that the stage's state holds it
     rng = np.random.default_rng((5, training.step))
 
     def loss() -> tuple[torch.Tensor, dict[str, float]]:

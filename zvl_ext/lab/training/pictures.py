@@ -147,7 +147,7 @@ def train_adapter(work: str, minutes: float) -> None:
     tower = averaged("qwen3_vl", family.qwen3_vl(special_ids(tokenizer)), work).model.visual
     model = averaged("transformer", family.transformer(), work)
     small = adapter.for_model(model)
-    training = Training("adapter", small, work, Recipe(800, 4e-3, 2e-3, 0.99))
+    training = Training("adapter", small, work, Recipe(1100, 4e-3, 2e-3, 0.99))
     rng = np.random.default_rng((8, training.step))
     scenes_seen = min(4000, len(shown))
     drawings = [Image.fromarray(world.draw(scene, seed)) for seed, scene in enumerate(shown[:scenes_seen])]
