@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from zvl_ext.lab.evaluation.experiments import SPLICE, TEXT, Row
+from zvl_ext.lab.evaluation.experiments import SPLICE, TEXT, WEIGHTED, Row
 from zvl_ext.lab.miniature import family, world
 
 # --- the adapter
@@ -81,6 +81,9 @@ FEW = [
     Row("baselines", "trained adapter, scale 1", "adapter", {"scale": 1.0}, 2),
     Row("main", "blend text, global", "settings", TEXT | {"alpha": 1.0}, 2),
     Row("main", "splice all + insert", "settings", SPLICE | {"alpha": 1.0}, 2),
+    Row("weight", "splice, sequential: 0.5", "settings", WEIGHTED | {"weight": 0.5}, 2),
+    Row("blocks", "splice, sequential: early", "settings", WEIGHTED | {"blocks": "early"}, 2),
+    Row("recipes", "both", "img2img", {"strength": 0.9, "settings": WEIGHTED | {"weight": 0.5}}, 2),
     Row("layer", "blend text: -8", "settings", TEXT | {"hidden_layer": -8, "alpha": 0.7}, 2),
     Row(
         "vision tower",
@@ -90,6 +93,7 @@ FEW = [
         2,
     ),
     Row("half-specified", "prompt alone", "prompt", {}, 2, half=True),
+    Row("reference swap", "splice image, layer -2", "swap", SPLICE | {"token_mode": "image"}, 2),
     Row("diversity", "splice all + insert", "settings", SPLICE | {"image_dropout": 0.75, "alpha": 1.0}, 1, seeds=2),
 ]
 
@@ -113,10 +117,13 @@ def evaluate(adapter_folder, monkeypatch):
 
 def test_the_command_writes_its_results_goes_on_where_it_was_and_repeats_itself(evaluate, tmp_path):
     results, said = evaluate(tmp_path / "a")
-    assert said[0].startswith("14 of 14 rows")
+    assert said[0].startswith("18 of 18 rows")
     assert results == json.loads((tmp_path / "a" / "results.json").read_text(encoding="utf-8"))
     assert [row["name"] for row in results["rows"]] == [row.name for row in FEW]
     for row in results["rows"][4:]:
+        if row["how"] == "swap":
+            assert set(row["measured"]) == {"states", "pictures", "moved", "others", "recognized"}
+            continue
         mean, low, high = row["measured"]["distance"]
         assert row["measured"]["n"] == 2
         assert low <= mean <= high
@@ -125,7 +132,7 @@ def test_the_command_writes_its_results_goes_on_where_it_was_and_repeats_itself(
     assert "is not Z-Image" in written
     for row in FEW[4:]:
         assert f"| {row.name} |" in written
-    for name in ("alpha.png", "layers.png", "trade_off.png"):
+    for name in ("alpha.png", "blocks.png", "layers.png", "trade_off.png", "weight.png"):
         assert (tmp_path / "a" / name).is_file() == (f"({name})" in written)
 
     (tmp_path / "b").mkdir()
@@ -134,7 +141,7 @@ def test_the_command_writes_its_results_goes_on_where_it_was_and_repeats_itself(
         "\n".join(lines[:9]) + "\n" + lines[9][:40], encoding="utf-8"
     )  # stopped while it wrote
     again, said = evaluate(tmp_path / "b")
-    assert said[0].startswith("5 of 14 rows")
+    assert said[0].startswith("9 of 18 rows")
     assert again == results
     assert (tmp_path / "b" / "evidence.md").read_text(encoding="utf-8") == written
     assert evaluate(tmp_path / "b", FEW[:4])[1][0].startswith("0 of 4 rows")

@@ -82,11 +82,29 @@ def made(row: Row, follow: float, similar: float, distance: float = 1.0, diversi
         "unlike": ones(0),
         "cosine": [0.0] * count,
         "distance": list(distance + noise),
+        "moved": [moved_by(row)] * count,
         "frechet": 1.0,
     }
+    if row.how == "swap":
+        return Entry(row, swapped(row))
     if diversity is not None:
         values["diversity"] = list(diversity + noise[: row.pairs])
     return Entry(row, values)
+
+
+def moved_by(row: Row) -> float:
+    """A pixel distance in proportion to the weight."""
+    return 80.0 * row.values.get("weight", 1.0)
+
+
+def swapped(row: Row) -> dict[str, Any]:
+    """Exchanged references that text positions hardly tell apart."""
+    far = 5.0 if row.values["token_mode"] == "text" else 60.0
+    return {
+        **{name: [far] * row.pairs for name in ("states", "pictures", "moved")},
+        "others": [80.0] * row.pairs,
+        "recognized": "1" * row.pairs,
+    }
 
 
 STATISTICS = {
@@ -198,6 +216,73 @@ def test_the_caption_is_beaten_or_beats():
     assert against(0.1) == "better than the caption"
     assert against(0.9) == "worse than the caption"
     assert against(0.5) == "no clear difference"
+
+
+def of_weight(row: Row) -> float:
+    return min(0.9, 0.1 + 0.4 * row.values["weight"]) if row.part == "weight" else row.alpha
+
+
+def test_a_weight_is_a_dial_where_similarity_never_clearly_falls():
+    claim = "Weight dials the reference"
+    assert verdict(synthetic(similar=of_weight), claim) == "shown"
+    assert verdict(synthetic(similar=lambda row: 0.5), claim) == "not shown"
+    falls_at_the_end = lambda row: 0.3 if row.values.get("weight") == 2.0 else of_weight(row)  # noqa: E731
+    assert verdict(synthetic(similar=falls_at_the_end), claim) == "not shown"
+
+
+def test_a_weight_tends_to_the_plain_picture_or_has_a_jump_at_its_end():
+    claim = "A weight towards 0"
+    table = synthetic()
+    assert verdict(table, claim) == "shown"
+    for entry in table.part("weight"):
+        if entry.row.values["weight"] < 0.001:
+            entry.values["moved"] = [1.0] * entry.row.pairs
+    assert verdict(table, claim) == "not shown"
+
+
+def test_the_fresh_panels_preset_is_balanced_at_its_two_shares():
+    claim = "The fresh panel's preset"
+    assert verdict(synthetic(follow=lambda row: 0.55, similar=lambda row: 0.3), claim) == "shown"
+    assert verdict(synthetic(follow=lambda row: 0.45, similar=lambda row: 0.3), claim) == "not shown"
+    assert verdict(synthetic(follow=lambda row: 0.55, similar=lambda row: 0.2), claim) == "not shown"
+
+
+def test_merged_rows_keep_nine_tenths_or_not():
+    claim = "Merged rows keep"
+    assert verdict(synthetic(similar=lambda row: 0.4), claim) == "holds"
+    weaker = lambda row: 0.3 if row.values.get("merge") == 2 else 0.4  # noqa: E731
+    assert verdict(synthetic(similar=weaker), claim) == "does not hold"
+
+
+def test_rows_that_count_keep_the_strength_that_others_lose():
+    claim = "Rows that count"
+
+    def by_dropout(row: Row) -> float:
+        counted = row.values.get("proportional")
+        return 0.6 if counted else 0.6 - 0.5 * row.values.get("image_dropout", 0)
+
+    assert verdict(synthetic(similar=by_dropout), claim) == "holds"
+    assert verdict(synthetic(similar=lambda row: 0.4), claim) == "does not hold"
+
+
+def test_text_positions_that_move_as_far_as_others_know_the_reference():
+    claim = "Text positions hardly tell"
+    table = synthetic()
+    assert verdict(table, claim) == "holds"
+    for entry in table.part("reference swap"):
+        entry.values["pictures"] = [60.0] * entry.row.pairs
+    assert verdict(table, claim) == "does not hold"
+
+
+def test_blocks_divide_only_where_each_leads_in_something():
+    claim = "Blocks divide"
+    table = synthetic(similar=lambda row: 0.3)
+    assert verdict(table, claim) == "does not hold"
+    lead = {"early": "style", "late": "background"}
+    for entry in table.part("blocks"):
+        if name := lead.get(entry.row.values["blocks"]):
+            entry.values["reference"] = entry.values["reference"] | {name: "1" * entry.row.pairs}
+    assert verdict(table, claim) == "holds"
 
 
 def test_dropout_makes_seeds_differ_or_not():

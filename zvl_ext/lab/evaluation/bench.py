@@ -13,15 +13,18 @@ import torch
 from PIL import Image
 
 from ... import conditioner
+from ...conditioner import Conditioning
+from ...hosts.standalone_attention import weighted
 from ...mixing.select import Rows
 from ...options import Settings
 from ...qwen3vl.vision import patches
 from ...reference import Reference, open_reference
 from ...sequence import build_sequence
+from ...weighting import Weighting
 from ..miniature import adapter, family, world
 from ..miniature.measure import as_tensor, follows, frechet_distance, load_classifier, read, unlike_any
 from ..miniature.world import JUDGED
-from .experiments import Row, pairs
+from .experiments import CAPTION, Row, pairs
 from .hidden_states import hidden_state_statistics
 from .table import SHOWN
 
@@ -40,6 +43,7 @@ class Bench:
         self.adapter = adapter.load(self.model.pipeline.transformer, weights)
         self.folder = os.path.join(weights, "qwen3-vl")
         self.pairs = pairs(count)
+        self._plain_pictures: dict[bool, list[Image.Image]] = {}
 
     @functools.cached_property
     def references(self) -> list[Reference]:
@@ -111,20 +115,32 @@ class Bench:
         prompt = pair.half if row.half else pair.prompt
         if row.how != "caption":
             return prompt
-        said = self.captions[number]
-        found = understood(said)
-        scene = world.Scene(**({name: values[0] for name, values in world.ATTRIBUTES.items()} | found))
-        sentence = world.caption(scene, np.random.default_rng(pair.drawing), frozenset(found))
+        said, sentence = self.captions[number], self.sentence(number)
         return {"sentence": f"{prompt}, {sentence}", "list": f"{prompt}, {said}", "alone": sentence}[
             row.values["written"]
         ]
 
+    def sentence(self, number: int) -> str:
+        """What Qwen3-VL says about a pair's reference, worded as prompts are."""
+        found = understood(self.captions[number])
+        scene = world.Scene(**({name: values[0] for name, values in world.ATTRIBUTES.items()} | found))
+        return world.caption(scene, np.random.default_rng(self.pairs[number].drawing), frozenset(found))
+
     # Pictures
 
-    def conditioning(self, row: Row, number: int, seed: int) -> torch.Tensor:
+    def conditioning(self, row: Row, number: int, seed: int, shown: int | None = None) -> Conditioning | torch.Tensor:
+        """What a row gives the image model for a pair.
+
+        Args:
+            shown: The number of another pair, whose reference is taken.
+        """
         prompt = self.prompt(row, number)
-        if row.how == "settings":
-            return self.model.condition(Settings.from_mapping(row.values), self.references[number], prompt, seed)
+        values = row.values.get("settings") if row.how == "img2img" else row.values
+        if row.how in ("settings", "swap", "img2img") and values:
+            if CAPTION in values.get("vl_prompt", ""):
+                values = values | {"vl_prompt": values["vl_prompt"].replace(CAPTION, self.sentence(number))}
+            reference = self.references[number if shown is None else shown]
+            return self.model.condition(Settings.from_mapping(values), reference, prompt, seed)
         text = self.model.text(prompt).embeddings
         if row.how == "tower":
             settings, tokens = Settings.from_mapping(row.values), self.image_tokens[number]
@@ -141,7 +157,15 @@ class Bench:
                 for number, k in places
             ]
             return self._through_autoencoder(drawn) if row.how == "autoencoder" else drawn
-        rows = [self.conditioning(row, number, seed_of(number, k)) for number, k in places]
+        return self._sampled(row, places, [self.conditioning(row, n, seed_of(n, k)) for n, k in places])
+
+    def _sampled(
+        self, row: Row, places: list[tuple[int, int]], rows: list[Conditioning | torch.Tensor]
+    ) -> list[Image.Image]:
+        """A picture from each conditioning, each of a pair and a seed.
+
+        Pictures are a function of their own conditioning and seed, so batches are made as it is fastest.
+        """
         # Conditionings of like length share a batch: the image model pads them to a multiple of 32 tokens.
         order = sorted(range(len(places)), key=lambda i: -(-len(rows[i]) // 32))
         made: dict[int, Image.Image] = {}
@@ -153,7 +177,9 @@ class Bench:
             )
         return [made[i] for i in range(len(places))]
 
-    def _generate(self, row: Row, rows: list[torch.Tensor], seeds: list[int], numbers: list[int]) -> list[Image.Image]:
+    def _generate(
+        self, row: Row, rows: list[Conditioning | torch.Tensor], seeds: list[int], numbers: list[int]
+    ) -> list[Image.Image]:
         if row.how == "img2img":
             return self._img2img(rows, seeds, [self.references[n].image for n in numbers], row.values["strength"])
         if row.how == "adapter":
@@ -167,23 +193,29 @@ class Bench:
 
     @torch.inference_mode()
     def _img2img(
-        self, rows: list[torch.Tensor], seeds: list[int], images: list[Image.Image], strength: float
+        self,
+        rows: list[Conditioning | torch.Tensor],
+        seeds: list[int],
+        images: list[Image.Image],
+        strength: float,
     ) -> list[Image.Image]:
         from diffusers import ZImageImg2ImgPipeline
 
         pipeline = ZImageImg2ImgPipeline(**self.model.pipeline.components)
         pipeline.set_progress_bar_config(disable=True)
         empty = self.model.text("").embeddings
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        return pipeline(
-            prompt_embeds=rows,
-            negative_prompt_embeds=[empty] * len(rows),
-            image=images,
-            strength=strength,
-            generator=generators,
-            num_inference_steps=family.SAMPLING["steps"],
-            guidance_scale=family.SAMPLING["guidance"],
-        ).images
+        steps = family.SAMPLING["steps"]
+        wanted = [each if isinstance(each, Conditioning) else Conditioning(each, Weighting()) for each in rows]
+        with weighted(pipeline.transformer, wanted, steps - int(steps - steps * strength)):
+            return pipeline(
+                prompt_embeds=[each.rows for each in wanted],
+                negative_prompt_embeds=[empty] * len(rows),
+                image=images,
+                strength=strength,
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                num_inference_steps=steps,
+                guidance_scale=family.SAMPLING["guidance"],
+            ).images
 
     @torch.inference_mode()
     def _through_autoencoder(self, drawn: list[Image.Image]) -> list[Image.Image]:
@@ -203,7 +235,8 @@ class Bench:
             For each picture, pair by pair: `prompt` and `reference`, whether it shows the value of the prompt's (the
             reference's) scene, by attribute, as text of 0 and 1; `unlike`, whether no value of some attribute fits,
             likewise; `cosine` of its features with the reference's, from the real pictures' mean; `distance` of its
-            features to the nearest real picture's, in multiples of what is usual between real pictures. Of all:
+            features to the nearest real picture's, in multiples of what is usual between real pictures; of the
+            product's settings `moved`, its mean pixel distance (0 to 255) to the picture of the prompt alone. Of all:
             `frechet`, the distance to the real pictures. With several seeds `diversity` for each pair: the mean
             distance of features between its pictures, in the same unit.
         """
@@ -212,7 +245,10 @@ class Bench:
         if row.how == "statistics":
             prompts = [pair.prompt for pair in self.pairs[: row.pairs]]
             return hidden_state_statistics(self.model, prompts, self.references)
-        probabilities, features = read(self.classifier, self.pictures(row))
+        if row.how == "swap":
+            return self._swapped(row)
+        pictures = self.pictures(row)
+        probabilities, features = read(self.classifier, pictures)
         numbers = [number for number in range(row.pairs) for _ in range(row.seeds)]
         asked, shown = (
             follows(probabilities, [getattr(self.pairs[n], name) for n in numbers]) for name in ("wanted", "shown")
@@ -228,10 +264,52 @@ class Bench:
             "distance": [round(float(d), 4) for d in distance],
             "frechet": round(frechet_distance(features, self.real), 4),
         }
+        if row.how == "settings" and row.seeds == 1:
+            plain = self._plain(row.pairs, row.half)
+            values["moved"] = [round(pixel_distance(*both), 6) for both in zip(pictures, plain)]
         if row.seeds > 1:
             groups = features.unflatten(0, (row.pairs, row.seeds))
             values["diversity"] = [round(float(torch.pdist(group).mean()) / self.usual_distance, 4) for group in groups]
         return values
+
+    def _plain(self, count: int, half: bool = False) -> list[Image.Image]:
+        """The pictures of the prompts alone, drawn once."""
+        known = self._plain_pictures.setdefault(half, [])
+        if len(known) < count:
+            known[:] = self.pictures(Row("", "", "prompt", {}, count, half))
+        return known[:count]
+
+    def _swapped(self, row: Row) -> dict[str, Any]:
+        """What exchanging the reference does, for each pair: the prompt and the noise stay.
+
+        Returns:
+            `states`: how far the conditioning's rows move, but for the first, as a share of their size; `pictures`:
+            how far the pictures do, mean pixel distance; `moved`: how far the picture with the pair's own reference is
+            from that of the prompt alone; `others`: how far two prompts' pictures are from each other. And
+            `recognized`: of which pairs the picture is nearer to its own reference than to the other, by the
+            classifier's features.
+        """
+        places = [(number, 0) for number in range(row.pairs)]
+        others = [(number + 1) % row.pairs for number in range(row.pairs)]
+        rows = [
+            [self.conditioning(row, number, seed_of(number), shown) for (number, _), shown in zip(places, which)]
+            for which in (range(row.pairs), others)
+        ]
+        states = [_relative_distance(_rows_of(a)[1:], _rows_of(b)[1:]) for a, b in zip(*rows)]
+        own, other = (self._sampled(row, places, each) for each in rows)
+        plain = self._plain(row.pairs)
+        real = self.real.mean(0)
+        features, references = read(self.classifier, own)[1] - real, self._reference_features - real
+        near, far = (
+            torch.cosine_similarity(features, references[which], dim=1) for which in (list(range(row.pairs)), others)
+        )
+        return {
+            "states": [round(distance, 4) for distance in states],
+            "pictures": [round(pixel_distance(*both), 4) for both in zip(own, other)],
+            "moved": [round(pixel_distance(*both), 4) for both in zip(own, plain)],
+            "others": [round(pixel_distance(plain[n], plain[other]), 4) for n, other in enumerate(others)],
+            "recognized": _zeros_and_ones(near > far),
+        }
 
     def _captions_right(self, count: int) -> dict[str, str]:
         """By attribute, of which references the caption names the right value."""
@@ -245,6 +323,21 @@ class Bench:
     @functools.cached_property
     def _reference_features(self) -> torch.Tensor:
         return read(self.classifier, [reference.image for reference in self.references])[1]
+
+
+def pixel_distance(a: Image.Image, b: Image.Image) -> float:
+    """The mean difference of two pictures' values, 0 to 255."""
+    return float(np.abs(np.asarray(a, np.float32) - np.asarray(b, np.float32)).mean())
+
+
+def _rows_of(conditioning: Conditioning | torch.Tensor) -> torch.Tensor:
+    return conditioning.rows if isinstance(conditioning, Conditioning) else conditioning
+
+
+def _relative_distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    """How far apart rows are, as a share of their size; each row counts alike."""
+    size = (a.norm(dim=1) * b.norm(dim=1)).sqrt().clamp_min(1e-6)
+    return float(((a - b).norm(dim=1) / size).mean())
 
 
 def _zeros_and_ones(values: Iterable[Any]) -> str:

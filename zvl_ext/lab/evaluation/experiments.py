@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...presets import PRESETS
+from ...presets import PRESETS, START
 from ..miniature.family import LAYERS, layer_at_same_depth
 from ..miniature.world import JUDGED, Scene, caption, contradicting, random_scene
 
@@ -61,11 +61,13 @@ class Row:
     Attributes:
         part: The table it belongs to.
         name: What the table calls it.
-        how: `settings` (this product's, with `values`), `tower` (the vision tower's tokens as they are, with `values`),
-            `prompt`, `caption` (the prompt with Qwen3-VL's caption of the reference behind it; `values` says how it is
-            written), `img2img` (`values` has the strength), `adapter` (`values` has the scale), `real` (a drawing of
-            the prompt's scene), `autoencoder` (such a drawing through the autoencoder); or, of no picture, `captions`
-            and `statistics`.
+        how: `settings` (this product's, with `values`; CAPTION in the text for Qwen3-VL is the reference's caption),
+            `swap` (the same twice, with the pair's reference and with the next pair's), `tower` (the vision tower's
+            tokens as they are, with `values`), `prompt`, `caption` (the prompt with Qwen3-VL's caption of the reference
+            behind it; `values` says how it is written), `img2img` (`values` has the strength, and `settings` where the
+            reference is also the conditioning), `adapter` (`values` has the scale), `real` (a drawing of the prompt's
+            scene), `autoencoder` (such a drawing through the autoencoder); or, of no picture, `captions` and
+            `statistics`.
         values: Settings as named values, or the way's own number.
         pairs: How many pairs, from the first.
         half: Whether the prompt speaks of two attributes only.
@@ -104,6 +106,7 @@ class Plan:
         seed_pairs: Of the part in which several seeds of each are drawn.
         alphas: Of the main curves.
         blend_alphas, splice_alphas: Of the parts that vary one factor.
+        weights: Of the curves over weight; the smallest shows what a weight towards 0 tends to.
     """
 
     pairs: int = 200
@@ -112,6 +115,7 @@ class Plan:
     alphas: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.85, 1.0)
     blend_alphas: tuple[float, ...] = (0.3, 0.7)
     splice_alphas: tuple[float, ...] = (0.5, 1.0)
+    weights: tuple[float, ...] = (0.0001, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.5, 2.0)
 
     def of(self, pairs: int) -> Plan:
         """The same with another number of pairs in the main part, and of the others in proportion."""
@@ -121,7 +125,7 @@ class Plan:
         return dataclasses.replace(self, pairs=pairs, **fewer)
 
 
-QUICK = Plan(24, 6, 4, (0.3, 0.6, 1.0), (0.7,), (1.0,))
+QUICK = Plan(24, 6, 4, (0.3, 0.6, 1.0), (0.7,), (1.0,), (0.0001, 0.35, 1.0))
 
 
 def at_depth(values: dict[str, Any]) -> dict[str, Any]:
@@ -151,6 +155,8 @@ PRESET_NAMES = {  # where a curve is a preset of the product
     "splice all + insert": "Splice: faithful",
 }
 LAYERS_TRIED = tuple(range(-1, -LAYERS - 1, -1))
+BLOCKS = 6  # the image model's main ones
+LAYERS_SWAPPED = (-2, -5)
 NORMALIZATIONS = ("none", "global", "per_dim", "hybrid", "sink_aware")
 MODES = ("text", "image", "image_no_markers", "all")
 BLENDS = ("linear", "slerp", "adain", "adain_per_dim")
@@ -184,6 +190,47 @@ FACTORS: tuple[tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]], ...] 
     ("positions", "splice text", CURVES["splice text"], _each("positions", "sequential", "mrope")),
 )
 
+# Inserted rows with a weight: what a row stands for counts, and the block stands in front.
+WEIGHTED = SPLICE | {"proportional": True, "block_place": "front"}
+WEIGHT_CURVES: dict[str, dict[str, Any]] = {
+    "splice, sequential": WEIGHTED,
+    "splice, MRoPE": WEIGHTED | {"positions": "mrope"},
+    "blend, all + insert": IMAGE
+    | {
+        "token_mode": "all",
+        "normalization": "sink_aware",
+        "length_match": "insert",
+        "proportional": True,
+        "block_place": "front",
+    },
+}
+WEIGHTS_OF_HALF = (0.1, 0.2, 0.35, 0.5, 1.0)
+WEIGHTS_OF_SEEDS = (0.2, 0.5, 1.0)
+CAPTION = "{caption}"
+_START_WEIGHT = PRESETS[START]["weight"]
+WINDOWS = ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0), (0.0, 0.5), (0.5, 1.0))
+
+# As FACTORS, around inserted rows with a weight; alpha stays the base's.
+WEIGHTED_FACTORS: tuple[tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]], ...] = (
+    (
+        "blocks", "splice, sequential", WEIGHTED,
+        _each("blocks", "all", "early", "middle", "late", *(str(block) for block in range(BLOCKS))),
+    ),
+    ("blocks", "splice, MRoPE", WEIGHT_CURVES["splice, MRoPE"], _each("blocks", "early", "middle", "late")),
+    ("steps", "splice, sequential", WEIGHTED, {f"{a:g} to {b:g}": {"start": a, "end": b} for a, b in WINDOWS}),
+    (
+        "steps", "splice, MRoPE", WEIGHT_CURVES["splice, MRoPE"],
+        {f"{a:g} to {b:g}": {"start": a, "end": b} for a, b in WINDOWS[-2:]},
+    ),
+    ("merge", f"weight {_START_WEIGHT:g}", WEIGHTED | {"weight": _START_WEIGHT}, _each("merge", 1, 2, 3)),
+    ("merge", "weight 1", WEIGHTED, _each("merge", 1, 2, 3)),
+    ("fewer rows", "they count for what is gone", WEIGHTED, _each("image_dropout", 0.0, 0.5, 0.75, 0.95)),
+    (
+        "fewer rows", "they count for themselves", WEIGHTED | {"proportional": False},
+        _each("image_dropout", 0.0, 0.5, 0.75, 0.95),
+    ),
+)  # fmt: skip
+
 
 def baselines(count: int, half: bool = False, part: str = "baselines") -> list[Row]:
     """What the product is compared with."""
@@ -201,6 +248,37 @@ def baselines(count: int, half: bool = False, part: str = "baselines") -> list[R
         for s in ((1.0,) if half else (0.25, 0.5, 0.75, 1.0, 1.5))
     ]
     return rows
+
+
+def recipes(count: int) -> list[Row]:
+    """Ways that users have found, beside what each is made of."""
+    start, captioned = at_depth(PRESETS[START]), TEXT | {"alpha": 0.5, "vl_prompt": CAPTION}
+    return [
+        Row("recipes", "img2img, strength 0.9", "img2img", {"strength": 0.9}, count),
+        Row("recipes", f"{START}, alone", "settings", start, count),
+        Row("recipes", f"img2img, strength 0.9, with {START}", "img2img", {"strength": 0.9, "settings": start}, count),
+        Row("recipes", "blend text", "settings", TEXT | {"alpha": 0.5}, count),
+        Row("recipes", "blend text, the reference's caption for Qwen3-VL", "settings", captioned, count),
+        Row(
+            "recipes",
+            "blend text from -2, the reference's caption for Qwen3-VL",
+            "settings",
+            captioned | {"hidden_layer": -2},
+            count,
+        ),
+    ]
+
+
+def _swapped() -> list[tuple[str, str, int, dict[str, Any]]]:
+    """What is measured with the reference exchanged: an engine, a token mode, a layer, and the settings."""
+    blend = TEXT | {"normalization": "sink_aware", "alpha": 1.0}
+    splice = SPLICE | {"length_match": "interpolate"}
+    return [
+        (name, mode, layer, values | {"token_mode": mode, "hidden_layer": layer})
+        for name, values in (("blend", blend), ("splice", splice))
+        for mode in MODES
+        for layer in LAYERS_SWAPPED
+    ]
 
 
 def experiments(plan: Plan) -> list[Row]:
@@ -245,6 +323,27 @@ def experiments(plan: Plan) -> list[Row]:
             Row("half-specified", name, "settings", values | {"alpha": alpha}, plan.factor_pairs, half=True)
             for alpha in alphas(values)
         ]
+    for name, values in WEIGHT_CURVES.items():
+        rows += [Row("weight", f"{name}: {w:g}", "settings", values | {"weight": w}, plan.pairs) for w in plan.weights]
+    rows += [
+        Row("presets", name, "settings", at_depth(values), plan.pairs if name == START else plan.factor_pairs)
+        for name, values in PRESETS.items()
+    ]
+    rows += [
+        Row(part, f"{base}: {name}", "settings", values | change, plan.factor_pairs)
+        for part, base, values, varied in WEIGHTED_FACTORS
+        for name, change in varied.items()
+    ]
+    rows += [
+        Row("half-specified", f"{name}, weight {w:g}", "settings", values | {"weight": w}, plan.factor_pairs, half=True)
+        for name, values in WEIGHT_CURVES.items()
+        for w in WEIGHTS_OF_HALF
+    ]
+    rows += recipes(plan.factor_pairs)
+    rows += [
+        Row("reference swap", f"{base} {mode}, layer {layer}", "swap", values, plan.factor_pairs)
+        for base, mode, layer, values in _swapped()
+    ]
     several: list[tuple[str, str, dict[str, Any]]] = [
         ("drawn", "real", {}),
         ("prompt alone", "prompt", {}),
@@ -257,5 +356,7 @@ def experiments(plan: Plan) -> list[Row]:
         (f"splice all + insert, dropout {share}", "settings", SPLICE | {"image_dropout": share, "alpha": 1.0})
         for share in (0.85, 0.95)
     ]
+    several += [(f"splice, sequential, weight {w:g}", "settings", WEIGHTED | {"weight": w}) for w in WEIGHTS_OF_SEEDS]
+    several.append((START, "settings", at_depth(PRESETS[START])))
     rows += [Row("diversity", name, how, values, plan.seed_pairs, seeds=4) for name, how, values in several]
     return rows

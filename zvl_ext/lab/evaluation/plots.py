@@ -6,7 +6,8 @@ import itertools
 import os
 from typing import TYPE_CHECKING, Any
 
-from .experiments import CURVES
+from ..miniature.world import JUDGED
+from .experiments import BLOCKS, CURVES, WEIGHT_CURVES, WINDOWS
 
 if TYPE_CHECKING:
     from .table import Entry, Table
@@ -44,7 +45,14 @@ def draw(table: Table, out: str) -> list[str]:
         }
     )
     drawn = []
-    for name, make in (("trade_off.png", _trade_off), ("alpha.png", _alpha), ("layers.png", _layers)):
+    every = {
+        "weight.png": _weight,
+        "blocks.png": _blocks,
+        "trade_off.png": _trade_off,
+        "alpha.png": _alpha,
+        "layers.png": _layers,
+    }
+    for name, make in every.items():
         figure = make(plt, table)
         if figure is not None:
             # Without the date and the version that matplotlib would write: the same numbers give the same file.
@@ -88,14 +96,8 @@ def _line(axes: Any, x: list[float], intervals: list[tuple[float, float, float]]
     )
 
 
-def _trade_off(plt: Any, table: Table) -> Any:
-    curves = _curves(table)
-    if not curves:
-        return None
-    figure, axes = plt.subplots(figsize=(7.6, 5.2))
-    for name, curve in curves.items():
-        similar, follows = ([entry.interval(m) for entry in curve] for m in ("similarity", "adherence"))
-        _line(axes, [mean for mean, _, _ in similar], follows, xerr=_bars(similar), label=name, **_STYLES[name])
+def _compared(axes: Any, table: Table) -> None:
+    """The baselines as points of similarity and adherence."""
     markers = {"caption": ("s", "#444444"), "img2img": ("^", "#777777"), "adapter": ("*", "#882255")}
     for how, (marker, colour) in markers.items():
         points = [entry for entry in table.part("baselines") if entry.row.how == how]
@@ -119,6 +121,81 @@ def _trade_off(plt: Any, table: Table) -> Any:
             axes.annotate(
                 short, (similar[0], follows[0]), textcoords="offset points", xytext=(6, 4), fontsize=7, color=colour
             )
+
+
+def _weight(plt: Any, table: Table) -> Any:
+    """The trade-off over weight beside the baselines, and both measures over weight."""
+    from .table import Missing
+
+    curves = {}
+    for name in WEIGHT_CURVES:
+        try:
+            curves[name] = [(w, entry) for w, entry in table.by_weight(name) if w >= 0.01]
+        except Missing:
+            continue
+    if not any(curves.values()):
+        return None
+    figure, (trade, over) = plt.subplots(1, 2, figsize=(11.5, 4.6))
+    for (name, points), colour in zip(curves.items(), _COLOURS[::2]):
+        similar, follows = ([entry.interval(m) for _, entry in points] for m in ("similarity", "adherence"))
+        weights = [w for w, _ in points]
+        _line(trade, [mean for mean, _, _ in similar], follows, xerr=_bars(similar), label=name, color=colour)
+        if name == next(iter(curves)):
+            for w, x, y in zip(weights, similar, follows):
+                trade.annotate(
+                    f"{w:g}", (x[0], y[0]), textcoords="offset points", xytext=(5, 5), fontsize=7, color=colour
+                )
+        _line(over, weights, similar, label=f"{name}: similarity", color=colour)
+        _line(over, weights, follows, label=f"{name}: adherence", color=colour, linestyle=":")
+    _compared(trade, table)
+    trade.plot([0, 1], [1, 0], color="#bbbbbb", linewidth=0.8, linestyle=":")
+    trade.set(xlabel="reference similarity", ylabel="prompt adherence", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    trade.set_title("Prompt against reference: each curve runs over weight", fontsize=10)
+    over.set(xlabel="weight", ylim=(-0.03, 1.03))
+    over.set_title("Similarity (solid) and adherence (dotted) over weight", fontsize=10)
+    trade.legend(fontsize=7.5, frameon=False)
+    figure.tight_layout()
+    return figure
+
+
+def _blocks(plt: Any, table: Table) -> Any:
+    """Which of the reference's attributes blocks and steps take over."""
+    from .table import Missing
+
+    named = ["early", "middle", "late", *map(str, range(BLOCKS))]
+    panels = {"blocks": ["all", *named], "steps": [f"{a:g} to {b:g}" for a, b in WINDOWS]}
+    found = {}
+    for part, values in panels.items():
+        try:
+            (rows,) = table.varied(part, "splice, sequential").values()
+        except Missing:
+            continue
+        found[part] = [(value, rows[value]) for value in values if value in rows]
+    if not found:
+        return None
+    figure, drawn = plt.subplots(1, len(found), figsize=(5.8 * len(found), 3.8), sharey=True, squeeze=False)
+    for axes, (part, rows) in zip(drawn[0], found.items()):
+        for k, (name, colour) in enumerate(zip(JUDGED, _COLOURS[::2])):
+            intervals = [entry.interval(f"reference {name}") for _, entry in rows]
+            places = [i + 0.2 * (k - 1.5) for i in range(len(rows))]
+            axes.bar(places, [mean for mean, _, _ in intervals], 0.2, yerr=_bars(intervals), color=colour, label=name,
+                     error_kw={"elinewidth": 0.7, "ecolor": "#555555"})  # fmt: skip
+        axes.set_xticks(range(len(rows)), [value for value, _ in rows], rotation=30, ha="right")
+        axes.set_title(f"The reference's values that {part} take over, weight 1", fontsize=10)
+    drawn[0][0].legend(fontsize=8, frameon=False)
+    figure.tight_layout()
+    return figure
+
+
+def _trade_off(plt: Any, table: Table) -> Any:
+    curves = _curves(table)
+    if not curves:
+        return None
+    figure, axes = plt.subplots(figsize=(7.6, 5.2))
+    for name, curve in curves.items():
+        similar, follows = ([entry.interval(m) for entry in curve] for m in ("similarity", "adherence"))
+        _line(axes, [mean for mean, _, _ in similar], follows, xerr=_bars(similar), label=name, **_STYLES[name])
+    _compared(axes, table)
     axes.plot([0, 1], [1, 0], color="#bbbbbb", linewidth=0.8, linestyle=":")
     axes.set(xlabel="reference similarity", ylabel="prompt adherence", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     axes.set_title("Prompt against reference: each curve runs over alpha, from the prompt alone", fontsize=10)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..miniature.family import LAYERS, SAMPLING
 from ..miniature.world import ATTRIBUTES, JUDGED
-from .experiments import PRESET_NAMES, SPLICE, TEXT, Row
+from .experiments import BLOCKS, PRESET_NAMES, SPLICE, TEXT, Row
 from .table import RESAMPLES, Entry, Missing, Table, caption_accuracy, with_interval
 from .verdicts import Verdict, decide, findings, what_it_must_show
 
@@ -52,10 +52,17 @@ _MEASURES = (
     "  out zero."
 )
 
-_PLACED = ("baselines", "main", "half-specified", "diversity")  # parts in the report's own order
+_PLACED = ("baselines", "weight", "presets", "main", "half-specified", "diversity")  # parts in the report's own order
 _COLUMNS = ("adherence", "similarity", "neither", "unlike", "distance", "cosine")
+_BY_ATTRIBUTE = ("baselines", "weight", "presets", "main", "blocks", "steps")
 _TITLES = {
     "baselines": "Baselines",
+    "weight": "Curves over weight",
+    "presets": "The presets",
+    "recipes": "Recipes found by users",
+    "blocks": "By block",
+    "steps": "By step",
+    "reference swap": "The reference exchanged",
     "main": "Curves over alpha",
     "half-specified": "Half-specified prompts",
     "diversity": "Diversity of seeds",
@@ -68,6 +75,19 @@ _NOTES = {
     "main": "Presets: "
     + ", ".join(f"{name} is *{preset}*" for name, preset in PRESET_NAMES.items())
     + ". Alpha 0 is the prompt alone.",
+    "weight": "Inserted rows; the block stands in front of the prompt's rows, and a row counts for what it stands for. "
+    "The first weight shows what a weight towards 0 tends to: *moved* is the mean pixel distance to the picture of the "
+    "prompt alone.",
+    "presets": "Every preset as it is, its layer at the same depth.",
+    "recipes": "img2img from the reference with the reference as conditioning as well, and the reference's own caption "
+    "as the text that Qwen3-VL reads, each beside what it is made of.",
+    "blocks": "Weight 1 in some of the image model's {blocks} main blocks, 0 in the others.",
+    "steps": "Weight 1 during some of the steps, as shares of their number.",
+    "reference swap": "The prompt and the noise stay, the reference is exchanged for another pair's; alpha 1, every "
+    "token mode at the prompt's length. *states*: how far the conditioning's rows move, but for the first, as a share "
+    "of their size. *pictures*: how far the pictures move, mean pixel distance. *from plain*: of the picture with the "
+    "reference from that without. *of prompts*: how far two prompts' pictures are apart. *recognized*: share of the "
+    "pictures that are nearer to their own reference than to the other; chance is 0.5.",
     "half-specified": "The prompt speaks of two of the four attributes, which two varies. adherence is about those, "
     "similarity about the two it leaves open: does the reference fill them?",
 }
@@ -89,6 +109,20 @@ def _part_table(entries: list[Entry], columns: tuple[str, ...] = _COLUMNS) -> st
         for e in entries
     ]
     return _markdown(["setting", "alpha", *columns, "Fréchet", "n"], rows)
+
+
+def _swap_table(entries: list[Entry]) -> str:
+    columns = {
+        "states": "states",
+        "pictures": "pictures",
+        "from plain": "moved",
+        "of prompts": "others",
+        "recognized": "recognized",
+    }
+    rows = [
+        [e.row.name, *(with_interval(e.interval(name)) for name in columns.values()), str(e.row.pairs)] for e in entries
+    ]
+    return _markdown(["setting", *columns, "n"], rows)
 
 
 def _attribute_table(entries: list[Entry]) -> str:
@@ -158,25 +192,27 @@ def _verdict_table(verdicts: list[Verdict]) -> str:
     )
 
 
-def _placed_part(table: Table, part: str) -> list[str]:
+def _part(table: Table, part: str) -> list[str]:
     entries = table.part(part)
     if not entries:
         return []
-    columns = ("diversity", "adherence", "similarity") if part == "diversity" else _COLUMNS
-    parts = [f"## {_TITLES[part]}", *([_NOTES[part]] if part in _NOTES else []), _part_table(entries, columns)]
-    if part in ("baselines", "main"):
-        parts += ["By attribute:", _attribute_table(entries)]
-    return parts
+    parts = [f"## {_TITLES.get(part, f'One factor: {part}')}"]
+    if part in _NOTES:
+        parts.append(_NOTES[part].format(blocks=BLOCKS))
+    if part == "reference swap":
+        return [*parts, _swap_table(entries)]
+    columns = {
+        "diversity": ("diversity", "adherence", "similarity"),
+        "weight": ("adherence", "similarity", "neither", "unlike", "distance", "cosine", "moved"),
+    }.get(part, _COLUMNS)
+    parts.append(_part_table(entries, columns))
+    return [*parts, "By attribute:", _attribute_table(entries)] if part in _BY_ATTRIBUTE else parts
 
 
 def _other_parts(table: Table) -> list[str]:
     """Every part of pictures that has no place of its own."""
     names = dict.fromkeys(entry.row.part for entry in table.entries)
-    parts = []
-    for name in names:
-        if name not in (*_PLACED, "captions", "statistics"):
-            parts += [f"## {_TITLES.get(name, f'One factor: {name}')}", _part_table(table.part(name))]
-    return parts
+    return [line for name in names if name not in (*_PLACED, "captions", "statistics") for line in _part(table, name)]
 
 
 def report(table: Table, shown: list[Verdict], checked: list[Verdict], plots: list[str]) -> str:
@@ -205,7 +241,7 @@ def report(table: Table, shown: list[Verdict], checked: list[Verdict], plots: li
         *_captions(table),
     ]
     for part in _PLACED:
-        parts += _placed_part(table, part)
+        parts += _part(table, part)
     if table.part("statistics"):
         parts += _hidden_states(table.statistics)
     return "\n\n".join([*parts, *_other_parts(table)]) + "\n"

@@ -68,7 +68,7 @@ class Entry:
             name: `adherence`: share of the prompt's attributes that the picture shows. `similarity`: share of the
                 reference's (where the prompt is half-specified: of those it leaves open). `neither`: share of the four
                 that are neither's. `prompt X`, `reference X`: of attribute X alone. `unlike`, `cosine`, `distance`,
-                `diversity`: as measured.
+                `moved`, `diversity` and those of exchanged references: as measured.
         """
         whose, _, attribute = name.partition(" ")
         if attribute:
@@ -80,8 +80,8 @@ class Entry:
         if name == "neither":
             every = {name: np.ones(self.row.pairs) for name in JUDGED}
             return 1 - self._share("prompt", every) - self._share("reference", every)
-        if name == "unlike":
-            return self._bits(self.values["unlike"])
+        if isinstance(self.values[name], str):
+            return self._bits(self.values[name])
         if name == "diversity":
             return np.array(self.values["diversity"])
         return np.array(self.values[name]).reshape(self.row.pairs, self.row.seeds).mean(1)
@@ -92,7 +92,7 @@ class Entry:
     def summary(self) -> dict[str, Any]:
         names = ["adherence", "similarity", "neither", "unlike", "cosine", "distance"]
         names += [f"{whose} {name}" for whose in ("prompt", "reference") for name in JUDGED]
-        names += ["diversity"] if "diversity" in self.values else []
+        names += [name for name in ("moved", "diversity") if name in self.values]
         return {
             "n": self.row.pairs * self.row.seeds,
             **{name: [round(v, 4) for v in self.interval(name)] for name in names},
@@ -137,6 +137,12 @@ class Table:
         if not points:
             raise Missing(name)
         return [self.named("baselines", "prompt alone"), *sorted(points, key=lambda entry: entry.row.alpha)]
+
+    def by_weight(self, name: str) -> list[tuple[float, Entry]]:
+        """A curve over weight: weights with their entries, upward."""
+        (by_value,) = self.varied("weight", name).values()
+        points = [(float(entry.row.values["weight"]), entry) for entry in by_value.values()]
+        return sorted(points, key=lambda point: point[0])
 
     def varied(self, part: str, base: str) -> dict[float, dict[str, Entry]]:
         """A part that varies one factor: entries by alpha and value."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+
 from ..experiments import TEXT
-from . import engines, layers, normalization, tokens
+from . import engines, layers, normalization, tokens, weight
 from .claim import HOLDS, PARTLY, Claim
 
 FINDINGS = (
@@ -106,5 +108,33 @@ FINDINGS = (
         "Image dropout makes seeds differ",
         "diversity clearly higher for each share",
         engines.dropout_makes_seeds_differ,
+    ),
+    Claim(
+        "Text positions hardly tell references apart",
+        "with the reference exchanged, pictures move clearly less than with image positions, and less than half of how "
+        "far two prompts' pictures are apart; for each engine and layer",
+        weight.text_tokens_hardly_know_the_reference,
+    ),
+    Claim(
+        "Merged rows keep the similarity",
+        "at the fresh panel's weight, 2 × 2 neighbours as one keep 0.9 of the similarity",
+        weight.merging_keeps_similarity,
+    ),
+    Claim(
+        "Rows that count for what is gone keep the strength",
+        "similarity not clearly lower than without dropout where they do, clearly lower where they do not; for each "
+        "share",
+        weight.rows_count_for_what_is_gone,
+    ),
+    Claim(
+        "Blocks divide what they take over",
+        "of early, middle and late blocks, one is clearly ahead of another in one of the reference's attributes, and "
+        "that one in another attribute",
+        functools.partial(weight.divides, part="blocks", values=("early", "middle", "late")),
+    ),
+    Claim(
+        "Steps divide what they take over",
+        "as above, of the first and the second half of the steps",
+        functools.partial(weight.divides, part="steps", values=("0 to 0.5", "0.5 to 1")),
     ),
 )

@@ -9,6 +9,7 @@ import numpy as np
 from ...miniature.world import ATTRIBUTES
 from ..experiments import CURVES
 from ..table import Entry, Interval, Missing, Table, bootstrap, caption_accuracy, difference, sign, with_interval
+from . import weight
 from .claim import NOT_SHOWN, PROMPT_ALONE, SHOWN, Claim, Judged, signed
 
 # Where the best of many settings is looked for, it is chosen on every other pair and measured on the rest: the same
@@ -82,7 +83,7 @@ def trade_off(table: Table) -> Judged:
     )
 
 
-def against_captions(table: Table) -> Judged:
+def against_captions(table: Table, part: str) -> Judged:
     caption = table.named("baselines", "caption behind the prompt")
 
     def gains(entry: Entry, which: slice) -> list[np.ndarray]:
@@ -93,16 +94,17 @@ def against_captions(table: Table) -> Judged:
 
     # Measured points alone: where image tokens are inserted, a curve leaps at the smallest alpha, and nothing lies in
     # between.
-    best = max(of_settings(table, "main"), key=lambda entry: min(gain.mean() for gain in gains(entry, CHOSEN_ON)))
+    best = max(of_settings(table, part), key=lambda entry: min(gain.mean() for gain in gains(entry, CHOSEN_ON)))
     follows, similar = (bootstrap(gain) for gain in gains(best, MEASURED_ON))
     signs = {sign(follows), sign(similar)}
     verdict = {(True, False): "better than the caption", (False, True): "worse than the caption"}.get(
         (1 in signs, -1 in signs), "no clear difference"
     )
     of_caption = {name: with_interval(caption.interval(name)) for name in ("adherence", "similarity")}
+    named = best.row.name if part == "weight" else f"{best.row.name}, alpha {best.row.alpha:g}"
     numbers = (
         f"caption: adherence {of_caption['adherence']}, similarity {of_caption['similarity']}. "
-        f"{best.row.name}, alpha {best.row.alpha:g}, minus the caption: adherence {signed(follows)}, "
+        f"{named}, minus the caption: adherence {signed(follows)}, "
         f"similarity {signed(similar)}"
     )
     return numbers, verdict
@@ -142,6 +144,27 @@ MUST_SHOW = (
         "The best setting against a caption of the reference",
         "of all measured points the one whose smaller gain over the caption is largest on every other pair has, on the "
         "rest, adherence or similarity clearly higher (better) or lower (worse) and the other not the other way",
-        against_captions,
+        functools.partial(against_captions, part="main"),
+    ),
+    Claim(
+        "The best weight against a caption of the reference",
+        "as above, of all points of the curves over weight",
+        functools.partial(against_captions, part="weight"),
+    ),
+    Claim(
+        "Weight dials the reference",
+        "from no weight to the next larger one similarity clearly falls, and from the smallest to the largest it "
+        "clearly rises, on every curve",
+        weight.dials_the_reference,
+    ),
+    Claim(
+        "A weight towards 0 tends to the plain picture",
+        "mean pixel distance at the smallest weight at most 1 % of that at weight 1, on every curve",
+        weight.tends_to_plain,
+    ),
+    Claim(
+        "The fresh panel's preset is balanced",
+        "similarity ≥ 0.25 at adherence ≥ 0.5",
+        weight.start_is_balanced,
     ),
 )
