@@ -10,7 +10,6 @@ Around each call of the image model, hooks on its attention turn marks into a bi
 from __future__ import annotations
 
 import contextlib
-import inspect
 import weakref
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -21,17 +20,13 @@ from backend import attention as host_attention
 from backend.sampling.condition import ConditionCrossAttn
 from modules import prompt_parser
 
-from ..attention import OWNER, Biases, filling
 from ..conditioner import Conditioning
 from ..errors import ZvlError
 from ..weighting import Weighting, way
+from .forge_blocks import ELSEWHERE, EXCHANGED, MARKS, UNKNOWN, Call, blocks_of, routed, uncompiled
 
 CARRIED = "zvl_conditioning"  # on a tensor of the host's conditioning
-MARKS = "zvl_marks"  # beside it in a call
-_ELSEWHERE = "Choose weight 1, or look for an update of Z-Image VL."
-_UNKNOWN = f"This image model's blocks are not built as Z-Image VL knows them, so no weight can be set. {_ELSEWHERE}"
-_EXCHANGED = f"Another extension has exchanged the conditioning, so the weight can't reach the reference. {_ELSEWHERE}"
-_PARTLY = f"Only a part of the image model's blocks took the weight. {_ELSEWHERE}"
+_PARTLY = f"Only a part of the image model's blocks took the weight. {ELSEWHERE}"
 
 
 def carry(rows: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
@@ -45,17 +40,23 @@ class Stack(torch.Tensor):
     """Several rows as one tensor [prompts, rows, hidden], for hosts that ask for it; what is taken out carries its
     own."""
 
+    parts: list[torch.Tensor]
+    __torch_function__ = torch._C._disabled_torch_function_impl  # what is computed from it is a plain tensor
+
     @classmethod
-    def of(cls, rows: list[torch.Tensor]) -> torch.Tensor:
+    def of(cls, rows: list[torch.Tensor]) -> Stack:
         stack = torch.stack(rows).as_subclass(cls)
         stack.parts = rows
         return stack
 
     def __getitem__(self, place: Any) -> torch.Tensor:
-        return self.parts[place] if isinstance(place, int) else self.as_subclass(torch.Tensor)[place]
+        return self.parts[place] if isinstance(place, int) else super().__getitem__(place)
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter(self.parts)
 
     def squeeze(self, *dim: Any) -> torch.Tensor:
-        return self.parts[0] if len(self.parts) == 1 else self.as_subclass(torch.Tensor).squeeze(*dim)
+        return self.parts[0] if len(self.parts) == 1 and dim in ((), (0,)) else super().squeeze(*dim)
 
 
 def check(engine: Any) -> None:
@@ -63,11 +64,11 @@ def check(engine: Any) -> None:
     unet = engine.forge_objects.unet
     model = getattr(unet.model, "diffusion_model", None)
     if not hasattr(unet, "add_conditioning_modifier") or not hasattr(unet, "clone") or model is None:
-        raise ZvlError(_UNKNOWN)
+        raise ZvlError(UNKNOWN)
     with uncompiled(unet.model) as plain:
-        _blocks(plain)
+        blocks_of(plain)
     if _masks(getattr(host_attention, "attention_pytorch", None)) is False:
-        raise ZvlError(f"The web UI's attention ignores a mask, so no weight can be set. {_ELSEWHERE}")
+        raise ZvlError(f"The web UI's attention ignores a mask, so no weight can be set. {ELSEWHERE}")
 
 
 class Weights:
@@ -127,7 +128,7 @@ class Weights:
         part = min(1.0, self.weighting.at(done))
         order, marked, lost = _at_step(conditioning, denoiser.step, part)
         if len(order[0]) != len(cond):
-            raise ZvlError(_EXCHANGED)
+            raise ZvlError(EXCHANGED)
         cond = [self._marked(each, [row[i][0] for row in order], marked, lost) for i, each in enumerate(cond)]
         if uncond is not None:
             uncond = [self._marked(each, None, marked, None) for each in uncond]
@@ -154,7 +155,7 @@ class Weights:
         rows = conds["c_crossattn"].cond
         marks = rows.new_zeros(*rows.shape[:2], 2) if places is None else marked[places].to(rows.device)
         if marks.shape[:2] != rows.shape[:2]:
-            raise ZvlError(_EXCHANGED)
+            raise ZvlError(EXCHANGED)
         if lost is not None:
             rows = rows - lost[places].to(rows)
             conds["c_crossattn"] = conds["c_crossattn"]._copy_with(rows)
@@ -165,10 +166,10 @@ class Weights:
     def _hooked(self, model: Any, weight: float) -> Iterator[None]:
         """Hooks on the image model for the time of one call of it."""
         with uncompiled(model) as plain, contextlib.ExitStack() as hooks:
-            call = _Call(plain, self.weighting, weight)
+            call = Call(plain, self.weighting, weight)
             hooks.callback(call.remove)
             call.install()
-            with _routed(call.blocks):
+            with routed(call.blocks):
                 yield
             if not self.used and call.calls and not call.whole:
                 raise ZvlError(_PARTLY)
@@ -190,7 +191,7 @@ def _at_step(conditioning: Any, step: int, part: float) -> tuple[list, torch.Ten
         if isinstance(entry.cond, torch.Tensor)
     ]
     if not any(carried):
-        raise ZvlError(_EXCHANGED)
+        raise ZvlError(EXCHANGED)
 
     def rebuilt(column: Callable[[torch.Tensor, Conditioning | None], torch.Tensor]) -> tuple[list, torch.Tensor]:
         def line(each: Any) -> Any:
@@ -216,152 +217,6 @@ def _at_step(conditioning: Any, step: int, part: float) -> tuple[list, torch.Ten
     return order, marked, rebuilt(lost_of)[1] if changes else None
 
 
-class _Call:
-    """One call of the image model with hooks on it.
-
-    Attributes:
-        calls: How often the model ran.
-        whole: Whether all blocks took their part in every run.
-    """
-
-    def __init__(self, model: Any, weighting: Weighting, weight: float):
-        self._model = model
-        self._weight = weight
-        self._handles: list[Any] = []
-        self._asked = 0
-        self.calls = 0
-        self.whole = False
-        refiner, main = _blocks(model)
-        factors = weighting.factors(len(main))
-        # The refiner that reads the caption serves all blocks: it has the largest of their factors.
-        self.blocks = [*((block, max(factors)) for block in refiner), *zip(main, factors)]
-        self._in_caption = set(map(id, refiner))
-
-    def install(self) -> None:
-        self._handles.append(self._model.register_forward_pre_hook(self._begin, with_kwargs=True))
-        self._handles.append(self._model.register_forward_hook(self._end))
-        for block in self._model.noise_refiner if hasattr(self._model, "noise_refiner") else ():
-            self._handles.append(block.attention.register_forward_pre_hook(self._of_picture, with_kwargs=True))
-        for block, factor in self.blocks:
-            self._watch(block.attention, torch.tensor(factor), id(block) in self._in_caption)
-
-    def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _begin(self, module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        self._asked = 0
-        self.calls += 1
-        kwargs = dict(kwargs)
-        marked, caption = kwargs.pop(MARKS, None), kwargs.get("context", args[2] if len(args) > 2 else None)
-        if marked is None or caption is None:
-            raise ZvlError(_EXCHANGED)
-        if marked.shape[0] != caption.shape[0] and caption.shape[0] % marked.shape[0] == 0:
-            marked = marked.repeat(caption.shape[0] // marked.shape[0], 1, 1)  # tiles of one picture
-        if marked.shape[:2] != caption.shape[:2]:
-            raise ZvlError(_EXCHANGED)
-        marked = marked.to(caption.device, torch.float32)
-        weights = torch.full((len(marked),), self._weight, device=caption.device)
-        self._biases = Biases(marked, weights)
-        # Rows at the end of the picture that the model fills it up with, and how far the block moves the picture on.
-        height, width = args[0].shape[-2:]
-        patch = getattr(module, "patch_size", 2)
-        patches = -(-height // patch) * -(-width // patch)
-        multiple = getattr(module, "pad_tokens_multiple", None)
-        self._filled = filling(patches) if multiple else 0
-        front = (marked[..., OWNER] != 0).long().cumprod(1).sum(1)
-        self._moved = [int(rows) for rows in front]
-        return args, kwargs
-
-    def _end(self, module: Any, args: tuple, output: Any) -> None:
-        self.whole = self._asked == len(self.blocks)
-
-    def _watch(self, attention: Any, factor: torch.Tensor, in_caption: bool) -> None:
-        place = _place(attention, "x_mask")
-
-        def hook(module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-            self._asked += 1
-            if not in_caption:
-                args, kwargs = self._of_picture(module, args, kwargs)
-            rows = args[0] if args else kwargs["x"]
-            added = self._biases.of(factor, 0, rows.shape[1], rows.dtype)
-            if added is None:
-                return args, kwargs
-            there = args[place] if len(args) > place else kwargs.get("x_mask")
-            return _with(args, kwargs, place, "x_mask", added if there is None else added + there.to(added))
-
-        self._handles.append(attention.register_forward_pre_hook(hook, with_kwargs=True))
-
-    def _of_picture(self, module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        """The rotary tables with the rows that fill the picture up at their usual distance.
-
-        The host gives these rows position 0, whatever the caption is. A block in front of the prompt moves the prompt
-        and the picture on by its length, so these rows go along, or a weight towards 0 would not tend to the plain
-        picture.
-        """
-        place = _place(module, "freqs_cis")
-        tables = args[place] if len(args) > place else kwargs.get("freqs_cis")
-        if not self._filled or not any(self._moved) or not isinstance(tables, torch.Tensor):
-            return args, kwargs
-        positions = torch.zeros(max(len(tables), 1), 1, 3, device=tables.device)
-        positions[:, 0, 0] = torch.tensor(self._moved[: len(positions)], device=tables.device)
-        there = self._model.rope_embedder(positions).movedim(1, 2).to(tables)
-        moved = positions[:, 0, 0] > 0
-        tables = tables.clone()
-        tables[moved, -self._filled :] = there[moved]
-        return _with(args, kwargs, place, "freqs_cis", tables)
-
-
-def _with(args: tuple, kwargs: dict, place: int, name: str, value: Any) -> tuple[tuple, dict]:
-    """The arguments with another value at a place, or under its name."""
-    if len(args) > place:
-        return (*args[:place], value, *args[place + 1 :]), kwargs
-    return args, {**kwargs, name: value}
-
-
-def _place(attention: Any, name: str) -> int:
-    return list(inspect.signature(attention.forward).parameters).index(name)
-
-
-def _blocks(model: Any) -> tuple[list, list]:
-    """The blocks that refine the caption, and the main blocks.
-
-    Raises:
-        ZvlError: they are not there, or their attention takes no mask.
-    """
-    refiner, main = (list(getattr(model, name, ())) for name in ("context_refiner", "layers"))
-    if not refiner or not main:
-        raise ZvlError(_UNKNOWN)
-    for block in (*refiner, *main):
-        attention = getattr(block, "attention", None)
-        if attention is None or not {"x_mask", "freqs_cis"} <= set(inspect.signature(attention.forward).parameters):
-            raise ZvlError(_UNKNOWN)
-    return refiner, main
-
-
-@contextlib.contextmanager
-def _routed(blocks: list) -> Iterator[None]:
-    """Let the blocks' attention go through the host's function for PyTorch, which takes a bias.
-
-    Sage attention ignores one without a word, flash attention writes an error for every block.
-    """
-    spaces = {}
-    for block, _ in blocks:
-        space = getattr(inspect.unwrap(type(block.attention).forward), "__globals__", {})
-        if "attention_function" in space:
-            spaces[id(space)] = space
-    before = [(space, space["attention_function"]) for space in spaces.values()]
-    plain = getattr(host_attention, "attention_pytorch", None)
-    try:
-        for space, _ in before:
-            if plain is not None:
-                space["attention_function"] = plain
-        yield
-    finally:
-        for space, function in before:
-            space["attention_function"] = function
-
-
 def _masks(function: Any) -> bool | None:
     """Whether an attention function of the host's takes a bias: tried out. None where it can't be told."""
     if function is None:
@@ -373,34 +228,3 @@ def _masks(function: Any) -> bool | None:
         got = function(q, k, v, 2, hidden, skip_reshape=True).float()
         want = torch.nn.functional.scaled_dot_product_attention(q, k[:, :, :2], v[:, :, :2])
     return bool(torch.allclose(got, want.transpose(1, 2).reshape(1, 4, 16), atol=1e-3))
-
-
-@contextlib.contextmanager
-def uncompiled(model: Any) -> Iterator[Any]:
-    """The image model of the host's model as it was before torch.compile, which ignores hooks that come later.
-
-    What was compiled is in its place again afterwards.
-    """
-    restore: list[Callable[[], None]] = []
-
-    def exchange(owner: Any, name: str, module: Any) -> Any:
-        original = getattr(module, "_orig_mod", None)
-        if original is not None:
-            owner._modules[name] = original
-            restore.append(lambda: owner._modules.__setitem__(name, module))
-            module = original
-        if getattr(module, "_compiled_call_impl", None) is not None:
-            compiled, module._compiled_call_impl = module._compiled_call_impl, None
-            restore.append(lambda: setattr(module, "_compiled_call_impl", compiled))
-        return module
-
-    try:
-        plain = exchange(model, "diffusion_model", model.diffusion_model)
-        for part in list(plain.modules()):
-            for name, child in list(part._modules.items()):
-                if child is not None:
-                    exchange(part, name, child)
-        yield plain
-    finally:
-        for undo in reversed(restore):
-            undo()

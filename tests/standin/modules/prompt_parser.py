@@ -3,6 +3,8 @@
 import re
 from collections import namedtuple
 
+import torch
+
 ScheduledPromptConditioning = namedtuple("ScheduledPromptConditioning", ["end_at_step", "cond"])
 _EDIT = re.compile(r"\[([^\[\]:]*):([^\[\]:]*):([\d.]+)\]")
 
@@ -78,3 +80,27 @@ def get_multicond_learned_conditioning(model, prompts, steps, hires_steps=None, 
     return MulticondLearnedConditioning(
         (len(prompts),), [[ComposableScheduledPromptConditioning(conds[t], w) for t, w in line] for line in split]
     )
+
+
+def at_step(schedules, step):
+    """The first entry that holds for a step; the first of all where none does."""
+    return next((entry for entry in schedules if step <= entry.end_at_step), schedules[0]).cond
+
+
+def stack_conds(tensors):
+    """Rows of several prompts as one tensor; the shorter ones repeat their last row."""
+    longest = max(map(len, tensors))
+    return torch.stack([torch.cat([rows, rows[-1:].expand(longest - len(rows), -1)]) for rows in tensors])
+
+
+def reconstruct_cond_batch(c, current_step):
+    return torch.stack([at_step(schedules, current_step) for schedules in c])
+
+
+def reconstruct_multicond_batch(c, current_step):
+    """For each prompt its parts as (place, weight), and what stands at these places [places, rows, hidden]."""
+    order, tensors = [], []
+    for parts in c.batch:
+        order.append([(len(tensors) + i, part.weight) for i, part in enumerate(parts)])
+        tensors += [at_step(part.schedules, current_step) for part in parts]
+    return order, stack_conds(tensors)

@@ -1,4 +1,4 @@
-before_ui, ui_settings = [], []
+before_ui, ui_settings, cfg_denoiser = [], [], []
 
 
 def on_before_ui(callback, *, name=None):
@@ -22,3 +22,29 @@ def ui_settings_callback():
 def clear_callbacks():
     before_ui.clear()
     ui_settings.clear()
+    cfg_denoiser.clear()
+
+
+class CFGDenoiserParams:
+    """One step, before it is made. Extensions change it."""
+
+    def __init__(
+        self, x, image_cond, sigma, sampling_step, total_sampling_steps, text_cond, text_uncond, denoiser=None
+    ):
+        self.x, self.image_cond, self.sigma = x, image_cond, sigma
+        self.sampling_step, self.total_sampling_steps = sampling_step, total_sampling_steps
+        self.text_cond, self.text_uncond, self.denoiser = text_cond, text_uncond, denoiser
+
+
+def on_cfg_denoiser(callback, *, name=None):
+    cfg_denoiser.append(callback)
+
+
+def cfg_denoiser_callback(params):
+    for callback in cfg_denoiser:
+        callback(params)
+
+
+def remove_callbacks_for_function(callback):
+    for callbacks in (before_ui, ui_settings, cfg_denoiser):
+        callbacks[:] = [each for each in callbacks if each != callback]

@@ -1,0 +1,197 @@
+"""One call of the web UI's Z-Image with hooks on its blocks' attention: marks beside the conditioning become a bias."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from backend import attention as host_attention
+
+from ..attention import OWNER, Biases, filling
+from ..errors import ZvlError
+from ..weighting import Weighting
+
+MARKS = "zvl_marks"  # beside the conditioning in a call
+ELSEWHERE = "Choose weight 1, or look for an update of Z-Image VL."
+UNKNOWN = f"This image model's blocks are not built as Z-Image VL knows them, so no weight can be set. {ELSEWHERE}"
+EXCHANGED = f"Another extension has exchanged the conditioning, so the weight can't reach the reference. {ELSEWHERE}"
+
+
+class Call:
+    """One call of the image model with hooks on it.
+
+    Attributes:
+        calls: How often the model ran.
+        whole: Whether all blocks took their part in every run.
+    """
+
+    def __init__(self, model: Any, weighting: Weighting, weight: float):
+        self._model = model
+        self._weight = weight
+        self._handles: list[Any] = []
+        self._asked = 0
+        self.calls = 0
+        self.whole = False
+        refiner, main = blocks_of(model)
+        factors = weighting.factors(len(main))
+        # The refiner that reads the caption serves all blocks: it has the largest of their factors.
+        self.blocks = [*((block, max(factors)) for block in refiner), *zip(main, factors)]
+        self._in_caption = set(map(id, refiner))
+
+    def install(self) -> None:
+        self._handles.append(self._model.register_forward_pre_hook(self._begin, with_kwargs=True))
+        self._handles.append(self._model.register_forward_hook(self._end))
+        for block in self._model.noise_refiner if hasattr(self._model, "noise_refiner") else ():
+            self._handles.append(block.attention.register_forward_pre_hook(self._of_picture, with_kwargs=True))
+        for block, factor in self.blocks:
+            self._watch(block.attention, torch.tensor(factor), id(block) in self._in_caption)
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _begin(self, module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        self._asked = 0
+        self.calls += 1
+        kwargs = dict(kwargs)
+        marked, caption = kwargs.pop(MARKS, None), kwargs.get("context", args[2] if len(args) > 2 else None)
+        if marked is None or caption is None:
+            raise ZvlError(EXCHANGED)
+        if marked.shape[0] != caption.shape[0] and caption.shape[0] % marked.shape[0] == 0:
+            marked = marked.repeat(caption.shape[0] // marked.shape[0], 1, 1)  # tiles of one picture
+        if marked.shape[:2] != caption.shape[:2]:
+            raise ZvlError(EXCHANGED)
+        marked = marked.to(caption.device, torch.float32)
+        weights = torch.full((len(marked),), self._weight, device=caption.device)
+        self._biases = Biases(marked, weights)
+        # Rows at the end of the picture that the model fills it up with, and how far the block moves the picture on.
+        height, width = args[0].shape[-2:]
+        patch = getattr(module, "patch_size", 2)
+        patches = -(-height // patch) * -(-width // patch)
+        multiple = getattr(module, "pad_tokens_multiple", None)
+        self._filled = filling(patches) if multiple else 0
+        front = (marked[..., OWNER] != 0).long().cumprod(1).sum(1)
+        self._moved = [int(rows) for rows in front]
+        return args, kwargs
+
+    def _end(self, module: Any, args: tuple, output: Any) -> None:
+        self.whole = self._asked == len(self.blocks)
+
+    def _watch(self, attention: Any, factor: torch.Tensor, in_caption: bool) -> None:
+        place = _place(attention, "x_mask")
+
+        def hook(module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+            self._asked += 1
+            if not in_caption:
+                args, kwargs = self._of_picture(module, args, kwargs)
+            rows = args[0] if args else kwargs["x"]
+            added = self._biases.of(factor, 0, rows.shape[1], rows.dtype)
+            if added is None:
+                return args, kwargs
+            there = args[place] if len(args) > place else kwargs.get("x_mask")
+            return _with(args, kwargs, place, "x_mask", added if there is None else added + there.to(added))
+
+        self._handles.append(attention.register_forward_pre_hook(hook, with_kwargs=True))
+
+    def _of_picture(self, module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """The rotary tables with the rows that fill the picture up at their usual distance.
+
+        The host gives these rows position 0, whatever the caption is. A block in front of the prompt moves the prompt
+        and the picture on by its length, so these rows go along, or a weight towards 0 would not tend to the plain
+        picture.
+        """
+        place = _place(module, "freqs_cis")
+        tables = args[place] if len(args) > place else kwargs.get("freqs_cis")
+        if not self._filled or not any(self._moved) or not isinstance(tables, torch.Tensor):
+            return args, kwargs
+        positions = torch.zeros(max(len(tables), 1), 1, 3, device=tables.device)
+        positions[:, 0, 0] = torch.tensor(self._moved[: len(positions)], device=tables.device)
+        there = self._model.rope_embedder(positions).movedim(1, 2).to(tables)
+        moved = positions[:, 0, 0] > 0
+        tables = tables.clone()
+        tables[moved, -self._filled :] = there[moved]
+        return _with(args, kwargs, place, "freqs_cis", tables)
+
+
+def _with(args: tuple, kwargs: dict, place: int, name: str, value: Any) -> tuple[tuple, dict]:
+    """The arguments with another value at a place, or under its name."""
+    if len(args) > place:
+        return (*args[:place], value, *args[place + 1 :]), kwargs
+    return args, {**kwargs, name: value}
+
+
+def _place(attention: Any, name: str) -> int:
+    return list(inspect.signature(attention.forward).parameters).index(name)
+
+
+def blocks_of(model: Any) -> tuple[list, list]:
+    """The blocks that refine the caption, and the main blocks.
+
+    Raises:
+        ZvlError: they are not there, or their attention takes no mask.
+    """
+    refiner, main = (list(getattr(model, name, ())) for name in ("context_refiner", "layers"))
+    if not refiner or not main:
+        raise ZvlError(UNKNOWN)
+    for block in (*refiner, *main):
+        attention = getattr(block, "attention", None)
+        if attention is None or not {"x_mask", "freqs_cis"} <= set(inspect.signature(attention.forward).parameters):
+            raise ZvlError(UNKNOWN)
+    return refiner, main
+
+
+@contextlib.contextmanager
+def routed(blocks: list) -> Iterator[None]:
+    """Let the blocks' attention go through the host's function for PyTorch, which takes a bias.
+
+    Sage attention ignores one without a word, flash attention writes an error for every block.
+    """
+    spaces = {}
+    for block, _ in blocks:
+        space = getattr(inspect.unwrap(type(block.attention).forward), "__globals__", {})
+        if "attention_function" in space:
+            spaces[id(space)] = space
+    before = [(space, space["attention_function"]) for space in spaces.values()]
+    plain = getattr(host_attention, "attention_pytorch", None)
+    try:
+        for space, _ in before:
+            if plain is not None:
+                space["attention_function"] = plain
+        yield
+    finally:
+        for space, function in before:
+            space["attention_function"] = function
+
+
+@contextlib.contextmanager
+def uncompiled(model: Any) -> Iterator[Any]:
+    """The image model of the host's model as it was before torch.compile, which ignores hooks that come later.
+
+    What was compiled is in its place again afterwards.
+    """
+    restore: list[Callable[[], None]] = []
+
+    def exchange(owner: Any, name: str, module: Any) -> Any:
+        original = getattr(module, "_orig_mod", None)
+        if original is not None:
+            owner._modules[name] = original
+            restore.append(lambda: owner._modules.__setitem__(name, module))
+            module = original
+        if getattr(module, "_compiled_call_impl", None) is not None:
+            compiled, module._compiled_call_impl = module._compiled_call_impl, None
+            restore.append(lambda: setattr(module, "_compiled_call_impl", compiled))
+        return module
+
+    try:
+        plain = exchange(model, "diffusion_model", model.diffusion_model)
+        for part in list(plain.modules()):
+            for name, child in list(part._modules.items()):
+                if child is not None:
+                    exchange(part, name, child)
+        yield plain
+    finally:
+        for undo in reversed(restore):
+            undo()
