@@ -62,7 +62,9 @@ def run(args: argparse.Namespace) -> None:
 
             page.serve(page.build(demo.open_weights(args), args.prompt, args.seed, reference), args.port)
         else:
-            demo.write_sheet(args, reference)
+            from ..lab import demo_sheet
+
+            demo_sheet.write_sheet(args, reference)
     except ImportError as error:
         raise ZvlError(
             f"The demo needs more packages ({error}). This installs them: python install.py "

@@ -190,11 +190,12 @@ class ZImage:
     def text(self, prompt: str) -> Text:
         """The prompt's text embeddings, float32 [tokens, hidden], as Z-Image takes them."""
         ids = self.encode(TEMPLATE.format(prompt))
-        self._check_length(len(ids))
+        self.check_length(len(ids))
         inputs = self.text_encoder.embed(ids)
         return Text(prompt, tuple(ids), self.text_encoder.hidden_states(inputs, TEXT_LAYER, None, None), inputs)
 
-    def _check_length(self, tokens: int) -> None:
+    def check_length(self, tokens: int) -> None:
+        """Raise ZvlError where a conditioning of that many tokens is more than the image model has positions for."""
         room = (
             (self.pipeline.transformer.config.axes_lens[0] - 2) // 32 * 32
         )  # it pads texts to 32, and the picture's position comes next
@@ -259,7 +260,7 @@ class ZImage:
         """
         width, height = size
         wanted = [each if isinstance(each, Conditioning) else Conditioning(each, Weighting()) for each in conditionings]
-        self._check_length(max(map(len, wanted)))
+        self.check_length(max(map(len, wanted)))
         empty = self.text(negative).embeddings if guidance > 0 else None
         pictures: list[Image.Image] = []
         every = steps * math.ceil(len(wanted) / batch)

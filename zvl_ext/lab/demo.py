@@ -10,9 +10,7 @@ import dataclasses
 import html
 import os
 import re
-import shlex
 import tempfile
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +18,9 @@ from PIL import Image
 
 from .. import __version__
 from ..errors import ZvlError
-from ..options import BY_NAME, Settings
+from ..options import Settings
 from ..reference import Reference, open_reference
 from .miniature import family, world
-from .sheet import Cell, Row, contact_sheet
 
 if TYPE_CHECKING:
     import torch
@@ -31,20 +28,9 @@ if TYPE_CHECKING:
     from ..hosts.standalone import ZImage
     from .miniature.classifier import Classifier
 
-ALPHAS = tuple(i / 10 for i in range(1, 11))
-# What each row is called, and its settings, in terms of the real models; alpha is set by the column.
-ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("blend, text tokens", {"preset": "Research default"}),
-    ("blend, image tokens", {"preset": "Image tokens, sink-aware"}),
-    ("splice", {"preset": "Splice: faithful"}),
-    ("splice, MRoPE", {"preset": "Splice: faithful", "positions": "mrope"}),
-)
-# Which of a row's settings are told in words.
-SHOWN = ("hidden_layer", "token_mode", "normalization", "length_match", "blend_mode", "image_dropout", "positions")
-
-# Two combinations that nobody has shown the models, and that contradict each other in everything.
+# A combination that nobody has shown the models.
 REFERENCE = world.Scene("star", "green", "navy", "dotted")
-PROMPT = "a large orange cross, on a white background, striped"
+PROMPT = "a large cross"  # it names a shape and leaves the rest to the reference
 
 # References to begin with: of each pair of looks one, none of which the miniature has been trained on.
 _EXAMPLES = (REFERENCE, *(world.Scene(*words) for words in (
@@ -53,7 +39,6 @@ _EXAMPLES = (REFERENCE, *(world.Scene(*words) for words in (
 
 REAL_SIZE, REAL_STEPS, REAL_GUIDANCE = 1024, 8, 0.0  # as Z-Image-Turbo is used
 REAL_LAYERS = 36
-SIDE, REAL_SIDE = 160, 256  # of a picture on the sheet
 
 
 @dataclass
@@ -209,82 +194,6 @@ def check(args: argparse.Namespace) -> None:
         raise ZvlError(f"--size must be a multiple of 16, not {args.size}.")
 
 
-def write_sheet(args: argparse.Namespace, reference: Reference | None) -> None:
-    """Make the contact sheet that the command line asks for and write it."""
-    start = time.monotonic()
-    weights = open_weights(args)
-    sheet = make_sheet(weights, args.prompt or PROMPT, reference, args.seed)
-    _save(sheet, args.out)
-    seconds = time.monotonic() - start
-    print(f"{args.out}: {1 + len(ROWS) * len(ALPHAS)} pictures in {seconds:.0f} s, at {os.path.abspath(args.out)}")
-    if weights.miniature:
-        print("The same with the real weights: " + real_command(args.prompt))
-
-
-def real_command(prompt: str | None = None) -> str:
-    """How to do the same with the real weights."""
-    words = shlex.quote(prompt) if prompt else '"..."'
-    return f"python -m zvl_ext demo --z-image FOLDER --qwen3-vl PATH --prompt {words} --reference FILE"
-
-
-def make_sheet(weights: Weights, prompt: str, reference: Reference | None, seed: int) -> Image.Image:
-    """The contact sheet; the same arguments give the same bytes.
-
-    Args:
-        reference: None for the drawn one.
-    """
-    scene = REFERENCE if reference is None else None
-    reference = reference or open_reference(Image.fromarray(world.draw(REFERENCE, 0)))
-    model, sampling = weights.model, weights.sampling
-
-    def generate(conditioning: torch.Tensor) -> Image.Image:
-        return model.generate([conditioning], [seed], **sampling)[0]
-
-    judge = Judge(weights.classifier, prompt, reference, scene) if weights.classifier else None
-
-    def cell(picture: Image.Image, caption: str) -> Cell:
-        return Cell(picture, caption, judge.measure(picture) if judge else (None, None))
-
-    plain = cell(generate(model.text(prompt).embeddings), "plain: the prompt alone")
-    rows, lines = [], []
-    for title, values in ROWS:
-        settings = Settings.from_mapping(values)
-        fitted = weights.fitted(settings)
-        cells = []
-        for alpha in ALPHAS:
-            conditioning = model.condition(dataclasses.replace(fitted, alpha=alpha), reference, prompt, seed)
-            cells.append(cell(generate(conditioning), f"alpha {alpha:.1f}"))
-        rows.append(Row(title, settings.preset, cells))
-        lines.append((title, _in_words(weights, settings)))
-        print(f"{title}: alpha {ALPHAS[0]} to {ALPHAS[-1]} done", flush=True)
-    lines = [("prompt", prompt), ("reference", judge.shown if judge else reference.name), *lines]
-    width, height = sampling["size"]
-    how = (
-        f"{weights.name}, {width} x {height}, seed {seed}, {sampling['steps']} steps, guidance {sampling['guidance']:g}"
-    )
-    footer = f"Z-Image VL {__version__}."
-    if weights.miniature:
-        footer += (
-            " The miniature is a small trained model of the real classes; it knows drawings of one object only."
-            f" The same with the real weights: {real_command()}"
-        )
-    top = [Cell(reference.image, "reference"), plain]
-    return contact_sheet(
-        "Z-Image VL: how much of the reference", how, lines, top, rows, footer, SIDE if weights.miniature else REAL_SIDE
-    )
-
-
-def _in_words(weights: Weights, settings: Settings) -> str:
-    parts = [f"preset {settings.preset}"]
-    for name in SHOWN:
-        value = getattr(settings, name)
-        if name == "hidden_layer" and weights.miniature:
-            parts.append("hidden " + weights.depth(settings))
-        elif name in ("hidden_layer", "token_mode", "normalization") or value != BY_NAME[name].default:
-            parts.append(f"{BY_NAME[name].label.lower()} {value}")
-    return ", ".join(parts)
-
-
 class Judge:
     """What the classifier says about pictures of one prompt and one reference.
 
@@ -339,16 +248,3 @@ def named_in(prompt: str) -> dict[str, str]:
         if value:
             found[name] = value
     return found
-
-
-def _save(sheet: Image.Image, path: str) -> None:
-    """Write beside the target and rename, so that no half-written file is left under its name."""
-    try:
-        with tempfile.NamedTemporaryFile(
-            dir=os.path.dirname(os.path.abspath(path)), suffix=".png", delete=False
-        ) as file:
-            sheet.save(file, "PNG", optimize=True)
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
-    except OSError as error:
-        raise ZvlError(f"{path} can't be written ({error.strerror or error}).") from error

@@ -130,10 +130,8 @@ class _Pen:
     def legend(self, at: tuple[int, int]) -> int:
         x, y = at
         texts = (
-            "prompt adherence: how probable a classifier finds the shape, colour, background and style that the prompt "
-            "names, their mean",
-            "reference similarity: how probable the classifier finds the reference's shape, colour, background and "
-            "style, their mean",
+            "what the prompt names: how sure a small classifier is to see it in the picture",
+            "what the reference shows: how sure it is to see the reference's shape, colour, background and style",
         )
         for text, colour, shown in zip(texts, (ADHERENCE, SIMILARITY), self.measured):
             if not shown:

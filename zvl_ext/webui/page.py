@@ -178,8 +178,8 @@ def build(weights: Weights, prompt: str | None = None, seed: int = 0, reference:
                 if examples := weights.examples():
                     gr.Examples([[path] for path in examples], inputs=[by_name["reference"]], label="References to try")
         if shown is not None:
-            by_name["reference"].value = by_name["reference"].postprocess(shown.image)
             by_name["enabled"].value = True
+            page.load(lambda: gr.update(value=shown.image), outputs=[by_name["reference"]], show_progress="hidden")
         every = gr.State([])
         event = {
             "inputs": [prompt, negative, seed, steps, guidance, count, *components],
