@@ -32,6 +32,16 @@ ODD_SIZE = (12, 14)  # 42 rows: the image model fills them up to 64
 STEPS = 4
 FRONT = {**SPLICE, **BARE, "block_place": "front"}  # the reference inserted where a weight near 0 tends to plain
 
+UNWEIGHED = {
+    "weight": 1.0,
+    "merge": 1,
+    "image_dropout": 0.0,
+    "start": 0.0,
+    "end": 1.0,
+    "curve": "constant",
+    "blocks": "all",
+}
+
 
 class Predictor:
     """Of a model that tells the noise's direction: flow matching."""
@@ -123,7 +133,7 @@ class Studio:
 
         def watched(x: torch.Tensor, t: torch.Tensor, **kwargs: Any) -> torch.Tensor:
             options = kwargs["transformer_options"]
-            self.calls.append({"x": x, "cond_or_uncond": list(options["cond_or_uncond"]), **kwargs})
+            self.calls.append({"x": x, "t": t, "cond_or_uncond": list(options["cond_or_uncond"]), **kwargs})
             self.calls[-1]["output"] = output = apply(x, t, **kwargs)
             return output
 
@@ -141,12 +151,12 @@ class Studio:
         return self.web.engine.forge_objects.unet.model_options.get("conditioning_modifiers", [])
 
     def p(self, prompt: str | list[str] = CAT, cfg: float = 1.0, **fields: Any) -> Any:
-        return self.web.p(prompt, cfg_scale=cfg, **fields)
+        return self.web.p(prompt, cfg_scale=cfg, **{"steps": STEPS, **fields})
 
     def condition(self, p: Any, **settings: Any) -> Any:
-        """Up to the sampler, with the reference where there are settings."""
+        """Up to the sampler, with the reference where there are settings: by themselves they weigh nothing."""
         if settings:
-            return self.web.run(p, reference=self.reference, **settings)
+            return self.web.run(p, reference=self.reference, **UNWEIGHED | settings)
         return self.web.run(p, False)
 
     def sample(
