@@ -31,6 +31,19 @@ EFFECT_OPTIONS = tuple(
     o.name for o in OPTIONS if o.kind not in ("image", "model") and o.name not in ("enabled", "preset")
 )
 _ROW = ("hidden_layer", "token_mode", "normalization")
+# The rows behind "More": what belongs together stands together. Options that are not named here come last.
+_MORE = (
+    ("start", "end"),
+    ("curve", "blocks"),
+    ("reference_tokens", "merge"),
+    ("image_dropout", "proportional"),
+    ("engine", "length_match"),
+    ("positions", "block_place"),
+    ("blend_mode", "outlier_repair"),
+    ("outlier_threshold", "outlier_direction"),
+    ("vl_prompt", "system_prompt"),
+    ("device", "storage"),
+)
 # One control for one thing: in the panel that is normalization none.
 _HIDDEN = ("scale_to_text",)
 # What may make a read fit that does not: in words, and as values.
@@ -90,13 +103,12 @@ def build(title: str, elem_id: Callable[[str], str], host: Host) -> tuple[list, 
             memory = gr.HTML(
                 _memory(host, *(BY_NAME[name].default for name in MEMORY_OPTIONS)), elem_classes=["zvl-memory"]
             )
-            rest = [o.name for o in OPTIONS if o.name not in made and o.name not in _HIDDEN]
-            for i in range(0, len(rest), 2):
+            named = {*made, *_HIDDEN, *(name for names in _MORE for name in names)}
+            others = tuple((option.name,) for option in OPTIONS if option.name not in named)
+            for names in (*_MORE, *others, _HIDDEN):
                 with gr.Row(elem_classes=["zvl-pair"]):
-                    for name in rest[i : i + 2]:
+                    for name in names:
                         control(name)
-            for name in _HIDDEN:
-                control(name)
 
     quiet = {"show_progress": False, "queue": False}
 
@@ -150,7 +162,20 @@ def _effects(*values: Any) -> list:
 
 
 def _control(option: Option, elem_id: str, host: Host) -> Any:
-    shown = {"label": option.label, "elem_id": elem_id, "visible": option.name not in _HIDDEN}
+    component = _component(option, elem_id, host)
+    # The web UI keeps the first start's values as the user's defaults: after an update, a fresh panel would have some of
+    # an old preset and some of a new one. What a preset sets is not kept there.
+    component.do_not_save_to_config = option.name == "preset" or option.name in PRESET_OPTIONS
+    return component
+
+
+def _component(option: Option, elem_id: str, host: Host) -> Any:
+    shown = {
+        "label": option.label,
+        "elem_id": elem_id,
+        "visible": option.name not in _HIDDEN,
+        "interactive": option.name not in idle(Settings()),
+    }
     info = {"info": option.hint} if option.hint else {}
     if option.kind == "switch":
         return gr.Checkbox(value=option.default, **info, **shown)
