@@ -18,5 +18,5 @@ def test_every_preset_is_explained():
 
 
 def test_every_command_is_shown():
-    for name in ("extract", "blend", "statistics", "options", "demo", "evaluate", "cache", "benchmark"):
+    for name in ("generate", "encode", "extract", "blend", "statistics", "options", "demo", "evaluate", "cache", "benchmark"):
         assert f"python -m zvl_ext {name}" in README
