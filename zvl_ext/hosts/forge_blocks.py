@@ -145,25 +145,31 @@ def blocks_of(model: Any) -> tuple[list, list]:
 
 @contextlib.contextmanager
 def routed(blocks: list) -> Iterator[None]:
-    """Let the blocks' attention go through the host's function for PyTorch, which takes a bias.
+    """Let the blocks' attention go through the host's function for PyTorch, which takes a bias, where there is one.
 
     Sage attention ignores one without a word, flash attention writes an error for every block.
     """
+    plain = getattr(host_attention, "attention_pytorch", None)
     spaces = {}
     for block, _ in blocks:
         space = getattr(inspect.unwrap(type(block.attention).forward), "__globals__", {})
-        if "attention_function" in space:
+        if "attention_function" in space and plain is not None:
             spaces[id(space)] = space
     before = [(space, space["attention_function"]) for space in spaces.values()]
-    plain = getattr(host_attention, "attention_pytorch", None)
     try:
-        for space, _ in before:
-            if plain is not None:
-                space["attention_function"] = plain
+        for space, function in before:
+            space["attention_function"] = _chosen(function, plain)
         yield
     finally:
         for space, function in before:
             space["attention_function"] = function
+
+
+def _chosen(function: Callable, with_mask: Callable) -> Callable:
+    def attention(q: Any, k: Any, v: Any, heads: int, mask: Any = None, *args: Any, **kwargs: Any) -> Any:
+        return (function if mask is None else with_mask)(q, k, v, heads, mask, *args, **kwargs)
+
+    return attention
 
 
 @contextlib.contextmanager

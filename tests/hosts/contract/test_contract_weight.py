@@ -49,13 +49,15 @@ def test_weight_0_is_the_plain_picture(studio: Studio, settings: dict, cfg: floa
 
 @pytest.mark.parametrize("engine", ["splice", "blend"])
 @pytest.mark.parametrize("cfg", [1.0, 4.0])
-def test_each_weight_is_farther_from_plain(studio: Studio, engine: str, cfg: float) -> None:
+@pytest.mark.parametrize("merge", [1, 2])
+def test_each_weight_is_farther_from_plain(studio: Studio, engine: str, cfg: float, merge: int) -> None:
+    """Merged rows are weighed at weight 1, too. Others are not: there the block is not filled up to 32 either, so that
+    weight has a distance of its own."""
     plain = studio.picture(cfg=cfg)
-    settings = FRONT | {"engine": engine}
-    pictures = [studio.picture(cfg=cfg, **settings, weight=weight) for weight in (0.01, 0.1, 0.35, 0.7, 1.0, 2.0)]
-    distances = [apart(picture, plain) for picture in pictures]
-    assert distances == sorted(distances)
-    assert all(b > 1.05 * a for a, b in itertools.pairwise(distances)), distances
+    settings = FRONT | {"engine": engine, "merge": merge, "proportional": True}
+    weights = (0.01, 0.1, 0.35, 0.7, *([1.0] if merge > 1 else []), 2.0)
+    distances = [apart(studio.picture(cfg=cfg, **settings, weight=weight), plain) for weight in weights]
+    assert all(b > 1.01 * a for a, b in itertools.pairwise(distances)), distances
 
 
 @pytest.mark.parametrize("size", [SIZE, ODD_SIZE], ids=["multiple of 32", "filled up"])
@@ -161,12 +163,13 @@ def test_lengths_that_do_not_go_together_are_called_one_by_one(studio: Studio) -
         assert call["zvl_marks"].shape[:2] == call["c_crossattn"].shape[:2]
 
 
-def test_proportional_rows_are_weighed_at_weight_1(studio: Studio) -> None:
-    """Merged rows stand for those that went into them; without that they count for themselves."""
+def test_merged_rows_are_weighed_by_what_they_stand_for_at_weight_1(studio: Studio) -> None:
+    """2 × 3 image rows between two markers become two, of four and of two."""
     settings = FRONT | {"merge": 2}
-    counted, not_counted = (studio.picture(**settings, proportional=each) for each in (True, False))
-    whole = studio.picture(**FRONT)
-    assert apart(counted, whole) < apart(not_counted, whole)
+    counted = studio.picture(**settings, proportional=True)
+    assert studio.calls[-1]["zvl_marks"][0, :5].tolist() == [[1, 1], [1, 4], [1, 2], [1, 1], [-1, 0]]
+    assert apart(counted, studio.picture(**settings, proportional=False)) > 1e-3
+    assert studio.modifiers == [], "each stands for itself, so there is nothing to weigh"
 
 
 # --- steps and blocks
