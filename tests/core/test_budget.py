@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 import transformers
+from published import research
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLModel
 
 from zvl_ext.budget import (
@@ -33,9 +34,8 @@ MARKERS = {"image": 2, "image_no_markers": 0, "all": 2}
 
 
 def inserting(**values) -> Settings:
-    return Settings.from_mapping(
-        {"token_mode": "all", "length_match": "insert", "reference_tokens": 1024, "hidden_layer": -2, **values}
-    )
+    chosen = {"token_mode": "all", "length_match": "insert", "reference_tokens": 1024, "hidden_layer": -2}
+    return research(**(chosen | values))
 
 
 class Blind:
@@ -265,28 +265,28 @@ def full():
 
 
 def test_blend_holds_the_tower_the_layers_that_run_and_the_last_norm(full):
-    held = weight_bytes(full, Settings.from_mapping(EIGHTH_LAST))
+    held = weight_bytes(full, research(**EIGHTH_LAST))
     assert held == 2 * (TOWER + 29 * (MATRICES + NORMS) + WIDTH) == 6_684_687_872
-    assert weight_bytes(full, Settings.from_mapping(EIGHTH_LAST), itemsize=4) == 2 * held
-    assert weight_bytes(full, Settings(hidden_layer=-1)) == 2 * (full.parameters - 151936 * WIDTH), (
+    assert weight_bytes(full, research(**EIGHTH_LAST), itemsize=4) == 2 * held
+    assert weight_bytes(full, research(hidden_layer=-1)) == 2 * (full.parameters - 151936 * WIDTH), (
         "all but the input embedding"
     )
 
 
 @pytest.mark.parametrize(("layer", "depth"), [(-1, 36), (-2, 35), (-8, 29), (-36, 1)])
 def test_every_layer_that_runs_takes_the_same(full, layer, depth):
-    assert language_depth(Settings(hidden_layer=layer), 36) == depth
-    assert weight_bytes(full, Settings(hidden_layer=layer)) == 2 * (TOWER + depth * (MATRICES + NORMS) + WIDTH)
+    assert language_depth(research(hidden_layer=layer), 36) == depth
+    assert weight_bytes(full, research(hidden_layer=layer)) == 2 * (TOWER + depth * (MATRICES + NORMS) + WIDTH)
 
 
 def test_a_layer_that_does_not_exist_is_as_far_as_the_model_goes():
-    assert language_depth(Settings(hidden_layer=-36), 28) == 0
+    assert language_depth(research(hidden_layer=-36), 28) == 0
     assert language_depth(Settings(hidden_layer=3), 28) == 28
 
 
 def test_splice_holds_the_tower_alone(full):
     for values in ({}, {"hidden_layer": -1}, {"storage": "fp8"}):
-        assert weight_bytes(full, Settings.from_mapping({"engine": "splice", **values})) == 2 * TOWER
+        assert weight_bytes(full, research(engine="splice", **values)) == 2 * TOWER
 
 
 @pytest.mark.parametrize(
@@ -294,14 +294,14 @@ def test_splice_holds_the_tower_alone(full):
 )
 def test_fp8_takes_a_byte_for_a_number_of_a_layers_matrices_and_a_scale_for_each_row(storage, stored):
     """In whatever else a file has fp8, it is brought to the dtype that is computed in."""
-    held = weight_bytes(qwen3vl_4b(stored), Settings.from_mapping({**EIGHTH_LAST, "storage": storage}))
+    held = weight_bytes(qwen3vl_4b(stored), research(**EIGHTH_LAST, storage=storage))
     assert held == 2 * (TOWER + WIDTH + 29 * NORMS) + 29 * (MATRICES + 4 * ROWS)
 
 
 @pytest.mark.parametrize("storage", BY_NAME["storage"].choices)
 @pytest.mark.parametrize("layer", [-1, -4])
 def test_what_is_counted_for_blend_is_what_is_loaded(checkpoint, storage, layer):
-    settings = Settings(hidden_layer=layer, storage=storage)
+    settings = research(hidden_layer=layer, storage=storage)
     model = language.load(checkpoint, torch.bfloat16, language_depth(settings, checkpoint.layers), storage)
     assert sum(t.nbytes for t in model.module.state_dict().values()) == weight_bytes(checkpoint, settings)
 
@@ -309,7 +309,7 @@ def test_what_is_counted_for_blend_is_what_is_loaded(checkpoint, storage, layer)
 def test_what_is_counted_for_splice_is_what_is_loaded(checkpoint):
     tower = vision.load(checkpoint, torch.float32)
     assert sum(t.nbytes for t in tower.state_dict().values()) == weight_bytes(
-        checkpoint, Settings(engine="splice"), itemsize=4
+        checkpoint, research(engine="splice"), itemsize=4
     )
 
 

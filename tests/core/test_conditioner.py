@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from published import research
 
 from zvl_ext.conditioner import condition, extract, mix, needs_statistics
 from zvl_ext.engines.sources import Text
@@ -18,7 +19,7 @@ HIDDEN = 64
 
 
 def settings(**values) -> Settings:
-    return Settings.from_mapping({"hidden_layer": -2, "reference_tokens": 24, **values})
+    return research(**({"hidden_layer": -2, "reference_tokens": 24} | values))
 
 
 @pytest.fixture
@@ -207,7 +208,8 @@ def test_mix_is_repair_then_normalization_then_matching_then_blending():
     at = np.clip((np.arange(9) + 0.5) * 31 / 9 - 0.5, 0, 30)
     matched = np.stack([np.interp(at, np.arange(31), normalized[:, i]) for i in range(HIDDEN)], axis=1)
     wanted = 0.3 * matched + 0.7 * text
-    chosen = settings(normalization="hybrid", outlier_repair="clamp", outlier_threshold=20, alpha=0.3)
+    repair = {"outlier_repair": "clamp", "outlier_threshold": 20, "outlier_direction": "both"}
+    chosen = settings(normalization="hybrid", alpha=0.3, **repair)
     got = mix(
         chosen, torch.tensor(text, dtype=torch.float32), text_rows(torch.tensor(vl, dtype=torch.float32)), statistics
     )

@@ -5,6 +5,7 @@ import json
 import math
 
 import pytest
+from published import research
 
 from zvl_ext.options import BY_NAME, OPTIONS, Settings, preset_of
 
@@ -29,6 +30,17 @@ FIRST_NAMES = [
     "vl_prompt",
     "system_prompt",
     "device",
+    "positions",
+    "storage",
+    "weight",
+    "start",
+    "end",
+    "curve",
+    "blocks",
+    "merge",
+    "proportional",
+    "block_place",
+    "outlier_direction",
 ]
 
 
@@ -81,6 +93,15 @@ WRONG = {
     "vl_prompt": [1, [], {}, b"text", False],
     "model": [1, ["a"], b"name"],
     "device": ["cuda", "", None, 0],
+    "weight": ["1", -0.01, 2.01, math.nan, math.inf, None, True],
+    "start": [-0.01, 1.01, math.nan, "0"],
+    "end": [-0.01, 1.01, math.nan, None],
+    "curve": ["linear", "", None, 0],
+    "blocks": [1, ["all"], "everything", "0-", "9-0", "0-9:9", "all:-1", "0..9", ",", "all," * 60],
+    "merge": [0, 4, 1.5, "2", True],
+    "proportional": [1, "true", None],
+    "block_place": ["middle", "", None],
+    "outlier_direction": ["up", "", None],
 }
 
 
@@ -127,8 +148,17 @@ def test_no_values_give_the_defaults():
     assert Settings.from_mapping({}) == Settings() == Settings.from_positions([])
 
 
-def test_defaults_are_the_research_default():
+def test_defaults_are_the_preset_to_start_with():
     settings = Settings()
+    assert preset_of(settings) == settings.preset == "Balanced"
+    assert (settings.engine, settings.alpha, settings.hidden_layer, settings.token_mode) == ("splice", 1.0, -2, "all")
+    assert (settings.length_match, settings.positions, settings.weight) == ("insert", "sequential", 0.4)
+    assert (settings.merge, settings.proportional, settings.block_place) == (2, True, "front")
+    assert (settings.scale_to_text, settings.normalization) == (True, "sink_aware")
+
+
+def test_the_published_settings_are_a_preset():
+    settings = research()
     assert preset_of(settings) == settings.preset == "Research default"
     assert (settings.engine, settings.alpha, settings.hidden_layer, settings.token_mode) == ("blend", 0.3, -8, "text")
     assert (settings.scale_to_text, settings.normalization) == (True, "global")
@@ -163,7 +193,7 @@ def test_positions_follow_the_fields_and_missing_ones_keep_their_default():
 
 def test_a_preset_among_positions_is_only_a_label():
     settings = Settings.from_positions([True, "blend", None, "", "Research image tokens", 0.3, -8, "text"])
-    assert (settings.token_mode, settings.preset) == ("text", "Research default")
+    assert (settings.token_mode, settings.preset) == ("text", "Custom")
 
 
 def test_too_many_positions_are_refused(refused):

@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from zvl_ext.options import BY_NAME, CUSTOM, OPTIONS, Settings, preset_of
-from zvl_ext.presets import PRESETS
+from zvl_ext.presets import ABOUT, PRESETS, START
 
 RESEARCH = {
     "engine": "blend",
@@ -20,6 +20,16 @@ RESEARCH = {
     "blend_mode": "linear",
     "image_dropout": 0.0,
     "reference_tokens": 256,
+    "positions": "sequential",
+    "weight": 1.0,
+    "start": 0.0,
+    "end": 1.0,
+    "curve": "constant",
+    "blocks": "all",
+    "merge": 1,
+    "proportional": False,
+    "block_place": "behind head",
+    "outlier_direction": "too large",
 }
 SPLICE = {
     "engine": "splice",
@@ -33,10 +43,26 @@ SPLICE = {
     "blend_mode": "linear",
     "image_dropout": 0.0,
     "reference_tokens": 576,
+    "positions": "sequential",
+    "weight": 1.0,
+    "start": 0.0,
+    "end": 1.0,
+    "curve": "constant",
+    "blocks": "all",
+    "merge": 1,
+    "proportional": False,
+    "block_place": "behind head",
+    "outlier_direction": "too large",
 }
+WEIGHTED = {**SPLICE, "weight": 0.4, "merge": 2, "proportional": True, "block_place": "front"}
 WANTED = {
+    # Inserted rows with a weight of their own, merged, in front.
+    "Balanced": WEIGHTED,
+    "Close variation": {**WEIGHTED, "weight": 1.0, "merge": 1},
     # The published findings' recommendation for text positions: alpha 0.3, layer -8, scaled as a whole.
     "Research default": RESEARCH,
+    # The same author's later settings.
+    "Research, all tokens": {**RESEARCH, "token_mode": "all", "hidden_layer": -6, "alpha": 0.4},
     # And for image positions, whose dimensions differ from the text encoder's each in its own way.
     "Research image tokens": {**RESEARCH, "token_mode": "image", "normalization": "per_dim"},
     "Image tokens, sink-aware": {**RESEARCH, "token_mode": "image", "normalization": "sink_aware"},
@@ -47,19 +73,34 @@ WANTED = {
     "Splice: gist": {**SPLICE, "image_dropout": 0.95},
 }
 CONTROLS = list(RESEARCH)
-CHANGED = {  # another value for every control, such that no preset has all of its others
+CHANGED = {  # another value for a control; a preset that has it gets another choice
     "engine": "splice",
     "alpha": 0.55,
     "hidden_layer": -5,
     "token_mode": "image_no_markers",
-    "scale_to_text": False,
     "normalization": "hybrid",
     "outlier_repair": "clamp",
     "length_match": "truncate",
     "blend_mode": "slerp",
     "image_dropout": 0.1,
     "reference_tokens": 64,
+    "positions": "mrope",
+    "weight": 0.7,
+    "start": 0.1,
+    "end": 0.9,
+    "curve": "ease out",
+    "blocks": "early",
+    "merge": 3,
+    "outlier_direction": "both",
 }
+
+
+def another(control: str, value: object) -> object:
+    """A value of a control that is not this one."""
+    if BY_NAME[control].kind == "switch":
+        return not value
+    choices = [CHANGED[control]] if control in CHANGED else []
+    return next(choice for choice in (*choices, *reversed(BY_NAME[control].choices)) if choice != value)
 
 
 def values_of(settings: Settings) -> dict:
@@ -83,14 +124,23 @@ def test_no_preset_is_about_what_belongs_to_one_picture_or_one_computer():
     assert {"enabled", "reference", "model", "device", "preset"}.isdisjoint(CONTROLS)
 
 
-def test_the_research_default_is_a_fresh_panel():
-    assert {name: BY_NAME[name].default for name in CONTROLS} == PRESETS["Research default"]
+def test_every_preset_is_said_in_one_line():
+    assert list(ABOUT) == list(PRESETS)
+    for about in ABOUT.values():
+        assert about.endswith(".")
+        assert len(about) <= 120
+        assert len(about.splitlines()) == 1
+
+
+def test_the_preset_to_start_with_is_a_fresh_panel():
+    assert START == "Balanced"
+    assert {name: BY_NAME[name].default for name in CONTROLS} == PRESETS[START]
     assert (
-        Settings.from_mapping({"preset": "Research default"})
+        Settings.from_mapping({"preset": START})
         == Settings()
         == Settings(**{option.name: option.default for option in OPTIONS})
     )
-    assert BY_NAME["preset"].default == "Research default"
+    assert BY_NAME["preset"].default == START
 
 
 def test_no_two_presets_are_the_same():
@@ -118,11 +168,7 @@ def test_choosing_another_preset_leaves_nothing_of_the_one_before(before, after)
 @pytest.mark.parametrize("control", CONTROLS)
 @pytest.mark.parametrize("name", WANTED)
 def test_a_value_named_beside_a_preset_wins_whatever_the_order(name, control):
-    beside = (
-        {control: CHANGED[control]}
-        if WANTED[name][control] != CHANGED[control]
-        else {control: BY_NAME[control].default}
-    )
+    beside = {control: another(control, WANTED[name][control])}
     settings = Settings.from_mapping({"preset": name, **beside})
     assert values_of(settings) == {**WANTED[name], **beside}
     assert settings.preset == CUSTOM
@@ -147,7 +193,7 @@ def test_what_a_preset_is_not_about_keeps_its_value_and_does_not_change_its_name
         "vl_prompt": "the style",
         "system_prompt": "x",
         "device": "cpu",
-        "positions": "mrope",
+        "storage": "fp8",
         "outlier_threshold": 3.0,
     }
     settings = Settings.from_mapping({"preset": name, **own})
@@ -157,11 +203,11 @@ def test_what_a_preset_is_not_about_keeps_its_value_and_does_not_change_its_name
 
 def test_custom_sets_nothing():
     settings = Settings.from_mapping({"preset": CUSTOM, "alpha": 0.4})
-    assert values_of(settings) == {**RESEARCH, "alpha": 0.4}
+    assert values_of(settings) == {**WEIGHTED, "alpha": 0.4}
     assert Settings.from_mapping({"preset": CUSTOM}) == Settings()  # and is found to be what it is
 
 
 @pytest.mark.parametrize("name", ["research default", "Splice", "", None, 0, True])
 def test_an_unknown_preset_is_refused(name, refused):
-    with refused("preset must be one of Research default, "):
+    with refused("preset must be one of Balanced, Close variation, Research default, "):
         Settings.from_mapping({"preset": name})

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from published import research
 from safetensors.torch import load_file, save_file
 
 from zvl_ext.__main__ import main
@@ -19,7 +20,7 @@ from zvl_ext.conditioner import mix
 from zvl_ext.mixing.normalize import sink_aware
 from zvl_ext.mixing.select import Rows
 from zvl_ext.mixing.statistics import compare, measure
-from zvl_ext.options import BY_NAME, Settings
+from zvl_ext.options import BY_NAME
 from zvl_ext.sequence import TEMPLATE
 
 HIDDEN = 256
@@ -61,7 +62,7 @@ def text_rows(values: np.ndarray) -> Rows:
 def mixed(
     text: np.ndarray, rows: Rows, normalization: str, alpha: float = 0.3, length_match: str = "truncate"
 ) -> np.ndarray:
-    settings = Settings(alpha=alpha, normalization=normalization, length_match=length_match)
+    settings = research(alpha=alpha, normalization=normalization, length_match=length_match)
     return mix(settings, as_tensor(text), rows, measure(as_tensor(text))).double().numpy()
 
 

@@ -1,12 +1,15 @@
 """Which rows a token mode selects, what they are, and which of them dropout leaves out."""
 
+import dataclasses
+
 import pytest
 import tiny
 import torch
+from published import research
 
 from zvl_ext.budget import dropped
 from zvl_ext.mixing.select import Rows, drop_image_rows, select
-from zvl_ext.options import BY_NAME, Settings
+from zvl_ext.options import BY_NAME
 from zvl_ext.sequence import TEMPLATE, build_sequence
 
 GRID = (3, 5)
@@ -143,6 +146,6 @@ def test_every_image_row_has_the_same_chance(selected):
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.75, 0.95, 0.99, 1.0])  # 1.0 is more than the control allows
 @pytest.mark.parametrize("images", [0, 1, 2, 3, 15, 256, 1024])
 def test_the_share_is_rounded_down_and_one_image_row_always_stays(images, share):
-    count = dropped(Settings(image_dropout=share), images)
+    count = dropped(dataclasses.replace(research(), image_dropout=share), images)
     assert count == max(0, min(round(share * 100) * images // 100, images - 1))
     assert images == 0 or images - count >= 1

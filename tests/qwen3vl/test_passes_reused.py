@@ -10,6 +10,7 @@ import torch
 from cases import BEFORE, TOKENS
 from compare import TOLERANCE, relative_error
 from deep import LAYERS
+from published import research
 
 from zvl_ext import budget
 from zvl_ext.conditioner import condition, condition_all, extract, extract_all
@@ -26,7 +27,7 @@ from zvl_ext.store import Disk, Store
 
 
 def settings(**values) -> Settings:
-    return Settings.from_mapping({"hidden_layer": -2, "reference_tokens": TOKENS, "scale_to_text": False, **values})
+    return research(**({"hidden_layer": -2, "reference_tokens": TOKENS, "scale_to_text": False} | values))
 
 
 @pytest.fixture
@@ -143,7 +144,7 @@ def test_several_prompts_behind_one_reference_look_once_and_read_each_token_once
     assert sum(n for _, n in done.read) == 7 * each
     for text, make in zip(texts, made):
         deep_sources.store.clear()
-        assert torch.equal(make(0), condition(settings(), reference, text, deep_sources))
+        assert torch.equal(make(0).rows, condition(settings(), reference, text, deep_sources))
 
 
 def test_prompts_whose_references_differ_in_size_are_read_behind_their_own(

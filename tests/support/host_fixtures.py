@@ -22,6 +22,7 @@ from by_hand import ByHand
 from host_engine import ZImage
 from modules import paths, processing, shared
 from PIL import Image
+from published import as_published
 from tokenizers import Tokenizer
 
 from zvl_ext.qwen3vl import language, vision
@@ -30,7 +31,7 @@ from zvl_ext.webui import run
 from zvl_ext.webui.kept import KEEPER
 
 torch.set_num_threads(1)
-LAYERS = 12  # of the tiny Qwen3-VL: the default layer, -8, lies behind the three that DeepStack adds to
+LAYERS = 12  # of the tiny Qwen3-VL: the published layer, -8, lies behind the three that DeepStack adds to
 
 
 # --- what was done
@@ -109,7 +110,7 @@ def make_engine(tokenizer: Tokenizer, events: Events) -> Callable[..., ZImage]:
 
 @pytest.fixture(scope="session")
 def vl_model(tokenizer: Tokenizer) -> transformers.Qwen3VLForConditionalGeneration:
-    """Plain transformers, deep enough for the default layer."""
+    """Plain transformers, deep enough for the published layer."""
     config = tiny.make_config(tokenizer)
     config.text_config.num_hidden_layers = LAYERS
     if getattr(config.text_config, "layer_types", None):
@@ -183,8 +184,8 @@ class WebUI:
         return p
 
     def run(self, p: Any, *args: Any, **named: Any) -> Any:
-        """One picture with the extension: its arguments in order, or by name."""
-        run.attach(p, [{"enabled": True, **named}] if named else list(args))
+        """One picture with the extension: its arguments in order, or by name beside the published findings' settings."""
+        run.attach(p, [{"enabled": True, **as_published(named)}] if named else list(args))
         return self.condition(p)
 
     def plain(self, prompt: str | list[str] = "a photo of a cat", **fields: Any) -> Any:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from host_fixtures import WebUI
+from published import research
 
-from zvl_ext.options import OPTIONS, Settings
+from zvl_ext.options import OPTIONS
 from zvl_ext.webui.kept import KEEPER
 
 # --- prompts and settings
@@ -22,7 +23,7 @@ CAT, DOG = "a photo of a cat", "a photo of a dog"
 # No statistics are needed, so the text encoder reads the prompts and nothing else.
 BARE = {"scale_to_text": False}
 SPLICE = {"engine": "splice", "alpha": 1.0, "hidden_layer": -2, "token_mode": "all", "length_match": "insert"}
-CHANGES = {  # options of engine blend, each with a value that is not its default
+CHANGES = {  # options of engine blend, each with a value that is not the published one
     "alpha": 0.31,
     "hidden_layer": -7,
     "token_mode": "image",
@@ -39,8 +40,8 @@ CHANGES = {  # options of engine blend, each with a value that is not its defaul
 
 
 def positions(**values: Any) -> list[Any]:
-    """The arguments as the panel sends them: the values of all controls, in order."""
-    settings = dataclasses.replace(Settings(enabled=True), **values)
+    """The arguments as the panel sends them: the values of all controls, in order; the published ones unless named."""
+    settings = dataclasses.replace(research(enabled=True), **values)
     return [getattr(settings, option.name) for option in OPTIONS]
 
 

@@ -1,6 +1,7 @@
 """Settings of engine splice, and where plain transformers is one reference."""
 
 from cases import TOKENS
+from published import research
 
 from zvl_ext.options import Settings
 
@@ -12,13 +13,5 @@ BEHIND_DEEPSTACK = range(-4, 0)
 
 def spliced(**values) -> Settings:
     """The whole sequence by engine splice, nothing done to it."""
-    return Settings.from_mapping(
-        {
-            "engine": "splice",
-            "hidden_layer": -2,
-            "token_mode": "all",
-            "reference_tokens": TOKENS,
-            "scale_to_text": False,
-            **values,
-        }
-    )
+    chosen = {"engine": "splice", "hidden_layer": -2, "token_mode": "all", "reference_tokens": TOKENS}
+    return research(**(chosen | {"scale_to_text": False} | values))
