@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from .attention import attention
 from .bench import Bench
 from .rows import conditioning, memory, reading, storage
 from .sampling import sampling
@@ -44,7 +45,7 @@ def run(
         rows = [*reading(bench), *memory(bench), *storage(bench), conditioning(bench)]
         parameters = checkpoint.parameters
         del bench, checkpoint
-    rows += sampling(size, repetitions, say)
+    rows += [*sampling(size, repetitions, say), *attention(size, repetitions, say)]
     return {
         "machine": machine(),
         "model": {

@@ -6,10 +6,14 @@ from collections.abc import Callable
 
 import torch
 
+from ...attention import FILL, filling, marks
 from ...budget import inserted_tokens, token_budget
+from ...conditioner import Conditioning, weighs, weighting_of
 from ...errors import ZvlError
+from ...hosts.standalone_attention import weighted
 from ...options import Settings
-from ...presets import PRESETS
+from ...presets import PRESETS, START
+from ...weighting import Weighting
 from .bench import Row
 from .sides import interleaved
 from .size import Size
@@ -27,7 +31,7 @@ def sampling(size: Size, repetitions: int, say: Callable[[str], None]) -> list[R
     presets = {
         name: added_tokens(name, size.text_tokens) for name, preset in PRESETS.items() if preset["engine"] == "splice"
     }
-    targets = {name: 1.05 if PRESETS[name]["image_dropout"] else None for name in presets}
+    targets = {name: 1.05 if name == START or PRESETS[name]["image_dropout"] else None for name in presets}
     try:
         model = _transformer(size)
     except ImportError:
@@ -36,15 +40,16 @@ def sampling(size: Size, repetitions: int, say: Callable[[str], None]) -> list[R
     say("sampling steps")
     random = torch.Generator().manual_seed(0)
     latents = torch.randn(model.config.in_channels, 1, size.latents, size.latents, generator=random).to(DTYPE)
-    texts = {"naive": torch.randn(size.text_tokens, model.config.cap_feat_dim, generator=random).to(DTYPE)}
-    texts |= {
-        name: torch.cat([texts["naive"], torch.randn(added, model.config.cap_feat_dim, generator=random).to(DTYPE)])
-        for name, added in presets.items()
-    }
+    prompt = torch.randn(size.text_tokens, model.config.cap_feat_dim, generator=random).to(DTYPE)
+    texts = {"naive": Conditioning(prompt, Weighting())}
+    for name, added in presets.items():
+        block = torch.randn(added, model.config.cap_feat_dim, generator=random).to(DTYPE)
+        texts[name] = _weighted(Settings().changed({"preset": name}), block, prompt)
 
     @torch.inference_mode()
-    def step(text: torch.Tensor) -> torch.Tensor:
-        return model([latents], torch.tensor([0.5]), [text], return_dict=False)[0][0]
+    def step(text: Conditioning) -> torch.Tensor:
+        with weighted(model, [text], 1):
+            return model([latents], torch.tensor([0.5]), [text.rows], return_dict=False)[0][0]
 
     def check(number: int, results: dict[str, torch.Tensor]) -> None:
         for name, result in results.items():
@@ -68,6 +73,16 @@ def sampling(size: Size, repetitions: int, say: Callable[[str], None]) -> list[R
         )
         for name, added in presets.items()
     ]
+
+
+def _weighted(settings: Settings, block: torch.Tensor, prompt: torch.Tensor) -> Conditioning:
+    """A block of rows in front of a prompt's, with the settings' weight and the rows that fill it up."""
+    if not weighs(settings):
+        return Conditioning(torch.cat([block, prompt]), weighting_of(settings))
+    fill = filling(len(block))
+    owner = torch.tensor([1.0] * len(block) + [FILL] * fill + [0.0] * len(prompt))
+    rows = torch.cat([block, block[-1:].expand(fill, -1), prompt])
+    return Conditioning(rows, weighting_of(settings), marks=marks(owner, owner.clamp_min(0.0)))
 
 
 def _transformer(size: Size) -> torch.nn.Module:
