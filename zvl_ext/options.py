@@ -28,9 +28,8 @@ class Settings:
     enabled: bool = declared("switch", False, "Z-Image VL", "Condition the picture on a reference image.")
     engine: str = declared(
         "choice", _START["engine"], "Engine",
-        "blend: Qwen3-VL reads the reference and the prompt. splice: Z-Image's own text encoder reads what Qwen3-VL's "
-        "vision tower sees; "
-        "fewer artifacts, and an eighth of the memory.",
+        "blend: Qwen3-VL reads the reference and the prompt. splice: Z-Image's own text encoder reads what "
+        "Qwen3-VL's vision tower sees; fewer artifacts, and an eighth of the memory.",
         choices=("blend", "splice"), infotext="ZVL engine", axis="Engine", cost=0.6,
     )  # fmt: skip
     reference: Any = declared(
@@ -51,85 +50,80 @@ class Settings:
     )  # fmt: skip
     alpha: float = declared(
         "number", _START["alpha"], "Alpha",
-        "How much of the prompt's own tokens is replaced by what Qwen3-VL made of them after seeing the "
-        "reference; 0 is the plain picture. With length match insert the strength is Weight, and alpha is "
-        "about the prompt's own tokens; otherwise alpha is the strength, and 0.3 to 0.5 is usual in engine "
-        "blend.",
+        "How much of the prompt's own tokens is replaced by what Qwen3-VL made of them after seeing the reference; "
+        "0 is the plain picture. With length match insert the strength is Weight, and alpha is about the prompt's "
+        "own tokens; otherwise alpha is the strength, and 0.3 to 0.5 is usual in engine blend.",
         minimum=0.0, maximum=1.0, step=0.01, infotext="ZVL alpha", axis="Alpha",
         hint="how much the prompt gives way to the reference",
     )  # fmt: skip
     hidden_layer: int = declared(
         "integer", _START["hidden_layer"], "Hidden layer",
         "Which layer of the language model is used, counted from the end. -2 is where Z-Image reads its text "
-        "encoder; -6 to -8 is cleaner in engine blend, -12 more abstract in splice; beyond -18 only the gist "
-        "is left.",
+        "encoder; -6 to -8 is cleaner in engine blend, -12 more abstract in splice; beyond -18 only the gist is "
+        "left.",
         minimum=-36, maximum=-1, step=1, infotext="ZVL layer", axis="Hidden layer", cost=0.4,
     )  # fmt: skip
     token_mode: str = declared(
         "choice", _START["token_mode"], "Token mode",
         "text: the prompt's own tokens after they have seen the image (fewest artifacts). image: the image's tokens "
-        "with their markers. "
-        "image_no_markers: without them. all: the whole sequence.",
+        "with their markers. image_no_markers: without them. all: the whole sequence.",
         choices=("text", "image", "image_no_markers", "all"), infotext="ZVL tokens", axis="Token mode",
     )  # fmt: skip
     scale_to_text: bool = declared(
         "switch", _START["scale_to_text"], "Scale to text",
-        "Bring the hidden states to the statistics of your text encoder before blending. Off means no normalization.",
+        "Bring the hidden states to the statistics of your text encoder before blending. Off means no "
+        "normalization.",
         infotext="ZVL scale", axis="Scale to text",
     )  # fmt: skip
     normalization: str = declared(
         "choice", _START["normalization"], "Normalization",
-        "global: one factor for everything, good for text tokens. per_dim: each dimension by its own mean and spread, "
-        "for image tokens. "
-        "hybrid: half of each. sink_aware: one factor that ignores the first token's extreme values, so that alpha "
-        "means what it says.",
+        "global: one factor for everything, good for text tokens. per_dim: each dimension by its own mean and "
+        "spread, for image tokens. hybrid: half of each. sink_aware: one factor that ignores the first token's "
+        "extreme values, so that alpha means what it says.",
         choices=("none", "global", "per_dim", "hybrid", "sink_aware"), infotext="ZVL norm", axis="Normalization",
     )  # fmt: skip
     outlier_repair: str = declared(
         "choice", _START["outlier_repair"], "Outlier repair",
-        "What to do with dimensions whose spread is far from the text encoder's: zero removes them, clamp brings the "
-        "spread to the "
-        "threshold, scale brings it to the text encoder's own.",
+        "What to do with dimensions whose spread is far from the text encoder's: zero removes them, clamp brings "
+        "the spread to the threshold, scale brings it to the text encoder's own.",
         choices=("none", "zero", "clamp", "scale"), infotext="ZVL outliers", advanced=True, axis="Outlier repair",
     )  # fmt: skip
     outlier_threshold: float = declared(
         "number", 10.0, "Outlier threshold",
         "A dimension is an outlier when its spread is this many times larger or smaller than the text encoder's.",
-        minimum=1.0, maximum=1000.0, step=0.5, infotext="ZVL outlier "
-        "threshold", advanced=True, axis="Outlier threshold",
+        minimum=1.0, maximum=1000.0, step=0.5, infotext="ZVL outlier threshold", advanced=True,
+        axis="Outlier threshold",
     )  # fmt: skip
     length_match: str = declared(
         "choice", _START["length_match"], "Length match",
-        "When there are more or fewer tokens than the prompt has. interpolate: resampled along the sequence. truncate: "
-        "only the first "
-        "ones, the rest of the conditioning is dropped. insert: image tokens go in beside the prompt's, for token mode "
-        "all.",
+        "When there are more or fewer tokens than the prompt has. interpolate: resampled along the sequence. "
+        "truncate: only the first ones, the rest of the conditioning is dropped. insert: image tokens go in beside "
+        "the prompt's, for token mode all.",
         choices=("interpolate", "truncate", "insert"), infotext="ZVL length", advanced=True, axis="Length match",
     )  # fmt: skip
     blend_mode: str = declared(
         "choice", _START["blend_mode"], "Blend mode",
         "linear: weighted mean. slerp: along the arc, token by token. adain: the prompt's tokens with the mean and "
-        "spread of Qwen3-VL's, "
-        "per token. adain_per_dim: the same per dimension.",
+        "spread of Qwen3-VL's, per token. adain_per_dim: the same per dimension.",
         choices=("linear", "slerp", "adain", "adain_per_dim"), infotext="ZVL blend", advanced=True, axis="Blend mode",
     )  # fmt: skip
     image_dropout: float = declared(
         "number", _START["image_dropout"], "Image dropout",
         "Leaves out this share of the image tokens at random, by the picture's seed, for variety: 0.75 keeps the "
-        "subject, 0.85 is creative, "
-        "0.95 keeps the gist. Needs a token mode with image tokens.",
+        "subject, 0.85 is creative, 0.95 keeps the gist. Needs a token mode with image tokens.",
         minimum=0.0, maximum=0.99, step=0.01, infotext="ZVL dropout", axis="Image dropout",
     )  # fmt: skip
     reference_tokens: int = declared(
         "integer", _START["reference_tokens"], "Reference size in tokens",
-        "A larger reference is scaled down to this many tokens of 32 × 32 pixels: 64 = 256², 256 = 512², 576 = 768², "
-        "1024 = 1024² pixels.",
-        minimum=4, maximum=1024, step=4, infotext="ZVL size", advanced=True, axis="Reference size in tokens", cost=0.5,
+        "A larger reference is scaled down to this many tokens of 32 × 32 pixels: 64 = 256², 256 = 512², 576 = "
+        "768², 1024 = 1024² pixels.",
+        minimum=4, maximum=1024, step=4, infotext="ZVL size", advanced=True, axis="Reference size in tokens",
+        cost=0.5,
     )  # fmt: skip
     vl_prompt: str = declared(
         "text", PROMPT, "Text for Qwen3-VL",
-        "What Qwen3-VL reads after the image. {prompt} is the picture's prompt; leave it empty for nothing, or write a "
-        "text of your own.",
+        "What Qwen3-VL reads after the image. {prompt} is the picture's prompt; leave it empty for nothing, or "
+        "write a text of your own.",
         infotext="ZVL text", advanced=True,
     )  # fmt: skip
     system_prompt: str = declared(
@@ -144,24 +138,22 @@ class Settings:
     )  # fmt: skip
     positions: str = declared(
         "choice", _START["positions"], "Positions",
-        "For splice. sequential: the text encoder counts image tokens as it counts words. mrope: rows and columns and "
-        "DeepStack's additions, "
-        "as in Qwen3-VL.",
+        "For splice. sequential: the text encoder counts image tokens as it counts words. mrope: rows and columns "
+        "and DeepStack's additions, as in Qwen3-VL.",
         choices=("sequential", "mrope"), infotext="ZVL positions", advanced=True, axis="Positions", cost=0.4,
     )  # fmt: skip
     storage: str = declared(
         "choice", "auto", "Weights in memory",
-        "How engine blend keeps Qwen3-VL's language model. auto: as the file has it (fp8 stays fp8), else bf16. fp8: "
-        "half the memory, slightly "
-        "different hidden states, slow on the CPU.",
+        "How engine blend keeps Qwen3-VL's language model. auto: as the file has it (fp8 stays fp8), else bf16. "
+        "fp8: half the memory, slightly different hidden states, slow on the CPU.",
         choices=("auto", "fp8"), infotext="ZVL storage", advanced=True, axis="Weights in memory", cost=0.6,
     )  # fmt: skip
 
     weight: float = declared(
         "number", _START["weight"], "Weight",
-        "How strongly the image model looks at the reference's tokens: its attention to them is multiplied "
-        "with this. 0 is the plain picture, 1 is as the model does by itself, above 1 is more. This is the "
-        "strength with length match insert.",
+        "How strongly the image model looks at the reference's tokens: its attention to them is multiplied with "
+        "this. 0 is the plain picture, 1 is as the model does by itself, above 1 is more. This is the strength with "
+        "length match insert.",
         minimum=0.0, maximum=2.0, step=0.01, infotext="ZVL weight", axis="Weight",
         hint="how strongly the picture looks at the reference",
     )  # fmt: skip
@@ -195,14 +187,14 @@ class Settings:
     )  # fmt: skip
     proportional: bool = declared(
         "switch", _START["proportional"], "Proportional attention",
-        "After image dropout or merging, the tokens that are left count for those that are gone, so that the strength "
-        "stays. Off: fewer tokens are also a weaker reference, as in the published presets.",
+        "After image dropout or merging, the tokens that are left count for those that are gone, so that the "
+        "strength stays. Off: fewer tokens are also a weaker reference, as in the published presets.",
         infotext="ZVL proportional", advanced=True, axis="Proportional attention",
     )  # fmt: skip
     block_place: str = declared(
         "choice", _START["block_place"], "Reference's place",
-        "Where the reference's tokens stand among the prompt's. front: before all, so that a small weight comes close "
-        "to the picture without a reference. behind head: where Qwen3-VL reads them.",
+        "Where the reference's tokens stand among the prompt's. front: before all, so that a small weight comes "
+        "close to the picture without a reference. behind head: where Qwen3-VL reads them.",
         choices=("front", "behind head"), infotext="ZVL place", advanced=True, axis="Reference's place",
     )  # fmt: skip
 
