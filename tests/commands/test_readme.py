@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from zvl_ext.__main__ import COMMANDS
 from zvl_ext.commands import options
 from zvl_ext.presets import PRESETS
 
@@ -18,5 +19,5 @@ def test_every_preset_is_explained():
 
 
 def test_every_command_is_shown():
-    for name in ("generate", "encode", "extract", "blend", "statistics", "options", "demo", "evaluate", "cache", "benchmark"):
-        assert f"python -m zvl_ext {name}" in README
+    for command in COMMANDS:
+        assert f"python -m zvl_ext {command.__name__.rpartition('.')[2]}" in README

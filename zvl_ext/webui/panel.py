@@ -163,8 +163,8 @@ def _effects(*values: Any) -> list:
 
 def _control(option: Option, elem_id: str, host: Host) -> Any:
     component = _component(option, elem_id, host)
-    # The web UI keeps the first start's values as the user's defaults: after an update, a fresh panel would have some of
-    # an old preset and some of a new one. What a preset sets is not kept there.
+    # The web UI keeps the first start's values as the user's defaults: after an update, a fresh panel would have some
+    # of an old preset and some of a new one. What a preset sets is not kept there.
     component.do_not_save_to_config = option.name == "preset" or option.name in PRESET_OPTIONS
     return component
 
