@@ -181,15 +181,14 @@ def uncompiled(model: Any) -> Iterator[Any]:
     restore: list[Callable[[], None]] = []
 
     def exchange(owner: Any, name: str, module: Any) -> Any:
-        original = getattr(module, "_orig_mod", None)
-        if original is not None:
+        original = getattr(module, "_orig_mod", module)
+        if original is not module:
             owner._modules[name] = original
             restore.append(lambda: owner._modules.__setitem__(name, module))
-            module = original
-        if getattr(module, "_compiled_call_impl", None) is not None:
-            compiled, module._compiled_call_impl = module._compiled_call_impl, None
-            restore.append(lambda: setattr(module, "_compiled_call_impl", compiled))
-        return module
+        if (compiled := getattr(original, "_compiled_call_impl", None)) is not None:
+            original._compiled_call_impl = None
+            restore.append(lambda: setattr(original, "_compiled_call_impl", compiled))
+        return original
 
     try:
         plain = exchange(model, "diffusion_model", model.diffusion_model)
