@@ -155,12 +155,11 @@ def test_an_attention_block_by_hand(picture: Callable, model: torch.nn.Module, b
     """The third block's attention, with softmax shares times their weights in float64."""
     weight, seen = 0.3, []
     own, attention = conditioning(weight=weight, blocks=blocks), model.layers[2].attention
-    handle = attention.register_forward_hook(
-        lambda module, args, kwargs, output: seen.append(
-            (args[0].clone(), kwargs["freqs_cis"].clone(), output.clone())
-        ),
-        with_kwargs=True,
-    )
+
+    def remember(module: torch.nn.Module, args: tuple, kwargs: dict, output: torch.Tensor) -> None:
+        seen.append((args[0].clone(), kwargs["freqs_cis"].clone(), output.clone()))
+
+    handle = attention.register_forward_hook(remember, with_kwargs=True)
     try:
         picture(own, steps=1)
     finally:
