@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from .engines import ENGINES
 from .errors import ZvlError
-from .options import Settings
+from .options import PROMPT, Settings
 from .sequence import TOKEN_MODES
 
 if TYPE_CHECKING:
@@ -32,6 +32,11 @@ def inserts(settings: Settings) -> bool:
     """Whether rows of the reference stand beside the prompt's: only there can the image model's attention be
     weighted."""
     return settings.length_match == "insert" and TOKEN_MODES[settings.token_mode].image
+
+
+def lengths_agree(settings: Settings) -> bool:
+    """Whether there are as many rows as the prompt has, so that there is no length to match."""
+    return settings.token_mode == "text" and settings.vl_prompt == PROMPT
 
 
 def merged(settings: Settings, image_tokens: int) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from .attention import FILL, filling, marks
-from .budget import MAX_TOKENS, dropped, inserts, token_budget
+from .budget import MAX_TOKENS, dropped, inserts, lengths_agree, token_budget
 from .engines import ENGINES
 from .engines.sources import Job, Sources, Text
 from .mixing.blend import blend
@@ -116,7 +116,7 @@ def weighting_of(settings: Settings) -> Weighting:
     """What the settings say of the weight. Where no rows are inserted, steps are all that can be weighed."""
     if inserts(settings):
         return Weighting(settings.weight, settings.start, settings.end, settings.curve, settings.blocks)
-    if settings.length_match == "truncate":
+    if settings.length_match == "truncate" and not lengths_agree(settings):
         return Weighting()
     return Weighting(start=settings.start, end=settings.end, curve=settings.curve)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .budget import inserts
+from .budget import inserts, lengths_agree
 from .engines import ENGINES
 from .options import BY_NAME, PROMPT, Settings
 from .presets import PRESETS
@@ -38,10 +38,6 @@ def _mixes(settings: Settings) -> bool:
     return not inserts(settings) or TOKEN_MODES[settings.token_mode].text
 
 
-def _lengths_agree(settings: Settings) -> bool:
-    return settings.token_mode == "text" and settings.vl_prompt == PROMPT
-
-
 RULES = (
     Rule(
         ("weight", "blocks", "merge", "proportional", "block_place"),
@@ -51,7 +47,7 @@ RULES = (
     Rule(("image_dropout",), lambda s: not _has_image_rows(s), "needs a token mode with image tokens"),
     Rule(
         ("start", "end", "curve"),
-        lambda s: s.length_match == "truncate" and not _lengths_agree(s),
+        lambda s: s.length_match == "truncate" and not lengths_agree(s),
         "does not act with length match truncate; choose interpolate or insert",
     ),
     Rule(
@@ -71,7 +67,7 @@ RULES = (
     ),
     Rule(
         ("length_match",),
-        _lengths_agree,
+        lengths_agree,
         "has nothing to match: token mode text has as many tokens as the prompt",
     ),
     Rule(("positions",), lambda s: ENGINES[s.engine].language_model, "is for engine splice"),

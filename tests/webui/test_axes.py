@@ -12,6 +12,7 @@ from host_fixtures import LAYERS, WebUI
 from host_runs import same
 from modules import processing
 from PIL import Image
+from published import as_published
 
 from zvl_ext.hosts import forge
 from zvl_ext.options import BY_NAME, OPTIONS
@@ -105,6 +106,8 @@ _ODD = {
         ],
     ),
     "scale_to_text": (["True", "false", " TRUE"], ["yes", "1", ""]),
+    "proportional": (["True", "false", " TRUE"], ["yes", "1", ""]),
+    "blocks": (["all", " early, 20-29:0.5 ", "0-9"], ["first", "9-0", "all:9"]),
 }
 
 
@@ -190,7 +193,7 @@ def grid(plot: Any, web: WebUI, references: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_grids_cells_are_the_same_settings_made_one_by_one(grid: Grid, picture: Any) -> None:
     web, p = grid.web, grid.web.p()
-    p.script_args = [{"enabled": True, "reference": picture, "alpha": 0.9}]
+    p.script_args = [as_published({"enabled": True, "reference": picture, "alpha": 0.9})]
     cells = grid.run(p, ("alpha", [0.0, 0.3, 0.6]), ("hidden_layer", [-2, -8]), ("scale_to_text", ["True", "False"]))
     assert len(cells) == 12
     made = {}
@@ -206,12 +209,12 @@ def test_a_grids_cells_are_the_same_settings_made_one_by_one(grid: Grid, picture
     assert not any(name in p.__dict__ for name in ("cached_params", "get_conds_with_caching", axes.VALUES)), (
         "the grid's own p was touched"
     )
-    assert p.script_args == [{"enabled": True, "reference": picture, "alpha": 0.9}]
+    assert p.script_args == [as_published({"enabled": True, "reference": picture, "alpha": 0.9})]
 
 
 def test_an_axis_of_references_by_name(grid: Grid, picture: Any, other_picture: Any) -> None:
     p = grid.web.p()
-    p.script_args = [{"enabled": True}]
+    p.script_args = [as_published({"enabled": True})]
     cells = grid.run(p, ("reference", ["first.png", "second, with a comma.png"]))
     for (c, parameters), image in zip(cells, (picture, other_picture)):
         single = grid.web.run(grid.web.p(), reference=image)
@@ -221,7 +224,7 @@ def test_an_axis_of_references_by_name(grid: Grid, picture: Any, other_picture: 
 
 def test_a_grid_pays_for_every_layer_once(grid: Grid, picture: Any) -> None:
     p = grid.web.p()
-    p.script_args = [{"enabled": True, "reference": picture}]
+    p.script_args = [as_published({"enabled": True, "reference": picture})]
     with tiny.work() as done:
         grid.run(p, ("alpha", [0.1, 0.3, 0.6]), ("token_mode", ["text", "all"]), ("hidden_layer", [-8, -2, -4]))
     assert len(grid.cells) == 18
@@ -248,7 +251,7 @@ def test_a_grid_with_the_extension_off_says_so(grid: Grid) -> None:
 def test_one_failing_cell_leaves_the_others(grid: Grid, picture: Any) -> None:
     """This Qwen3-VL has twelve layers: -20 is an allowed value and fails in its cell only."""
     p = grid.web.p()
-    p.script_args = [{"enabled": True, "reference": picture}]
+    p.script_args = [as_published({"enabled": True, "reference": picture})]
     cells = grid.run(p, ("hidden_layer", [-8, -20, -2]))
     assert len(cells) == 2
     for (c, _), layer in zip(cells, (-8, -2)):

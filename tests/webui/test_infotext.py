@@ -10,9 +10,12 @@ import pytest
 from host_fixtures import WebUI
 from host_runs import same
 from modules import infotext_utils, processing
+from published import as_published, research
 
 from zvl_ext import __version__
-from zvl_ext.options import CUSTOM, OPTIONS, Settings
+from zvl_ext.conditioner import plain_picture
+from zvl_ext.effects import idle
+from zvl_ext.options import BY_NAME, CUSTOM, OPTIONS, Settings
 from zvl_ext.presets import PRESETS
 from zvl_ext.reference import Reference, open_reference
 from zvl_ext.webui import infotext, run
@@ -39,18 +42,31 @@ def opened(picture: Any) -> Reference:
     return open_reference(picture)
 
 
+# What the published settings have in a picture's parameters.
+PUBLISHED = {
+    "ZVL",
+    *(f"ZVL {key}" for key in "preset engine reference model alpha layer tokens norm size".split()),
+}
+
 # --- when it is written
 
 
 def test_nothing_is_claimed_before_the_conditioning_is_made(web: WebUI, picture: Any) -> None:
     p = web.p()
-    run.attach(p, [{"enabled": True, "reference": picture}])
+    run.attach(p, [as_published({"enabled": True, "reference": picture})])
     assert not own(p.extra_generation_params)
     web.condition(p)
     assert own(p.extra_generation_params) == {
         "ZVL": __version__,
+        "ZVL preset": "Research default",
+        "ZVL engine": "blend",
         "ZVL reference": open_reference(picture).digest[:12],
         "ZVL model": "tiny-vl",
+        "ZVL alpha": "0.3",
+        "ZVL layer": "-8",
+        "ZVL tokens": "text",
+        "ZVL norm": "global",
+        "ZVL size": "256",
     }
 
 
@@ -67,9 +83,10 @@ def test_it_is_taken_out_at_the_next_run(web: WebUI, picture: Any) -> None:
     web.run(
         web.p(extra_generation_params=shared_dict), reference=picture, alpha=0.5, system_prompt="Look.", vl_prompt=""
     )
-    assert len(own(shared_dict)) == 6
+    more = {"ZVL text", "ZVL system", "ZVL length"}  # the length, because a text of its own is matched
+    assert set(own(shared_dict)) == PUBLISHED - {"ZVL preset"} | more
     web.run(web.p(extra_generation_params=shared_dict), reference=picture)
-    assert set(own(shared_dict)) == {"ZVL", "ZVL reference", "ZVL model"}
+    assert set(own(shared_dict)) == PUBLISHED
     for settings in ({"enabled": False}, {"reference": picture, "alpha": 0.0}, {"reference": None}):
         web.run(web.p(extra_generation_params=shared_dict), **settings)
         assert shared_dict == {"Other extension": 1}
@@ -124,35 +141,85 @@ def values_of(option: Any) -> list[Any]:
                 for step in (0, 1, steps // 3, steps // 2, steps - 1, steps)
             }
         )
-    return ["some text"]
+    return ["late", "early:0.5, 20-29"] if option.kind == "blocks" else ["some text"]
+
+
+def pasted(web: WebUI, settings: Settings, opened: Reference) -> dict[str, Any]:
+    """What the options are that a picture's parameters bring back."""
+    parameters = parsed(web, infotext.write(settings, opened, "tiny-vl"))
+    return {option.name: infotext.read(option, parameters) for option in WRITTEN}
+
+
+def acting(settings: Settings) -> dict[str, Any]:
+    """The options that have a part in a picture, and what they are called in its parameters."""
+    written = {option.name: getattr(settings, option.name) for option in WRITTEN}
+    if not settings.scale_to_text:  # two controls for one thing
+        written |= {"scale_to_text": True, "normalization": "none"}
+    silent = idle(Settings.from_mapping(written))
+    return {name: value for name, value in written.items() if name not in silent}
 
 
 WRITTEN = [o for o in OPTIONS if o.infotext and o.kind not in ("image", "model")]
 
 
+BESIDE = {  # what an option needs beside it to act
+    "image_dropout": {"token_mode": "all"},
+    "outlier_threshold": {"outlier_repair": "zero"},
+    "outlier_direction": {"outlier_repair": "zero"},
+    "positions": {"engine": "splice"},
+    "storage": {"engine": "blend"},
+    "length_match": {"token_mode": "all"},
+    "proportional": {"merge": 2},
+}
+INSERTED = ("weight", "blocks", "merge", "proportional", "block_place")
+
+
+@pytest.mark.parametrize("base", ["Research default", "Balanced", "Splice: creative"])
 @pytest.mark.parametrize("option", WRITTEN, ids=lambda o: o.name)
-def test_every_option_comes_back(web: WebUI, opened: Reference, option: Any) -> None:
+def test_every_option_that_acts_comes_back(web: WebUI, opened: Reference, option: Any, base: str) -> None:
+    beside = BESIDE.get(option.name, {})
+    if option.name in INSERTED:
+        beside = {"token_mode": "all", "length_match": "insert", **beside}
     for value in values_of(option):
-        settings = dataclasses.replace(Settings(), **{option.name: value})
-        parameters = parsed(web, infotext.write(settings, opened, "tiny-vl"))
-        for other in WRITTEN:
-            got = infotext.read(other, parameters)
-            assert got == getattr(settings, other.name)
-            assert type(got) is type(getattr(settings, other.name))
+        settings = Settings.from_mapping({"preset": base, **beside, option.name: value})
+        wanted = acting(settings)
+        assert option.name in wanted or plain_picture(settings) or not settings.scale_to_text
+        got = pasted(web, settings, opened)
+        assert {name: got[name] for name in wanted} == wanted
+        assert {name: type(got[name]) for name in wanted} == {name: type(each) for name, each in wanted.items()}
+
+
+@pytest.mark.parametrize("base", PRESETS)
+def test_what_has_no_part_in_the_picture_is_not_written(opened: Reference, base: str) -> None:
+    for option in WRITTEN:
+        for value in values_of(option):
+            settings = Settings.from_mapping({"preset": base, option.name: value})
+            keys = {BY_NAME[name].infotext for name in idle(settings)} - {"ZVL norm"}
+            assert not keys & infotext.write(settings, opened, "tiny-vl").keys()
 
 
 def test_all_options_at_once(web: WebUI, opened: Reference) -> None:
-    settings = Settings(
+    settings = research(
         alpha=0.07,
         hidden_layer=-2,
         token_mode="all",
-        scale_to_text=False,
         normalization="hybrid",
         outlier_repair="clamp",
         outlier_threshold=2.5,
-        length_match="truncate",
+        outlier_direction="both",
+        length_match="insert",
         blend_mode="adain_per_dim",
+        image_dropout=0.25,
         reference_tokens=576,
+        storage="fp8",
+        weight=0.65,
+        start=0.1,
+        end=0.85,
+        curve="ease in-out",
+        blocks="early:0.5, 20-29",
+        merge=3,
+        proportional=True,
+        block_place="front",
         vl_prompt='a, "b": c\n',
         system_prompt="512x512",
     )
@@ -169,7 +236,7 @@ def test_all_options_at_once(web: WebUI, opened: Reference) -> None:
 @pytest.mark.parametrize("alpha", [1 / 3, 0.1234567, 1e-7, 0.1 + 0.2])
 def test_a_number_off_the_sliders_steps_comes_back(web: WebUI, opened: Reference, alpha: float) -> None:
     """The API and the X/Y/Z plot send what they like; the picture must say what made it."""
-    parameters = parsed(web, infotext.write(Settings(alpha=alpha), opened, "tiny-vl"))
+    parameters = parsed(web, infotext.write(dataclasses.replace(research(), alpha=alpha), opened, "tiny-vl"))
     assert infotext.read(next(o for o in OPTIONS if o.name == "alpha"), parameters) == pytest.approx(alpha, rel=1e-9)
 
 
@@ -182,21 +249,123 @@ def test_the_models_name_comes_back(web: WebUI, opened: Reference, model: str) -
     assert infotext.read(option, parsed(web, infotext.write(Settings(), opened, model))) == model
 
 
-def test_defaults_are_left_out_and_read_as_defaults(web: WebUI, opened: Reference) -> None:
+def test_a_fresh_panels_picture_can_be_read_by_itself(web: WebUI, opened: Reference) -> None:
+    """The main settings and the preset's name are written whatever the defaults are."""
     entries = infotext.write(Settings(), opened, "tiny-vl")
-    assert list(entries) == ["ZVL", "ZVL reference", "ZVL model"]
+    assert entries == {
+        "ZVL": __version__,
+        "ZVL preset": "Balanced",
+        "ZVL engine": "splice",
+        "ZVL reference": opened.digest[:12],
+        "ZVL model": "tiny-vl",
+        "ZVL alpha": "1",
+        "ZVL layer": "-2",
+        "ZVL tokens": "all",
+        "ZVL norm": "sink_aware",
+        "ZVL length": "insert",
+        "ZVL size": "576",
+        "ZVL weight": "0.4",
+        "ZVL merge": "2",
+    }
     parameters = parsed(web, entries)
     for option in WRITTEN:
         assert infotext.read(option, parameters) == option.default
 
 
-def test_the_preset_is_the_one_that_the_settings_amount_to(web: WebUI, opened: Reference) -> None:
-    for name, values in PRESETS.items():
-        assert (
-            infotext.preset(parsed(web, infotext.write(dataclasses.replace(Settings(), **values), opened, "tiny-vl")))
-            == name
-        )
-    assert infotext.preset(parsed(web, infotext.write(Settings(alpha=0.31), opened, "tiny-vl"))) == CUSTOM
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_presets_picture_brings_back_the_preset_to_the_last_control(web: WebUI, opened: Reference, name: str) -> None:
+    """Also where controls have no part in it: the panel names what all of its controls amount to."""
+    settings = Settings.from_mapping({"preset": name})
+    parameters = parsed(web, infotext.write(settings, opened, "tiny-vl"))
+    assert parameters["ZVL preset"] == infotext.preset(parameters) == name
+    for option in WRITTEN:
+        assert infotext.read(option, parameters) == getattr(settings, option.name)
+
+
+def test_settings_of_ones_own_have_no_presets_name(web: WebUI, opened: Reference) -> None:
+    entries = infotext.write(research(alpha=0.31), opened, "tiny-vl")
+    assert "ZVL preset" not in entries
+    assert infotext.preset(parsed(web, entries)) == CUSTOM
+
+
+def test_values_speak_against_a_presets_name_that_they_do_not_have(web: WebUI, opened: Reference) -> None:
+    """Parameters are edited by hand, and presets may change."""
+    parameters = parsed(web, infotext.write(Settings(), opened, "tiny-vl") | {"ZVL weight": "0.7"})
+    assert infotext.preset(parameters) == CUSTOM
+    assert infotext.read(BY_NAME["weight"], parameters) == 0.7
+    assert infotext.preset(parsed(web, infotext.write(Settings(), opened, "x") | {"ZVL preset": "Gone"})) == "Balanced"
+
+
+# --- pictures of version 0.1
+
+FIRST_DEFAULTS = {
+    "engine": "blend",
+    "alpha": 0.3,
+    "hidden_layer": -8,
+    "token_mode": "text",
+    "scale_to_text": True,
+    "normalization": "global",
+    "outlier_repair": "none",
+    "outlier_threshold": 10.0,
+    "length_match": "interpolate",
+    "blend_mode": "linear",
+    "image_dropout": 0.0,
+    "reference_tokens": 256,
+    "vl_prompt": "{prompt}",
+    "system_prompt": "",
+    "positions": "sequential",
+    "storage": "auto",
+    # What there was no control for, as it was.
+    "weight": 1.0,
+    "start": 0.0,
+    "end": 1.0,
+    "curve": "constant",
+    "blocks": "all",
+    "merge": 1,
+    "proportional": False,
+    "block_place": "behind head",
+    "outlier_direction": "both",
+}
+FIRST_SPLICE = {
+    "engine": "splice",
+    "alpha": 1.0,
+    "hidden_layer": -2,
+    "token_mode": "all",
+    "normalization": "sink_aware",
+    "length_match": "insert",
+    "image_dropout": 0.75,
+    "reference_tokens": 576,
+}
+HEAD = "a cat\nSteps: 8, Sampler: Euler, CFG scale: 1, Seed: 1, Size: 64x64, "
+OF_0_1 = {
+    "ZVL: 0.1.0, ZVL reference: 0123456789ab, ZVL model: x": {},
+    "ZVL: 0.1.0, ZVL engine: splice, ZVL reference: 0123456789ab, ZVL model: x, ZVL alpha: 1, ZVL layer: -2, "
+    "ZVL tokens: all, ZVL norm: sink_aware, ZVL length: insert, ZVL dropout: 0.75, ZVL size: 576": FIRST_SPLICE,
+    "ZVL: 0.1.0, ZVL reference: 0123456789ab, ZVL model: x, ZVL tokens: image, ZVL scale: False, ZVL norm: per_dim, "
+    "ZVL outliers: zero, ZVL outlier threshold: 2.5": {
+        "token_mode": "image",
+        "normalization": "none",  # what "scale: False" was
+        "outlier_repair": "zero",
+        "outlier_threshold": 2.5,
+    },
+}
+
+
+@pytest.mark.parametrize("text", OF_0_1)
+def test_a_picture_of_version_0_1_is_pasted_as_it_was_made(web: WebUI, text: str) -> None:
+    parameters = infotext_utils.parse_generation_parameters(HEAD + text + ", Version: x")
+    got = {option.name: infotext.read(option, parameters) for option in WRITTEN}
+    assert got == FIRST_DEFAULTS | OF_0_1[text]
+    assert infotext.read(BY_NAME["model"], parameters) == "x"
+
+
+@pytest.mark.parametrize("version", ["0.2.0", "0.10.0", "1.0.0"])
+def test_later_pictures_name_what_differs_from_a_fixed_table(web: WebUI, version: str) -> None:
+    """Which is not that of version 0.1 for what version 0.1 had no control for."""
+    parameters = infotext_utils.parse_generation_parameters(f"{HEAD}ZVL: {version}, ZVL model: x, Version: x")
+    got = {option.name: infotext.read(option, parameters) for option in WRITTEN}
+    later = {"proportional": True, "block_place": "front", "outlier_direction": "too large"}
+    assert got == FIRST_DEFAULTS | later
 
 
 def test_parameters_of_another_picture_set_nothing(web: WebUI) -> None:
@@ -211,7 +380,9 @@ def test_parameters_of_another_picture_set_nothing(web: WebUI) -> None:
         *[("ZVL alpha", value) for value in ("much", "nan", "7")],
         *[("ZVL layer", value) for value in ("-2.5", "inf", "1e999")],
         ("ZVL tokens", "words"),
-        ("ZVL scale", "yes"),
+        ("ZVL proportional", "yes"),
+        ("ZVL blocks", "first"),
+        ("ZVL merge", "4"),
     ],
 )
 def test_a_value_that_is_none_leaves_its_control_alone(web: WebUI, key: str, value: str) -> None:
@@ -219,6 +390,13 @@ def test_a_value_that_is_none_leaves_its_control_alone(web: WebUI, key: str, val
     option = next(o for o in OPTIONS if o.infotext == key)
     assert infotext.read(option, parameters) is None
     infotext.preset(parameters)
+
+
+def test_scale_to_text_is_on_after_a_paste_and_off_is_normalization_none(web: WebUI) -> None:
+    for scale, normalization in (("False", "none"), ("True", "per_dim"), ("yes", "per_dim")):
+        parameters = parsed(web, {"ZVL": "0.1.0", "ZVL scale": scale, "ZVL norm": "per_dim"})
+        assert infotext.read(BY_NAME["scale_to_text"], parameters) is True
+        assert infotext.read(BY_NAME["normalization"], parameters) == normalization
 
 
 def test_the_written_settings_make_the_same_conditioning_again(web: WebUI, picture: Any) -> None:

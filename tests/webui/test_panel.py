@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from typing import Any
 
 import hosts  # noqa: F401  enters the web UI, so it goes before gradio and everything that imports it
@@ -72,11 +74,13 @@ def test_element_ids_are_unique(built: Built) -> None:
 
 
 def test_every_option_says_what_it_is_for(built: Built) -> None:
+    (tips,) = re.findall("data-zvl-tips='([^']*)'", built.html())
+    tips = json.loads(html.unescape(tips))
+    assert len(tips) == len(OPTIONS)
     for option, component in zip(OPTIONS, built.components):
-        if option.kind == "image":
-            assert BY_NAME["reference"].help in built.html().replace("&#x27;", "'")
-        elif option.name != "enabled":
-            assert component.info == option.help
+        assert tips[elem_id(option.name)] == option.help, "as a tooltip"
+        if option.kind != "image" and option.name != "enabled":
+            assert component.info == (option.hint or None)
 
 
 def test_the_page_is_plain_data(built: Built) -> None:

@@ -15,10 +15,11 @@ import torch
 from backend import memory_management as mm
 from host_fixtures import WebUI
 from panel_fixtures import Built
+from published import research
 
 from zvl_ext.budget import weight_bytes
 from zvl_ext.hosts import forge_files, forge_memory
-from zvl_ext.options import BY_NAME, Settings
+from zvl_ext.options import Settings
 from zvl_ext.webui.host import WebUI as PanelHost
 from zvl_ext.webui.kept import KEEPER
 
@@ -46,17 +47,20 @@ def machine(web: WebUI, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return make
 
 
-def memory_line(**values: Any) -> str:
-    """What a panel with these values says about memory."""
+def memory_line(chosen: Settings | None = None, **values: Any) -> str:
+    """What a panel with these values says about memory; the others are the published ones, or those that are chosen."""
+    chosen = chosen or research()
     built = Built()
     (event,) = [e for e in built.events(built.controls["device"], "change") if built.memory in e.outputs]
     names = [next(n for n, control in built.controls.items() if control is component) for component in event.inputs]
-    return event.fn(*[values.get(name, BY_NAME[name].default) for name in names])
+    return event.fn(*[values.get(name, getattr(chosen, name)) for name in names])
 
 
 def test_the_memory_is_said_before_the_run(machine: Any) -> None:
     line = Built().memory.value
-    assert line == memory_line()
+    assert line == memory_line(Settings())
+    assert "The vision tower takes about 0.5 GiB while it reads the reference; the graphics card has 8.0 GiB." in line
+    line = memory_line()
     assert "Qwen3-VL takes about 0.4 GiB while it reads the reference; the graphics card has 8.0 GiB." in line
     assert "Qwen3-VL takes about 0.8 GiB" in memory_line(**MORE)
     assert "The vision tower takes about 0.8 GiB" in memory_line(engine="splice", **MORE)
@@ -137,21 +141,21 @@ def test_the_weights_are_counted_in_the_dtype_that_is_computed_in(
     machine: Any, monkeypatch: pytest.MonkeyPatch, dtype: str, itemsize: int
 ) -> None:
     monkeypatch.setattr(mm, "text_encoder_dtype", lambda *a: getattr(torch, dtype))
-    settings = Settings(reference_tokens=4)
+    settings = research(reference_tokens=4)
     expected = weight_bytes(forge_files.checkpoint(""), settings, itemsize) + GIB // 4 + 2 * 2**20
     assert PanelHost().memory(settings).needed == expected
 
 
 def test_what_is_held_already_counts_as_free(machine: Any, web: WebUI, picture: Any) -> None:
     machine(0, 16)
-    before = PanelHost().memory(Settings()).free
+    before = PanelHost().memory(research()).free
     assert before == 16 * GIB
     web.run(web.p(), reference=picture)
     held = sum(p.nbytes for p in KEEPER.residence.patcher.model.parameters())
     assert held > 10**5
-    assert 0 <= PanelHost().memory(Settings()).free - before - held < held / 10, "buffers are held, too"
+    assert 0 <= PanelHost().memory(research()).free - before - held < held / 10, "buffers are held, too"
     KEEPER.residence.drop()
-    assert PanelHost().memory(Settings()).free == before
+    assert PanelHost().memory(research()).free == before
 
 
 def test_without_weights_and_while_a_number_is_being_typed_nothing_is_said(machine: Any, web: WebUI) -> None:

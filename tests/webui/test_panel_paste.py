@@ -13,7 +13,10 @@ from host_fixtures import WebUI
 from modules import infotext_utils
 from panel_fixtures import Built
 
-from zvl_ext.options import CUSTOM, OPTIONS
+from zvl_ext.options import CUSTOM, OPTIONS, Settings
+from zvl_ext.presets import PRESETS
+from zvl_ext.reference import open_reference
+from zvl_ext.webui import infotext
 
 pytest_plugins = ["host_fixtures", "panel_fixtures"]
 
@@ -35,7 +38,7 @@ UNUSUAL = {
 
 @pytest.fixture
 def made(web: WebUI, picture: Any) -> dict[str, Any]:
-    """The parameters of a picture in which nothing is a default."""
+    """The parameters of a picture in which nothing is as published."""
     p = web.run(web.p(), reference=picture, **UNUSUAL)
     pairs = ", ".join(f"{key}: {infotext_utils.quote(value)}" for key, value in p.extra_generation_params.items())
     return infotext_utils.parse_generation_parameters(
@@ -47,17 +50,26 @@ def test_pasting_sets_every_control(built: Built, made: dict[str, Any], picture:
     values = built.pasted(made)
     assert values.pop("reference").tobytes() == picture.tobytes()
     expected = {"enabled": True, "model": "tiny-vl", "preset": CUSTOM, **UNUSUAL}
+    # Two controls for one thing: the panel shows one.
+    assert (expected.pop("scale_to_text"), expected.pop("normalization")) == (False, "per_dim")
+    assert (values["scale_to_text"], values["normalization"]) == (True, "none")
     assert expected.items() <= values.items()
     untouched = {o.name for o in OPTIONS} - set(values) - {"reference"}
     assert untouched <= {o.name for o in OPTIONS if not o.infotext}
 
 
-def test_pasting_defaults_sets_every_control_back(built: Built, web: WebUI, picture: Any) -> None:
-    p = web.run(web.p(), reference=picture)
-    values = built.pasted({key: str(value) for key, value in p.extra_generation_params.items()})
+@pytest.mark.parametrize("preset", PRESETS)
+def test_pasting_a_presets_picture_sets_every_control_to_the_preset(built: Built, picture: Any, preset: str) -> None:
+    settings = Settings.from_mapping({"preset": preset})
+    values = built.pasted(infotext.write(settings, open_reference(picture), "tiny-vl"))
     for option in OPTIONS:
         if option.infotext and option.kind not in ("image", "model"):
-            assert values[option.name] == option.default
+            assert values[option.name] == getattr(settings, option.name)
+    # What the panel names when its controls have changed.
+    inputs = built.events(built.controls["alpha"], "change")[0].inputs
+    order = [next(n for n, control in built.controls.items() if control is component) for component in inputs]
+    (event,) = [e for e in built.events(built.controls["alpha"], "change") if built.controls["preset"] in e.outputs]
+    assert values["preset"] == preset == event.fn(*[values[name] for name in order])
 
 
 def test_pasting_another_picture_switches_off_and_touches_nothing_else(built: Built) -> None:

@@ -16,8 +16,10 @@ from host_runs import same
 from modules import script_callbacks, scripts
 from panel_fixtures import TITLE
 from PIL import Image
+from published import NAME, as_published
 
 from zvl_ext.options import OPTIONS
+from zvl_ext.presets import PRESETS
 from zvl_ext.webui import infotext
 from zvl_ext.webui.kept import KEEPER
 
@@ -57,9 +59,8 @@ def with_scripts(web: WebUI, runner: Any, change: Callable[[list], None], **fiel
 
 def test_the_runner_hands_the_panel_over_in_order(web: WebUI, runner: Any, picture: Any) -> None:
     def change(own: list) -> None:
-        own[ORDER.index("enabled")] = True
-        own[ORDER.index("reference")] = picture
-        own[ORDER.index("alpha")] = 0.5
+        for name, value in {**PRESETS[NAME], "enabled": True, "reference": picture, "alpha": 0.5}.items():
+            own[ORDER.index(name)] = value
 
     p = with_scripts(web, runner, change)
     assert same(p.c, web.run(web.p(), reference=picture, alpha=0.5).c)
@@ -82,7 +83,7 @@ def test_an_error_stops_the_run_though_the_runner_swallows_what_scripts_raise(
 
 def test_the_apis_dict_in_the_first_place(web: WebUI, runner: Any, picture: Any) -> None:
     def change(own: list) -> None:
-        own[0] = {"enabled": True, "reference": picture, "alpha": 0.5}
+        own[0] = as_published({"enabled": True, "reference": picture, "alpha": 0.5})
 
     assert same(with_scripts(web, runner, change).c, web.run(web.p(), reference=picture, alpha=0.5).c)
 

@@ -6,6 +6,7 @@ can be read years later, whatever a fresh panel has by then. `ZVL` (the extensio
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any
 
@@ -92,11 +93,23 @@ def read(option: Option, parameters: dict[str, str]) -> Any:
     """
     if MARK not in parameters:
         return None
+    if _text(option, parameters) is None and option.kind not in ("image", "model"):
+        return getattr(_made(parameters), option.name)
+    return _value(option, parameters)
+
+
+def _text(option: Option, parameters: dict[str, str]) -> str | None:
+    """What the parameters say of an option."""
     if option.name == "scale_to_text":
-        return True  # off is normalization none
-    text = parameters.get(option.infotext or "")
-    if option.name == "normalization" and parameters.get(BY_NAME["scale_to_text"].infotext) == "False":
-        text = "none"
+        return None  # off is normalization none
+    if option.name == "normalization" and parameters.get(BY_NAME["scale_to_text"].infotext or "") == "False":
+        return "none"  # as version 0.1 wrote it
+    return parameters.get(option.infotext or "")
+
+
+def _value(option: Option, parameters: dict[str, str]) -> Any:
+    """The value of one option by itself, as `read`."""
+    text = _text(option, parameters)
     if text is None:
         unnamed = _UNNAMED_0_1 if parameters[MARK].startswith("0.1.") else _UNNAMED
         return unnamed.get(option.name, option.default)
@@ -112,15 +125,14 @@ def read(option: Option, parameters: dict[str, str]) -> Any:
 
 def preset(parameters: dict[str, str]) -> str | None:
     """The preset that pasted parameters amount to."""
-    if MARK not in parameters:
-        return None
-    values = {o.name: read(o, parameters) for o in OPTIONS if o.infotext and o.kind not in ("image", "model")}
-    known = {name: value for name, value in values.items() if value is not None}
-    made = Settings(**known)
-    named = PRESETS.get(parameters.get(PRESET, ""))
-    if named is not None:
-        # What has no part in a picture is not in its parameters, so it can't speak against the preset.
-        silent = idle(made)
-        if all(getattr(made, name) == value for name, value in named.items() if name not in silent):
-            return parameters[PRESET]
-    return preset_of(made)
+    return preset_of(_made(parameters)) if MARK in parameters else None
+
+
+def _made(parameters: dict[str, str]) -> Settings:
+    """The settings of a picture."""
+    values = {o.name: _value(o, parameters) for o in OPTIONS if o.infotext and o.kind not in ("image", "model")}
+    made = Settings(**{name: value for name, value in values.items() if value is not None})
+    # What has no part in a picture is not in its parameters: there it is as the preset has it, which was chosen.
+    silent, chosen = idle(made), PRESETS.get(parameters.get(PRESET, ""), {})
+    agrees = all(getattr(made, name) == value for name, value in chosen.items() if name not in silent)
+    return dataclasses.replace(made, **chosen) if agrees else made

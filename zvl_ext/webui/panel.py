@@ -30,6 +30,7 @@ MEMORY_OPTIONS = ("model", "engine", "hidden_layer", "reference_tokens", "storag
 EFFECT_OPTIONS = tuple(
     o.name for o in OPTIONS if o.kind not in ("image", "model") and o.name not in ("enabled", "preset")
 )
+_IDLE_AT_FIRST = idle(Settings())  # in a fresh panel, before anything changes
 _ROW = ("hidden_layer", "token_mode", "normalization")
 # The rows behind "More": what belongs together stands together. Options that are not named here come last.
 _MORE = (
@@ -176,6 +177,8 @@ def _component(option: Option, elem_id: str, host: Host) -> Any:
         "visible": option.name not in _HIDDEN,
         "interactive": option.name not in idle(Settings()),
     }
+    if option.name in EFFECT_OPTIONS:
+        shown["interactive"] = option.name not in _IDLE_AT_FIRST
     info = {"info": option.hint} if option.hint else {}
     if option.kind == "switch":
         return gr.Checkbox(value=option.default, **info, **shown)

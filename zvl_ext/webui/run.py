@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .. import conditioner
+from .. import conditioner, effects
 from ..engines import ENGINES
 from ..engines.sources import Sources
 from ..engines.splice import look
@@ -118,8 +118,10 @@ class Run:
         if not chosen.enabled:
             if cell:
                 self.p.comment("Z-Image VL is switched off, so its X/Y/Z axes change nothing.")
-        elif conditioner.plain_picture(chosen):
-            pass  # the text embeddings themselves, to the last bit
+        elif conditioner.plain_picture(chosen):  # the text embeddings themselves, to the last bit
+            if chosen.reference is not None:
+                because = effects.plain_because(chosen)
+                self.p.comment(f"Z-Image VL: the picture is as without a reference, because {because}.")
         elif chosen.reference is None:
             if forge.is_api(self.p):
                 raise ZvlError(
@@ -214,6 +216,8 @@ class Run:
         self.p.extra_generation_params.update(
             infotext.write(self.settings, self.reference, self.extractor.checkpoint.name)
         )
+        for line in effects.unheard(self.settings):
+            self.p.comment(line)  # the host keeps a line once, however many passes say it
         return result
 
     def _applies(self, prompts: Any) -> bool:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from host_fixtures import WebUI
 from host_runs import BARE, CAT, close, conds, positions, same
+from published import as_published
 
 from zvl_ext.webui import run
 
@@ -60,5 +61,6 @@ def test_the_panels_values_and_the_apis_names_are_the_same_settings(web: WebUI, 
 def test_the_apis_dict_may_be_followed_by_the_panels_defaults(web: WebUI, picture: Any) -> None:
     """The web UI fills a short list of arguments up with the panel's."""
     p = web.p()
-    run.attach(p, ({"enabled": True, "reference": picture, "alpha": 0.5}, *positions()[1:]))
+    named = as_published({"enabled": True, "reference": picture, "alpha": 0.5})
+    run.attach(p, (named, *positions()[1:]))
     assert same(web.condition(p).c, web.run(web.p(), reference=picture, alpha=0.5).c)

@@ -10,6 +10,7 @@ import torch
 from host_fixtures import WebUI
 from host_runs import DOG, conds, hooks, same
 from modules import prompt_parser
+from published import as_published
 
 from zvl_ext.webui import run
 
@@ -33,16 +34,16 @@ def test_nothing_of_the_web_ui_is_replaced(web: WebUI, picture: Any) -> None:
 def test_off_puts_no_hook_on(web: WebUI, picture: Any) -> None:
     for settings in ({"enabled": False}, {"reference": picture, "alpha": 0.0}, {"reference": None}):
         p = web.p()
-        run.attach(p, [{"enabled": True, **settings}])
+        run.attach(p, [as_published({"enabled": True, **settings})])
         assert not hooks(p)
 
 
 def test_copies_get_hooks_of_their_own(web: WebUI, picture: Any, other_picture: Any) -> None:
     """The X/Y/Z plot makes shallow copies; `process` is called for each."""
     p = web.p()
-    run.attach(p, [{"enabled": True, "reference": picture}])
+    run.attach(p, [as_published({"enabled": True, "reference": picture})])
     cell, off = copy.copy(p), copy.copy(p)
-    run.attach(cell, [{"enabled": True, "reference": other_picture}])
+    run.attach(cell, [as_published({"enabled": True, "reference": other_picture})])
     run.attach(off, [{"enabled": False}])
     assert not hooks(off)
     assert hooks(cell)["cached_params"].__self__.p is cell
@@ -56,7 +57,7 @@ def test_attached_twice_is_attached_once(web: WebUI, picture: Any) -> None:
     """Loops hand the same p to `process` again and again."""
     p = web.p()
     for alpha in (0.9, 0.5, 0.3):
-        run.attach(p, [{"enabled": True, "reference": picture, "alpha": alpha}])
+        run.attach(p, [as_published({"enabled": True, "reference": picture, "alpha": alpha})])
     assert same(web.condition(p).c, web.run(web.p(), reference=picture).c)
     run.attach(p, [{"enabled": False}])
     assert not hooks(p)
@@ -96,12 +97,12 @@ def test_another_extensions_hooks_are_kept_and_given_back(web: WebUI, picture: A
 def test_another_extensions_hooks_around_ours(web: WebUI, picture: Any, settings: dict) -> None:
     """Both hook in `process`, this one first; then the same p is processed again with other settings."""
     p = web.p()
-    run.attach(p, [{"enabled": True, "reference": picture}])
+    run.attach(p, [as_published({"enabled": True, "reference": picture})])
     OtherExtension(p)
-    run.attach(p, [{"enabled": True, "reference": picture, **settings}])
+    run.attach(p, [as_published({"enabled": True, "reference": picture, **settings})])
     web.condition(p)
     expected = web.p()
-    run.attach(expected, [{"enabled": True, "reference": picture, **settings}])
+    run.attach(expected, [as_published({"enabled": True, "reference": picture, **settings})])
     assert same(p.c, web.condition(expected).c)
 
 

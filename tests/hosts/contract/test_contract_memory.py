@@ -15,10 +15,10 @@ import torch
 from backend import memory_management as mm
 from host_fixtures import LAYERS, WebUI
 from host_runs import CAT, DOG, SPLICE, same
+from published import research
 
 from zvl_ext.hosts import forge_files
 from zvl_ext.hosts.forge_extractor import ForgeExtractor
-from zvl_ext.options import Settings
 from zvl_ext.qwen3vl import language
 from zvl_ext.webui.kept import KEEPER
 
@@ -199,9 +199,9 @@ def test_a_card_that_is_too_small_means_the_cpu_and_a_note(
     on_cpu = web.run(web.p(), reference=picture)
     monkeypatch.setattr(mm, "text_encoder_device", lambda: torch.device("meta"))  # stands for a graphics card
     monkeypatch.setattr(mm, "get_total_memory", lambda *a: 2**20)
-    extractor = ForgeExtractor(forge_files.checkpoint(""), Settings(), KEEPER.residence)
+    extractor = ForgeExtractor(forge_files.checkpoint(""), research(), KEEPER.residence)
     assert extractor.device == torch.device("cpu")
     assert "it runs on the CPU, which is slower" in extractor.note
-    assert ForgeExtractor(forge_files.checkpoint(""), Settings(device="cpu"), KEEPER.residence).note == ""
+    assert ForgeExtractor(forge_files.checkpoint(""), research(device="cpu"), KEEPER.residence).note == ""
     monkeypatch.undo()
     assert on_cpu.comments == {}

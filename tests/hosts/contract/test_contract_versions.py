@@ -11,6 +11,7 @@ from by_hand import TEMPLATE
 from host_fixtures import WebUI
 from host_runs import CAT, DOG, SPLICE, close, conds, same
 from modules import prompt_parser
+from published import as_published
 
 from zvl_ext.webui import run
 from zvl_ext.webui.kept import KEEPER
@@ -27,7 +28,7 @@ def test_an_engine_that_returns_one_tensor_gets_one(web: WebUI, picture: Any, mo
     asked: list = []
     web.run(web.p(), reference=picture, alpha=0.5)  # another entry in the cache
     p = web.p()
-    run.attach(p, [{"enabled": True, "reference": picture}])
+    run.attach(p, [as_published({"enabled": True, "reference": picture})])
 
     def parser(engine: Any, prompts: Any, *rest: Any) -> Any:
         asked.append(engine.get_learned_conditioning(prompts))
@@ -129,7 +130,7 @@ def test_a_web_ui_that_asks_for_one_stacked_prompt_at_a_time(web: WebUI, picture
     plain = web.engine.get_learned_conditioning
     web.engine.get_learned_conditioning = lambda prompts: torch.stack(list(plain(prompts)))
     p = web.p(CAT)
-    run.attach(p, [{"enabled": True, "reference": picture}])
+    run.attach(p, [as_published({"enabled": True, "reference": picture})])
 
     def one_at_a_time(engine: Any, prompts: Any, *rest: Any) -> list[torch.Tensor]:
         return [engine.get_learned_conditioning([prompt]).squeeze(0) for prompt in prompts]
