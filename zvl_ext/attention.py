@@ -76,14 +76,15 @@ def masked(bias: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
 
     Args:
         bias: [batch, heads or 1, queries or 1, keys].
-        mask: None; bool [batch, keys] or broadcastable to the bias, True where a key may be attended to; or a float to
-            be added.
+        mask: None; bool, True where a key may be attended to; or a float to be added. Of [batch, keys], [batch,
+            queries, keys], or broadcastable to the bias.
     """
     if mask is None:
         return bias
+    while 1 < mask.ndim < bias.ndim:
+        mask = mask[:, None]
     if mask.dtype != torch.bool:
         return bias + mask.to(bias.dtype)
-    mask = mask[:, None, None] if mask.ndim == 2 else mask
     return bias.masked_fill(~mask, FLOOR)
 
 

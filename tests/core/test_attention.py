@@ -226,6 +226,17 @@ def test_a_bias_with_another_bias_is_their_sum() -> None:
     assert torch.equal(both, added + torch.tensor([1.0, 2.0], dtype=torch.float16))
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32], ids=str)
+@pytest.mark.parametrize("queries", [None, 1, 4])
+def test_a_mask_of_fewer_dimensions_stays_with_its_batch_item(dtype: torch.dtype, queries: int | None) -> None:
+    added = bias(row_marks((0, 0), (1, 1), (0, 0)).expand(2, -1, -1), torch.tensor([0.5]), torch.float32)
+    whole = torch.rand(2, 1, queries or 1, 3, generator=torch.Generator().manual_seed(0))
+    whole = whole < 0.5 if dtype == torch.bool else whole
+    wanted = masked(added, whole)
+    assert torch.equal(masked(added, whole[:, 0] if queries else whole[:, 0, 0]), wanted)
+    assert wanted.shape == (2, 1, queries or 1, 3)
+
+
 def test_a_bias_without_a_mask_is_itself() -> None:
     added = torch.zeros(1, 1, 1, 3)
     assert masked(added, None) is added

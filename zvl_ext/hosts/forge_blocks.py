@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from backend import attention as host_attention
 
-from ..attention import OWNER, Biases, filling
+from ..attention import OWNER, Biases, filling, masked
 from ..errors import ZvlError
 from ..weighting import Weighting
 
@@ -92,7 +92,7 @@ class Call:
             if added is None:
                 return args, kwargs
             there = args[place] if len(args) > place else kwargs.get("x_mask")
-            return _with(args, kwargs, place, "x_mask", added if there is None else added + there.to(added))
+            return _with(args, kwargs, place, "x_mask", masked(added, there))
 
         self._handles.append(attention.register_forward_pre_hook(hook, with_kwargs=True))
 

@@ -83,6 +83,16 @@ def test_the_bias_is_what_makes_the_difference_not_only_the_rows(studio: Studio)
     assert apart(studio.sample(p), studio.sample(q)) > 1e-3
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_an_image_model_in_half_precision(studio: Studio, dtype: torch.dtype) -> None:
+    weights = (0.0, 0.1, 0.5, 2.0)
+    wanted = [studio.picture(**FRONT, weight=weight) for weight in weights]
+    studio.model.to(dtype)
+    studio.web.engine.loaded_unet.model.computation_dtype = dtype
+    for weight, picture in zip(weights, wanted):
+        assert apart(studio.picture(**FRONT, weight=weight), picture) < 0.02, weight
+
+
 # --- what the web UI makes of prompts
 
 

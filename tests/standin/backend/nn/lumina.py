@@ -24,7 +24,7 @@ class EmbedND(nn.Module):
 
 def turn(x, tables):
     """x [batch, rows, heads, size], pair by pair, with tables [batch, rows, 1, size / 2, 2, 2]."""
-    return (tables @ x.float().unflatten(-1, (-1, 2))[..., None]).flatten(-3).to(x)
+    return (tables.float() @ x.float().unflatten(-1, (-1, 2))[..., None]).flatten(-3).to(x)
 
 
 class JointAttention(nn.Module):
