@@ -184,7 +184,7 @@ class WebUI:
         return p
 
     def run(self, p: Any, *args: Any, **named: Any) -> Any:
-        """One picture with the extension: its arguments in order, or by name beside the published findings' settings."""
+        """One picture with the extension: its arguments in order, or by name beside the published settings."""
         run.attach(p, [{"enabled": True, **as_published(named)}] if named else list(args))
         return self.condition(p)
 

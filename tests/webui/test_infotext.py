@@ -43,10 +43,8 @@ def opened(picture: Any) -> Reference:
 
 
 # What the published settings have in a picture's parameters.
-PUBLISHED = {
-    "ZVL",
-    *(f"ZVL {key}" for key in "preset engine reference model alpha layer tokens norm size".split()),
-}
+_NAMES = ("preset", "engine", "reference", "model", "alpha", "layer", "tokens", "norm", "size")
+PUBLISHED = {"ZVL", *(f"ZVL {name}" for name in _NAMES)}
 
 # --- when it is written
 

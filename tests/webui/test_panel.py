@@ -16,8 +16,9 @@ import gradio as gr
 from host_fixtures import WebUI
 from panel_fixtures import TITLE, Built, elem_id
 
-from zvl_ext.options import BY_NAME, CUSTOM, OPTIONS, Settings
-from zvl_ext.presets import PRESETS
+from zvl_ext.effects import idle
+from zvl_ext.options import CUSTOM, OPTIONS, Settings
+from zvl_ext.presets import ABOUT, PRESETS
 from zvl_ext.webui.kept import KEEPER
 
 pytest_plugins = ["host_fixtures", "panel_fixtures"]
@@ -94,6 +95,85 @@ def test_several_panels_stand_side_by_side(web: WebUI) -> None:
     """Two tabs, and the web UI builds each of them more than once to learn the defaults."""
     first, second = Built(), Built()
     assert first.labels == second.labels
+
+
+# --- where it stands
+
+
+def within(built: Built, name: str) -> list[Any]:
+    """The blocks that a control stands in, from the inside out."""
+    found, block = [], built.controls[name]
+    while (block := getattr(block, "parent", None)) is not None:
+        found.append(block)
+    return found
+
+
+def folded(built: Built, name: str) -> bool:
+    return any(getattr(block, "label", None) == "More" for block in within(built, name))
+
+
+def test_in_sight_are_the_reference_the_preset_the_strength_and_one_compact_row(built: Built) -> None:
+    in_sight = [o.name for o in OPTIONS if not folded(built, o.name)]
+    row = ["hidden_layer", "token_mode", "normalization"]
+    assert sorted(in_sight) == sorted(["enabled", "reference", "preset", "weight", "alpha", *row])
+    for name in in_sight:
+        compact = any("zvl-compact" in (getattr(block, "elem_classes", None) or []) for block in within(built, name))
+        assert compact == (name in row), name
+    (more,) = [b for b in built.page.blocks.values() if isinstance(b, gr.Accordion) and b.label == "More"]
+    assert not more.open
+
+
+def test_two_controls_for_one_thing_are_one_in_the_panel(built: Built) -> None:
+    """Scale to text off is normalization none. Its component is there, because the API's values go by position."""
+    hidden = [name for name, control in built.controls.items() if not control.visible and name != "enabled"]
+    assert hidden == ["scale_to_text"]
+
+
+def test_the_preset_says_what_it_is_for(built: Built) -> None:
+    assert ABOUT["Balanced"] in html.unescape(built.html())
+    (event,) = [e for e in built.events(built.controls["preset"], "change") if len(e.outputs) == 1]
+    for name, about in ABOUT.items():
+        assert about in html.unescape(event.fn(name))
+    assert "Settings of your own." in event.fn(CUSTOM)
+
+
+# --- what has no part in the picture
+
+
+def effects_of(built: Built, name: str) -> tuple[list[str], Any]:
+    """The controls that a change of one looks at, in order, and what it does to them."""
+    (event,) = [e for e in built.events(built.controls[name], "change") if len(e.outputs) > 15 and len(e.inputs) > 15
+                and e.inputs == e.outputs]  # fmt: skip
+    order = [next(n for n, control in built.controls.items() if control is component) for component in event.inputs]
+    return order, event.fn
+
+
+def test_in_a_fresh_panel_what_has_no_part_can_not_be_moved(built: Built) -> None:
+    silent = idle(Settings())
+    assert {"storage", "outlier_threshold"} <= silent.keys()
+    order, _ = effects_of(built, "engine")
+    for name in order:
+        assert built.controls[name].interactive == (name not in silent), name
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_change_greys_what_has_no_part_then_and_frees_the_rest(built: Built, preset: str) -> None:
+    settings = Settings.from_mapping({"preset": preset})
+    silent = idle(settings)
+    order, effects = effects_of(built, "token_mode")
+    updates = dict(zip(order, effects(*[getattr(settings, name) for name in order])))
+    assert {name for name, update in updates.items() if not update["interactive"]} == silent.keys() & updates.keys()
+    assert updates["weight"]["visible"] == ("weight" not in silent)
+    assert all("visible" not in update for name, update in updates.items() if name != "weight")
+    assert all("value" not in update for update in updates.values()), "it keeps its value for when it acts again"
+
+
+def test_every_control_that_decides_it_is_listened_to(built: Built) -> None:
+    order, effects = effects_of(built, "merge")
+    for name in order:
+        assert effects_of(built, name)[0] == order
+    assert {"enabled", "reference", "model", "preset"}.isdisjoint(order)
+    assert all("interactive" not in update for update in effects(*[None for _ in order])), "a number is being typed"
 
 
 # --- no weights
