@@ -255,6 +255,11 @@ def test_blocks(picture: Callable) -> None:
     assert torch.equal(picture(conditioning(blocks="4, 5")), parts[2])
 
 
+def test_a_factor_of_all_blocks_is_a_weight(picture: Callable) -> None:
+    """Of the blocks that refine the caption, too."""
+    assert torch.equal(picture(conditioning(weight=2.0, blocks="all:0.75")), picture(conditioning(weight=1.5)))
+
+
 def test_without_inserted_rows_steps_choose_between_the_prompts(picture: Callable) -> None:
     plain, full = picture(prompt()), picture(conditioning(length_match="interpolate", alpha=0.5))
     half = picture(conditioning(length_match="interpolate", alpha=0.5, end=0.5))

@@ -214,8 +214,13 @@ def test_blocks(studio: Studio) -> None:
         assert apart(part, whole) > 1e-4
     assert torch.equal(studio.picture(**FRONT, blocks="0"), parts[0])
     assert torch.equal(studio.picture(**FRONT, blocks="0, 2"), parts[3])
-    halves = studio.picture(**FRONT, blocks="all:0.5")
-    assert apart(halves, studio.picture(**FRONT)) > 1e-4
+
+
+def test_a_factor_of_all_blocks_is_a_weight(studio: Studio) -> None:
+    """Of the blocks that refine the caption, too."""
+    assert torch.equal(
+        studio.picture(**FRONT, weight=2.0, blocks="all:0.75"), studio.picture(**FRONT, weight=1.5, blocks="all")
+    )
 
 
 @pytest.mark.parametrize(
