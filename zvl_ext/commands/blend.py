@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ZvlError
-from ..options import BY_NAME, Settings
-from .common import add_option, check_out
+from ..options import BY_NAME
+from .common import PUBLISHED, add_option, check_out
 from .tensors import TENSOR, check_widths, load, load_statistics, save
 
 if TYPE_CHECKING:
@@ -15,7 +16,16 @@ if TYPE_CHECKING:
 
     from ..mixing.select import Rows
 
-BLEND_OPTIONS = ("alpha", "normalization", "outlier_repair", "outlier_threshold", "length_match", "blend_mode")
+BLEND_OPTIONS = (
+    "alpha",
+    "normalization",
+    "outlier_repair",
+    "outlier_threshold",
+    "outlier_direction",
+    "length_match",
+    "blend_mode",
+    "block_place",
+)
 
 
 def add(commands: Any) -> None:
@@ -43,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     (text, _), (vl, metadata) = load(args.text), load(args.vl)
     check_widths(args.text, text, args.vl, vl)
     named = {name: getattr(args, name) for name in BLEND_OPTIONS}
-    settings = Settings(engine="blend", **named, scale_to_text=args.scale_to_text)  # what extract read with
+    settings = dataclasses.replace(PUBLISHED, **named, scale_to_text=args.scale_to_text)
     statistics = None
     if conditioner.needs_statistics(settings):
         statistics = load_statistics(args.reference_stats, text.shape[1]) if args.reference_stats else measure(text)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..declaration import Option
 from ..errors import ZvlError
-from ..options import BY_NAME
+from ..options import BY_NAME, Settings
 
 
 def value(option: Option) -> Any:
@@ -37,6 +37,10 @@ def whole(low: int, high: int) -> Any:
     return convert
 
 
+# What `extract` and `blend` have where nothing is said: the published findings' recommendation, which they are for.
+PUBLISHED = Settings().changed({"preset": "Research default"})
+
+
 def add_option(parser: argparse.ArgumentParser, name: str, *aliases: str, option: Option | None = None) -> None:
     option = option or BY_NAME[name]
     parser.add_argument(
@@ -44,9 +48,9 @@ def add_option(parser: argparse.ArgumentParser, name: str, *aliases: str, option
         *aliases,
         dest=name,
         type=value(option),
-        default=option.default,
+        default=getattr(PUBLISHED, name),
         metavar="|".join(option.choices) or option.kind.upper(),
-        help=f"{option.help} Default: {option.default}.".replace("%", "%%"),
+        help=f"{option.help} Default: {getattr(PUBLISHED, name)}.".replace("%", "%%"),
     )
 
 

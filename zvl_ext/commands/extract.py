@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import ZvlError
-from ..options import BY_NAME, PROMPT, Settings
-from .common import add_option, check_out, device
+from ..options import BY_NAME, PROMPT
+from .common import PUBLISHED, add_option, check_out, device
 from .tensors import TENSOR, save
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ def run(args: argparse.Namespace) -> None:
     from ..store import Store
 
     encode = tokenizer(args.tokenizer or checkpoint.tokenizer_folder)
-    settings = Settings(
-        engine="blend",  # the one that reads with Qwen3-VL's language model
+    settings = dataclasses.replace(
+        PUBLISHED,
         hidden_layer=args.hidden_layer,
         token_mode=args.token_mode,
         reference_tokens=args.reference_tokens,
