@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from published import research
 from tiny_benchmark import TINY, quiet
 from transformers.models.qwen3_vl import modeling_qwen3_vl
 
@@ -20,7 +21,6 @@ from zvl_ext.lab.benchmark import run as run_of
 from zvl_ext.lab.benchmark import sampling, sides, weights
 from zvl_ext.lab.benchmark import size as sizes
 from zvl_ext.lab.benchmark.rows import Bench, Row
-from zvl_ext.options import Settings
 from zvl_ext.presets import PRESETS
 
 DEPTH = 6  # layers that run for layer -3 of 8
@@ -108,10 +108,14 @@ def test_every_promise_has_its_row_and_its_target(report):
         "storage fp8: weights held": None,
         "storage fp8: first extraction": None,
         "sampling step, presets of engine blend": 1.0,
+        "sampling step, Balanced": 1.05,
+        "sampling step, Close variation": None,
         "sampling step, Splice: faithful": None,
         "sampling step, Splice: variation": 1.05,
         "sampling step, Splice: creative": 1.05,
         "sampling step, Splice: gist": 1.05,
+        "attention of a block, a weight": None,
+        "attention of a block, a weight and a region": None,
     }
 
 
@@ -131,13 +135,13 @@ def test_what_is_counted_is_what_was_promised(row):
 
 def test_weights_are_the_bytes_that_the_files_have_for_them(row, checkpoint):
     whole = checkpoint.parameters * 2 / 2**20
-    for name, settings in {"layer -3": Settings(hidden_layer=-3), "splice": Settings(engine="splice")}.items():
+    for name, settings in {"layer -3": research(hidden_layer=-3), "splice": research(engine="splice")}.items():
         held = row(f"weights read and held, {name}")
         assert held["naive"] == pytest.approx(whole, rel=1e-3)  # and the rotary frequencies
         assert held["ours"] == pytest.approx(budget.weight_bytes(checkpoint, settings) / 2**20, rel=1e-3)
     fp8 = row("storage fp8: weights held")
     assert fp8["ours"] == pytest.approx(
-        budget.weight_bytes(checkpoint, Settings(hidden_layer=-3, storage="fp8")) / 2**20, rel=1e-3
+        budget.weight_bytes(checkpoint, research(hidden_layer=-3, storage="fp8")) / 2**20, rel=1e-3
     )
 
 
@@ -279,6 +283,8 @@ def test_the_sampling_step_gets_the_tokens_that_the_presets_add():
     assert {
         name: sampling.added_tokens(name, 46) for name, preset in PRESETS.items() if preset["engine"] == "splice"
     } == {
+        "Balanced": 146,
+        "Close variation": 578,
         "Splice: faithful": 578,
         "Splice: variation": 146,
         "Splice: creative": 89,
@@ -289,5 +295,5 @@ def test_the_sampling_step_gets_the_tokens_that_the_presets_add():
 def test_without_diffusers_the_sampling_steps_say_what_they_need(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     rows = sampling.sampling(TINY, 1, quiet)
-    assert len(rows) == 4
+    assert len(rows) == 6
     assert all(row.ours is row.met is row.ratio is None and "needs diffusers" in row.note for row in rows)

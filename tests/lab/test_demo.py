@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from published import research
 
 pytest.importorskip("diffusers")
 
@@ -44,7 +45,7 @@ def test_text_embeddings_are_the_pipelines_own(weights: demo.Weights, weights_fo
 def test_alpha_0_is_the_plain_picture_to_the_last_bit(weights: demo.Weights, drawn: Reference, preset: str) -> None:
     settings = weights.fitted(Settings.from_mapping({"preset": preset, "alpha": 0.0}))
     model = weights.model
-    conditionings = [model.text(PROMPT).embeddings, model.condition(settings, drawn, PROMPT, 7)]
+    conditionings = [model.text(PROMPT).embeddings, model.condition(settings, drawn, PROMPT, 7).rows]
     plain, conditioned = (model.generate([each], [7], **SAMPLING)[0] for each in conditionings)
     assert torch.equal(*conditionings)
     assert plain.tobytes() == conditioned.tobytes()
@@ -53,7 +54,7 @@ def test_alpha_0_is_the_plain_picture_to_the_last_bit(weights: demo.Weights, dra
 @pytest.mark.parametrize("preset", ["Research default", "Splice: faithful"])
 def test_a_reference_changes_the_conditioning(weights: demo.Weights, drawn: Reference, preset: str) -> None:
     settings = weights.fitted(Settings.from_mapping({"preset": preset}))
-    conditioning, plain = weights.model.condition(settings, drawn, PROMPT), weights.model.text(PROMPT).embeddings
+    conditioning, plain = weights.model.condition(settings, drawn, PROMPT).rows, weights.model.text(PROMPT).embeddings
     assert conditioning.isfinite().all()
     assert conditioning.shape != plain.shape or not torch.equal(conditioning, plain)
 
@@ -91,7 +92,7 @@ def test_what_is_freed_is_loaded_again(weights: demo.Weights, drawn: Reference) 
     before = weights.model.condition(settings, drawn, "a moon")
     weights.model.unload()
     weights.model.store.clear()
-    assert torch.equal(weights.model.condition(settings, drawn, "a moon"), before)
+    assert torch.equal(weights.model.condition(settings, drawn, "a moon").rows, before.rows)
 
 
 # --- layers
@@ -103,6 +104,6 @@ def test_the_real_models_layers_are_their_own_at_the_same_depth(layer: int) -> N
 
 
 def test_the_miniature_takes_presets_at_the_same_depth(weights: demo.Weights) -> None:
-    layers = {layer: weights.fitted(Settings(hidden_layer=layer)).hidden_layer for layer in (-1, -2, -8, -12, -36)}
+    layers = {layer: weights.fitted(research(hidden_layer=layer)).hidden_layer for layer in (-1, -2, -8, -12, -36)}
     assert layers == {-1: -1, -2: -2, -8: -3, -12: -3, -36: -8}
-    assert weights.fitted(Settings(reference_tokens=576)).reference_tokens == family.GRID**2
+    assert weights.fitted(research(reference_tokens=576)).reference_tokens == family.GRID**2

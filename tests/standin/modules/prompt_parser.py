@@ -3,8 +3,6 @@
 import re
 from collections import namedtuple
 
-import torch
-
 ScheduledPromptConditioning = namedtuple("ScheduledPromptConditioning", ["end_at_step", "cond"])
 _EDIT = re.compile(r"\[([^\[\]:]*):([^\[\]:]*):([\d.]+)\]")
 
@@ -90,10 +88,14 @@ def at_step(schedules, step):
 def stack_conds(tensors):
     """Rows of several prompts as one tensor; the shorter ones repeat their last row."""
     longest = max(map(len, tensors))
+    import torch  # the web UI has it by then; loading this module is to need nothing heavy
+
     return torch.stack([torch.cat([rows, rows[-1:].expand(longest - len(rows), -1)]) for rows in tensors])
 
 
 def reconstruct_cond_batch(c, current_step):
+    import torch  # the web UI has it by then; loading this module is to need nothing heavy
+
     return torch.stack([at_step(schedules, current_step) for schedules in c])
 
 
