@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from PIL import Image
 pytest.importorskip("diffusers")
 
 from zvl_ext.__main__ import main
-from zvl_ext.lab import demo
+from zvl_ext.lab import demo, demo_sheet
 from zvl_ext.lab.miniature import world
 
 PROMPT = "a large red heart, on a white background"
@@ -22,7 +23,8 @@ PROMPT = "a large red heart, on a white background"
 @pytest.fixture
 def command(weights_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run the command with two columns; returns its exit code, what it printed, and the file it was to write."""
-    monkeypatch.setattr(demo, "ALPHAS", (0.5, 1.0))
+    few = tuple(dataclasses.replace(plan, changes=plan.changes[:2]) for plan in demo_sheet.PLANS)
+    monkeypatch.setattr(demo_sheet, "PLANS", few)
 
     def run(*more: str) -> tuple[int, str, str, Path]:
         out = tmp_path / "sheet.png"
@@ -40,11 +42,11 @@ def test_the_contact_sheet(command: Any, weights: demo.Weights, monkeypatch: pyt
     assert str(out) in said
     assert "python -m zvl_ext demo --z-image FOLDER --qwen3-vl PATH" in said.splitlines()[-1]
     with Image.open(out) as sheet:
-        assert sheet.width > demo.SIDE * 3
-        assert sheet.height > demo.SIDE * (1 + len(demo.ROWS))
+        assert sheet.width > demo_sheet.SIDE * 3
+        assert sheet.height > demo_sheet.SIDE * (1 + len(demo_sheet.PLANS))
         assert len(sheet.getcolors(2**24)) > 100
     first = out.read_bytes()
-    monkeypatch.setattr(demo, "open_weights", lambda args: weights)  # loaded by another test, and used already
+    monkeypatch.setattr(demo_sheet, "open_weights", lambda args: weights)  # loaded by another test, and used already
     assert command()[3].read_bytes() == first, "the same command writes the same bytes"
     assert command("--seed", "5")[3].read_bytes() != first
     assert not [name for name in os.listdir(out.parent) if name != out.name]
@@ -53,7 +55,7 @@ def test_the_contact_sheet(command: Any, weights: demo.Weights, monkeypatch: pyt
 def test_a_prompt_and_a_reference_of_ones_own(
     command: Any, weights: demo.Weights, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(demo, "open_weights", lambda args: weights)
+    monkeypatch.setattr(demo_sheet, "open_weights", lambda args: weights)
     picture = tmp_path / "own" / "reference.jpg"
     picture.parent.mkdir()
     Image.new("RGB", (300, 200), "orange").save(picture)
@@ -77,9 +79,9 @@ def test_the_same_command_with_other_weights(command: Any, weights_folder: Path,
         "--device",
         "cpu",
     ]
-    rows = tuple((title, values | {"hidden_layer": -2}) for title, values in demo.ROWS)
+    rows = tuple(dataclasses.replace(plan, values=plan.values | {"hidden_layer": -2}) for plan in demo_sheet.PLANS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "ROWS", rows)  # the miniature has no layer -8
+        patch.setattr(demo_sheet, "PLANS", rows)  # the miniature has no layer -8
         code, said, wrong, out = command(*named, "--prompt", PROMPT, "--reference", str(reference))
     assert (code, wrong) == (0, "")
     assert out.exists()
@@ -136,12 +138,44 @@ def test_damaged_weights_are_one_line(command: Any, weights_folder: Path, tmp_pa
     assert "damaged" in wrong
 
 
-def test_the_default_pair_is_new_to_the_models_and_contradicts_itself() -> None:
+def test_the_default_prompt_leaves_open_what_the_reference_shows() -> None:
     wanted = demo.named_in(demo.PROMPT)
-    assert set(wanted) == set(world.JUDGED)
-    assert world.Scene(**wanted).held_out
+    assert set(wanted) == {"shape"}
     assert demo.REFERENCE.held_out
-    assert all(getattr(demo.REFERENCE, name) != value for name, value in wanted.items())
+    assert demo.REFERENCE.shape != wanted["shape"]
+
+
+def test_a_sheet_that_is_stopped_half_way_is_kept(
+    command: Any, weights: demo.Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo_sheet, "open_weights", lambda args: weights)
+    with Image.open(command()[3]) as sheet:
+        height = sheet.height
+    generate, calls = type(weights.model).generate, []
+
+    def interrupted(self: Any, *args: Any, **more: Any) -> Any:
+        calls.append(1)
+        if len(calls) > 4:
+            raise KeyboardInterrupt
+        return generate(self, *args, **more)
+
+    monkeypatch.setattr(type(weights.model), "generate", interrupted)
+    code, said, wrong, out = command()
+    assert (code, wrong) == (0, "")
+    assert "stopped half-way" in said
+    with Image.open(out) as sheet:
+        assert 3 * demo_sheet.SIDE < sheet.height < height - demo_sheet.SIDE
+
+
+def test_what_is_refused_is_refused_before_the_first_picture(
+    command: Any, weights: demo.Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo_sheet, "open_weights", lambda args: weights)
+    monkeypatch.setattr(type(weights.model), "generate", lambda *args, **more: pytest.fail("a picture was made"))
+    code, _, wrong, out = command("--prompt", "word " * 230)
+    assert code == 2
+    assert "Shorten the prompt" in wrong
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
