@@ -57,13 +57,13 @@ PLANS: tuple[Plan, ...] = (
         "Weight",
         "how strongly the picture looks at the reference: from the plain picture to full",
         {"preset": "Balanced"},
-        _over("weight", 0, 0.1, 0.2, 0.4, 0.7, 1, 2),
+        _over("weight", 0, 0.1, 0.25, 0.5, 0.75, 1, 2),
     ),
     Plan(
         "Weight, rows and columns",
         "the same where the reference's tokens know their place (positions mrope)",
         {"preset": "Balanced", "positions": "mrope"},
-        _over("weight", 0, 0.1, 0.2, 0.4, 0.7, 1, 2),
+        _over("weight", 0, 0.1, 0.25, 0.5, 0.75, 1, 2),
     ),
     Plan(
         "Blocks",

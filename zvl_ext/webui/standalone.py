@@ -150,7 +150,7 @@ def make(
     return made
 
 
-SWEPT = (0.0, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5)  # weights of a sweep; of alpha, those up to 1
+SWEPT = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5)  # weights of a sweep; of alpha, those up to 1
 
 
 def make_beside_plain(weights: Weights, request: Request, on_step: OnStep | None = None) -> Made:
