@@ -101,7 +101,7 @@ class Plan:
     """How much is measured.
 
     Attributes:
-        pairs: Of the main part and the baselines.
+        pairs: Of the main part, the baselines, half-specified prompts, presets, and all about the weight.
         factor_pairs: Of the parts that vary one factor.
         seed_pairs: Of the part in which several seeds of each are drawn.
         alphas: Of the main curves.
@@ -317,25 +317,22 @@ def experiments(plan: Plan) -> list[Row]:
                 Row(part, f"{base}: {name}", "settings", values | change | {"alpha": alpha}, plan.factor_pairs)
                 for alpha in alphas(values)
             ]
-    rows += baselines(plan.factor_pairs, half=True, part="half-specified")
+    rows += baselines(plan.pairs, half=True, part="half-specified")
     for name, values in CURVES.items():
         rows += [
-            Row("half-specified", name, "settings", values | {"alpha": alpha}, plan.factor_pairs, half=True)
+            Row("half-specified", name, "settings", values | {"alpha": alpha}, plan.pairs, half=True)
             for alpha in alphas(values)
         ]
     for name, values in WEIGHT_CURVES.items():
         rows += [Row("weight", f"{name}: {w:g}", "settings", values | {"weight": w}, plan.pairs) for w in plan.weights]
+    rows += [Row("presets", name, "settings", at_depth(values), plan.pairs) for name, values in PRESETS.items()]
     rows += [
-        Row("presets", name, "settings", at_depth(values), plan.pairs if name == START else plan.factor_pairs)
-        for name, values in PRESETS.items()
-    ]
-    rows += [
-        Row(part, f"{base}: {name}", "settings", values | change, plan.factor_pairs)
+        Row(part, f"{base}: {name}", "settings", values | change, plan.pairs)
         for part, base, values, varied in WEIGHTED_FACTORS
         for name, change in varied.items()
     ]
     rows += [
-        Row("half-specified", f"{name}, weight {w:g}", "settings", values | {"weight": w}, plan.factor_pairs, half=True)
+        Row("half-specified", f"{name}, weight {w:g}", "settings", values | {"weight": w}, plan.pairs, half=True)
         for name, values in WEIGHT_CURVES.items()
         for w in WEIGHTS_OF_HALF
     ]

@@ -56,8 +56,8 @@ def hidden_state_statistics(model: ZImage, prompts: list[str], references: list[
         for name, rows in _after_reference(reader, model, texts, references, layer).items():
             first = 1 if rows[0].holds_first else 0
             result["compared"][f"{name}, layer {layer}"] = {
-                "with position 0": _told(compare(every, torch.cat([row.states for row in rows]))),
-                "without position 0": _told(compare(ordinary, torch.cat([row.states[first:] for row in rows]))),
+                "with position 0": _told(every, torch.cat([row.states for row in rows])),
+                "without position 0": _told(ordinary, torch.cat([row.states[first:] for row in rows])),
             }
             if layer == SETTINGS.hidden_layer:
                 result["share"][name] = _shares(rows, texts, model.statistics)
@@ -102,8 +102,13 @@ def _sink(states: list[torch.Tensor]) -> dict[str, float]:
     }
 
 
-def _told(compared: dict[str, Any]) -> dict[str, Any]:
-    return {key: compared[key] for key in TOLD}
+def _told(text: torch.Tensor, states: torch.Tensor) -> dict[str, Any]:
+    """How states compare with text embeddings; `worst_stds` says which side is the larger in the worst dimension."""
+    compared = compare(text, states)
+    worst = compared["worst_dimensions"][0][0]
+    return {key: compared[key] for key in TOLD} | {
+        "worst_stds": [float(text[:, worst].std()), float(states[:, worst].std())]
+    }
 
 
 def _shares(rows: list[Rows], texts: list[Text], statistics: ReferenceStatistics) -> dict[str, float]:

@@ -182,7 +182,7 @@ def _blocks(plt: Any, table: Table) -> Any:
                      error_kw={"elinewidth": 0.7, "ecolor": "#555555"})  # fmt: skip
         axes.set_xticks(range(len(rows)), [value for value, _ in rows], rotation=30, ha="right")
         axes.set_title(f"The reference's values that {part} take over, weight 1", fontsize=10)
-    drawn[0][0].legend(fontsize=8, frameon=False)
+    drawn[0][-1].legend(fontsize=8, frameon=False, loc="upper left")
     figure.tight_layout()
     return figure
 
