@@ -164,13 +164,13 @@ def _blocks(plt: Any, table: Table) -> Any:
 
     named = ["early", "middle", "late", *map(str, range(BLOCKS))]
     panels = {"blocks": ["all", *named], "steps": [f"{a:g} to {b:g}" for a, b in WINDOWS]}
-    found = {}
+    found: dict[str, list[tuple[str, Entry]]] = {}
     for part, values in panels.items():
         try:
-            (rows,) = table.varied(part, "splice, sequential").values()
+            (by_value,) = table.varied(part, "splice, sequential").values()
         except Missing:
             continue
-        found[part] = [(value, rows[value]) for value in values if value in rows]
+        found[part] = [(value, by_value[value]) for value in values if value in by_value]
     if not found:
         return None
     figure, drawn = plt.subplots(1, len(found), figsize=(5.8 * len(found), 3.8), sharey=True, squeeze=False)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ def restore(published: str, work: str) -> None:
         model.load_state_dict(load_file(os.path.join(published, f"{name}.safetensors")))
         return model
 
-    def pretrained(kind: type, folder: str) -> nn.Module:
+    def pretrained(kind: Any, folder: str) -> nn.Module:
         model: nn.Module = kind.from_pretrained(folder, local_files_only=True)
         return model
 
