@@ -4,10 +4,11 @@ import pytest
 
 from zvl_ext.engines import ENGINES
 from zvl_ext.mixing.blend import BLEND_MODES
-from zvl_ext.mixing.match import LENGTH_MATCHES
-from zvl_ext.mixing.normalize import NORMALIZATIONS, OUTLIER_REPAIRS
+from zvl_ext.mixing.match import BLOCK_PLACES, LENGTH_MATCHES
+from zvl_ext.mixing.normalize import NORMALIZATIONS, OUTLIER_DIRECTIONS, OUTLIER_REPAIRS
 from zvl_ext.options import BY_NAME
 from zvl_ext.sequence import TOKEN_MODES
+from zvl_ext.weighting import CURVES
 
 TABLES = {
     "engine": ENGINES,
@@ -16,6 +17,9 @@ TABLES = {
     "outlier_repair": OUTLIER_REPAIRS,
     "length_match": LENGTH_MATCHES,
     "blend_mode": BLEND_MODES,
+    "outlier_direction": OUTLIER_DIRECTIONS,
+    "block_place": BLOCK_PLACES,
+    "curve": CURVES,
 }
 
 

@@ -182,6 +182,36 @@ def test_a_higher_threshold_repairs_fewer(reference):
     ]
 
 
+@pytest.mark.parametrize("mode", ["zero", "clamp", "scale"])
+@pytest.mark.parametrize(("direction", "repaired"), [("too large", [0, 4, 6]), ("too small", [1, 5, 7])])
+def test_a_repair_in_one_direction_leaves_the_other_alone(mode, direction, repaired, reference):
+    v = as_tensor(with_ratios(RATIOS, reference))
+    result, count = repair_outliers(v, mode, 10.0, reference, direction)
+    assert count == len(repaired)
+    rest = [i for i in range(HIDDEN) if i not in repaired]
+    assert torch.equal(result[:, rest], v[:, rest])
+    both, _ = repair_outliers(v, mode, 10.0, reference, "both")
+    assert torch.equal(result[:, repaired], both[:, repaired])
+
+
+def test_the_published_outlier_is_one_of_image_tokens_that_lack_what_the_text_has(reference):
+    """Dimension 396: the text encoder's std is 927.6, the image tokens' 1.5. Only who asks for it has it multiplied."""
+    published = ReferenceStatistics(reference.per_dim_mean, reference.per_dim_std.clone(), 61.1)
+    published.per_dim_std[0] = 927.6
+    v = as_tensor(with_ratios([1.5 / 927.6], published))
+    kept, count = repair_outliers(v, "scale", 10.0, published, "too large")
+    assert count == 0
+    assert torch.equal(kept, v)
+    blown, count = repair_outliers(v, "scale", 10.0, published, "too small")
+    assert count == 1
+    assert float(blown[:, 0].std() / v[:, 0].std()) == pytest.approx(927.6 / 1.5, rel=1e-3)
+
+
+def test_an_unknown_direction_is_refused(reference):
+    with pytest.raises(ValueError, match="outlier direction 'sideways'"):
+        repair_outliers(torch.randn(4, HIDDEN), "zero", 10.0, reference, "sideways")
+
+
 @pytest.mark.parametrize("mode", ["clamp", "scale"])
 def test_what_has_no_spread_is_not_blown_up(mode, reference):
     """No factor gives a constant dimension a spread: dividing by the floor would multiply it by a million."""

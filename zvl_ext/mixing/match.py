@@ -86,11 +86,11 @@ LENGTH_MATCHES: dict[str, LengthMatch] = {
 
 # Where a block of rows stands: before how many of the prompt's rows, given how many the template's head has.
 BLOCK_PLACES: dict[str, Callable[[int], int]] = {
-    # As Qwen3-VL reads it, and as published.
-    "behind head": lambda head: head,
     # There it changes no distance between the prompt's rows and the picture: a weight towards 0 tends to the plain
     # picture.
     "front": lambda head: 0,
+    # As Qwen3-VL reads it, and as published.
+    "behind head": lambda head: head,
 }
 
 
