@@ -162,8 +162,8 @@ def build(weights: Weights, prompt: str | None = None, seed: int = 0, reference:
                 gallery = gr.Gallery(
                     label="Pictures",
                     format="png",
-                    columns=2,
-                    height=420,
+                    columns=3,
+                    height=460,
                     object_fit="contain",
                     interactive=False,
                     show_share_button=False,

@@ -173,6 +173,8 @@ def make_sweep(weights: Weights, request: Request, on_step: OnStep | None = None
     for value in SWEPT:
         if value <= top:
             settings = dataclasses.replace(request.settings, **{name: value})
+            if plain_picture(settings):  # as meant: nothing to explain
+                settings = dataclasses.replace(settings, enabled=False)
             parts.append((dataclasses.replace(request, settings=settings), f"{name} {value:g}"))
     return _measured(weights, request, _joined(weights, parts, on_step))
 
