@@ -36,7 +36,7 @@ class Keeper:
         self.disk = Disk(data_folder(), 0)
         self.recent = Store(_RECENT, size=lambda image: 3 * image.width * image.height)
         # By engine, and gone with it.
-        self._statistics: weakref.WeakKeyDictionary[Any, ReferenceStatistics] = weakref.WeakKeyDictionary()
+        self._statistics: weakref.WeakKeyDictionary[Any, tuple[str, ReferenceStatistics]] = weakref.WeakKeyDictionary()
         self.recorded: weakref.WeakKeyDictionary[Any, collections.deque] = weakref.WeakKeyDictionary()
 
     @functools.cached_property
@@ -57,11 +57,17 @@ class Keeper:
         """The last things an engine made of prompts, oldest first; what is put in pushes the oldest out."""
         return self.recorded.setdefault(engine, collections.deque(maxlen=RECORDINGS))
 
-    def statistics(self, engine: Any, measured: Callable[[], ReferenceStatistics]) -> ReferenceStatistics:
-        """The reference statistics of an engine's text encoder, measured when they are asked for the first time."""
-        if engine not in self._statistics:
-            self._statistics[engine] = measured()
-        return self._statistics[engine]
+    def statistics(self, engine: Any, state: str, measured: Callable[[], ReferenceStatistics]) -> ReferenceStatistics:
+        """The reference statistics of an engine's text encoder, measured when they are asked for the first time.
+
+        Args:
+            state: Of the text encoder: with another LoRA in it, it is another one, and is measured anew.
+        """
+        known, statistics = self._statistics.get(engine, ("", None))
+        if statistics is None or known != state:
+            statistics = measured()
+            self._statistics[engine] = state, statistics
+        return statistics
 
     def forget(self) -> int:
         """Drop what is kept of references and prompts, in memory and on disk; the bytes that it took."""

@@ -343,4 +343,4 @@ class Run:
             recorder.get_learned_conditioning(with_prompts(prompts, REFERENCE_PROMPTS))
             return measure(torch.cat([text.embeddings for text in recorder.texts.values()]))
 
-        return KEEPER.statistics(engine, measured)
+        return KEEPER.statistics(engine, forge_encoder.text_state(engine), measured)

@@ -98,6 +98,24 @@ def test_image_rows_alone_are_read_again_with_another_lora(web: WebUI, picture: 
     assert torch.equal(changed, conds(web.run(web.p(CAT), **settings | {"alpha": 0.9}))[0])
 
 
+def test_the_text_encoder_is_measured_anew_with_another_lora(web: WebUI, make_engine: Any, picture: Any) -> None:
+    """Otherwise a picture would depend on the LoRA of an earlier one."""
+    settings = {"token_mode": "image", "normalization": "per_dim", "alpha": 0.5}
+    weight, patcher = (
+        web.engine.text_encoder.model.layers[0].mlp.down_proj.weight,
+        web.engine.forge_objects.clip.patcher,
+    )
+    weight.mul_(1.5)
+    web.run(web.p(), reference=picture, **settings)
+    weight.div_(1.5)
+    patcher.patches_uuid = uuid.uuid4()
+    after = web.run(web.p(DOG), reference=picture, **settings)
+    restarted(web)
+    shared.sd_model = make_engine()  # the same weights, and nothing remembered of them
+    alone = web.run(web.p(DOG), reference=picture, **settings)
+    assert torch.allclose(conds(after)[0], conds(alone)[0], rtol=1e-5, atol=1e-5)
+
+
 def test_a_web_ui_that_does_not_count_its_loras_encodes_every_time(web: WebUI, picture: Any) -> None:
     web.engine.forge_objects.clip.patcher.patches_uuid = None
     for i, alpha in enumerate((0.2, 0.3, 0.4)):
