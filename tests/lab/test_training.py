@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from zvl_ext.lab.miniature import family, world
 from zvl_ext.lab.training import __main__ as command
-from zvl_ext.lab.training import language, loop, pictures, publish, restore
+from zvl_ext.lab.training import language, loop, pictures, publish, restore, vision_language
 
 MOMENT = 0.005  # minutes
 
@@ -50,11 +50,11 @@ def test_a_stage_trains_and_leaves_its_state_and_its_curve(work, stage):
 
 def test_a_stopped_stage_goes_on_where_it_was(work):
     before = load_file(f"{work}/vision.safetensors")
-    language.train_vision(work, 0.0)
+    vision_language.train_vision(work, 0.0)
     unchanged = load_file(f"{work}/vision.safetensors")
     assert unchanged["step"] == before["step"]
     assert all(torch.equal(value, before[key]) for key, value in unchanged.items())
-    language.train_vision(work, MOMENT)
+    vision_language.train_vision(work, MOMENT)
     assert load_file(f"{work}/vision.safetensors")["step"] > before["step"]
 
 
@@ -83,7 +83,7 @@ def test_a_published_folder_becomes_the_state_that_it_was_made_of(work, tmp_path
         before, after = load_file(f"{work}/{stage}.safetensors"), load_file(again / f"{stage}.safetensors")
         names = [name for name in after if name.startswith("average.")]
         assert all(torch.equal(after[name], before[name].bfloat16().float()) for name in names)
-    language.train_alignment(str(again), MOMENT)  # and a stage goes on from there
+    vision_language.train_alignment(str(again), MOMENT)  # and a stage goes on from there
     publish.publish(str(again), str(tmp_path / "twice"), command.STAGES)
     assert "restored" in (tmp_path / "twice" / "training.json").read_text()
 
@@ -92,9 +92,9 @@ def test_image_tokens_read_as_text_have_the_words_positions_and_nothing_from_dee
     tokenizer = language.tokenizer_of(work)
     special = language.special_ids(tokenizer)
     model = family.qwen3_vl(special).eval()
-    inputs, _ = language.vision_batch(tokenizer, np.random.default_rng(0), 1, special)
+    inputs, _ = vision_language.vision_batch(tokenizer, np.random.default_rng(0), 1, special)
     usual = list(model.model.visual.deepstack_visual_indexes)
-    with torch.no_grad(), language.read_as_text(model, inputs) as changed:
+    with torch.no_grad(), vision_language.read_as_text(model, inputs) as changed:
         read = model(**changed).logits
         embeds = model.model.get_input_embeddings()(inputs["input_ids"])
         seen = vision_tokens(model, inputs)
@@ -113,13 +113,13 @@ def vision_tokens(model, inputs):
 
 def test_a_missing_stage_is_named(tmp_path):
     with pytest.raises(SystemExit, match="Run the stage text_encoder first"):
-        language.train_vision(str(tmp_path), MOMENT)
+        vision_language.train_vision(str(tmp_path), MOMENT)
 
 
 def test_what_a_patch_shows_is_named_where_it_is(work):
     tokenizer = language.tokenizer_of(work)
     scene = world.Scene("circle", "red", "navy", "flat", "large", "centre")
-    shown = language.named_patches(tokenizer, scene, 0).reshape(family.GRID, family.GRID, -1)
+    shown = vision_language.named_patches(tokenizer, scene, 0).reshape(family.GRID, family.GRID, -1)
     word = {name: tokenizer.encode(" " + name).ids[-1] for name in ("circle", "red", "navy", "flat")}
     assert shown.sum(-1).allclose(torch.ones(family.GRID, family.GRID))
     assert shown[2, 2, word["circle"]] > 0

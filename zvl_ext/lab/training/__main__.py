@@ -12,7 +12,7 @@ import os
 import torch
 
 from ..miniature import family
-from . import language, pictures
+from . import language, pictures, vision_language
 from .publish import publish
 from .restore import restore
 
@@ -20,10 +20,10 @@ STAGES = {
     "vae": pictures.train_vae,
     "text_encoder": language.train_text_encoder,
     "classifier": pictures.train_classifier,
-    "vision": language.train_vision,
-    "grounding": language.train_grounding,
-    "alignment": language.train_alignment,
-    "qwen3_vl": language.train_qwen3_vl,
+    "vision": vision_language.train_vision,
+    "grounding": vision_language.train_grounding,
+    "alignment": vision_language.train_alignment,
+    "qwen3_vl": vision_language.train_qwen3_vl,
     "transformer": pictures.train_transformer,
     "adapter": pictures.train_adapter,
 }
