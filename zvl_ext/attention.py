@@ -122,6 +122,11 @@ class Biases:
         return self._made[key]
 
 
+def in_front(marked: torch.Tensor) -> list[int]:
+    """How many rows of a block stand in front of each caption's own, from marks [batch, rows, 2]."""
+    return [int(rows) for rows in (marked[..., OWNER] != 0).long().cumprod(1).sum(1)]
+
+
 def filling(rows: int) -> int:
     """How many rows fill a block of that many up to a multiple of MULTIPLE.
 

@@ -94,17 +94,9 @@ class Conditioning:
         """Whether the rows alone are all of it: the same at every step, and nothing to weigh."""
         return self.marks is None and (self.plain is None or self.weighting.constant)
 
-    def part(self, way: float) -> float:
-        """How much of `rows` against `plain` there is at a share of the steps that are done, 0 to 1.
-
-        The prompt's own rows have read the reference; with a weight below 1 they go back to the plain ones, so that
-        a weight towards 0 tends to the plain picture.
-        """
-        return min(1.0, self.weighting.at(way))
-
     def at(self, way: float) -> torch.Tensor:
         """The rows at a share of the steps that are done."""
-        part = self.part(way)
+        part = self.weighting.part(way)
         if self.plain is None or part == 1.0:
             return self.rows
         if part == 0.0:

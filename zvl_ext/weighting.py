@@ -141,6 +141,13 @@ class Weighting:
             return 0.0
         return self.weight * CURVES[self.curve]((way - self.start) / (self.end - self.start))
 
+    def part(self, way: float) -> float:
+        """How much of the prompt's own rows after they have read the reference there is, against the plain ones.
+
+        With a weight below 1 they go back to the plain ones, so that a weight towards 0 tends to the plain picture.
+        """
+        return min(1.0, self.at(way))
+
     def factors(self, blocks: int) -> tuple[float, ...]:
         """The factor of each of the image model's main blocks."""
         return block_factors(self.blocks, blocks)

@@ -19,7 +19,7 @@ from zvl_ext.options import OPTIONS
 # version. A new room is put into this table on purpose, as low as it can be.
 FLOORS = (
     ("__init__", "errors"),
-    ("reference", "sequence", "declaration", "presets", "options", "attention", "weighting"),
+    ("reference", "sequence", "declaration", "presets", "options", "attention", "weighting", "output"),
     ("mixing", "qwen3vl", "store"),
     ("engines",),
     ("budget",),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import random
 import time
 from typing import Any
 
 from ..errors import ZvlError
 from ..options import BY_NAME, Settings
+from ..output import written
 from .common import check_out, device, given, value, whole
 
 _SEEDS = 2**32
@@ -100,14 +100,10 @@ def _made(args: argparse.Namespace, weights: Any, settings: Settings, seed: int)
 
 
 def _write(picture: Any, parameters: str, path: str) -> None:
-    """A PNG with its parameters as web UIs write them, complete under its name or not there."""
+    """A PNG with its parameters as web UIs write them."""
     from PIL import PngImagePlugin
 
     text = PngImagePlugin.PngInfo()
     text.add_text("parameters", parameters)
-    temporary = f"{path}.tmp"
-    try:
+    with written(path) as temporary:
         picture.save(temporary, "PNG", pnginfo=text)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ZvlError(f"{path} can't be written ({error.strerror or error}).") from error

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from typing import TYPE_CHECKING
 
 from ..errors import ZvlError
+from ..output import written
 
 if TYPE_CHECKING:
     import torch
@@ -68,21 +67,12 @@ def check_widths(text_path: str, text: torch.Tensor, vl_path: str, vl: torch.Ten
 
 
 def save(tensors: dict[str, torch.Tensor], path: str, metadata: dict[str, str]) -> None:
-    """Write beside the target and rename, so that no half-written file is left under its name."""
+    """Write a safetensors file, whole or not at all."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    try:
-        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(os.path.abspath(path)), suffix=".tmp")
-        os.close(handle)
+    with written(path) as temporary:
         try:
             save_file(tensors, temporary, metadata)
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(temporary, 0o666 & ~umask)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except (OSError, SafetensorError) as error:
-        raise ZvlError(f"{path} can't be written ({getattr(error, 'strerror', None) or error}).") from error
+        except SafetensorError as error:
+            raise ZvlError(f"{path} can't be written ({error}).") from error

@@ -125,8 +125,7 @@ class Weights:
         """The host's hook, once for each step: what it is about to condition on, with the weights of this step."""
         denoiser, conditioning = self.p.sampler.model_wrap_cfg, self.p.sampler.sampler_extra_args["cond"]
         done = way(denoiser.step, denoiser.total_steps)
-        part = min(1.0, self.weighting.at(done))
-        order, marked, lost = _at_step(conditioning, denoiser.step, part)
+        order, marked, lost = _at_step(conditioning, denoiser.step, self.weighting.part(done))
         if len(order[0]) != len(cond):
             raise ZvlError(EXCHANGED)
         cond = [self._marked(each, [row[i][0] for row in order], marked, lost) for i, each in enumerate(cond)]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from backend import attention as host_attention
 
-from ..attention import OWNER, Biases, filling, masked
+from ..attention import Biases, filling, in_front, masked
 from ..errors import ZvlError
 from ..weighting import Weighting
 
@@ -73,8 +73,7 @@ class Call:
         patches = -(-height // patch) * -(-width // patch)
         multiple = getattr(module, "pad_tokens_multiple", None)
         self._filled = filling(patches) if multiple else 0
-        front = (marked[..., OWNER] != 0).long().cumprod(1).sum(1)
-        self._moved = [int(rows) for rows in front]
+        self._moved = in_front(marked)
         return args, kwargs
 
     def _end(self, module: Any, args: tuple, output: Any) -> None:

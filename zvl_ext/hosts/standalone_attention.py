@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..attention import Biases, filling, masked
+from ..attention import Biases, filling, in_front, masked
 from ..conditioner import Conditioning
 from ..errors import ZvlError
 from ..weighting import way
@@ -69,9 +69,7 @@ class _Run:
         by_block = [each.weighting.factors(blocks) for each in conditionings]
         self._main = torch.tensor(by_block).T  # [blocks, conditionings]
         # How far the block in front of each prompt moves it on.
-        self._moved = [
-            0 if c.marks is None else int((c.marks[:, 0] != 0).long().cumprod(0).sum()) for c in conditionings
-        ]
+        self._moved = [0 if c.marks is None else in_front(c.marks[None])[0] for c in conditionings]
         self._pictures = 0  # rows of the picture, which stand before the caption
 
     def install(self) -> None:
@@ -152,6 +150,5 @@ class _Run:
         if self._asked != expected:
             raise ZvlError(
                 f"Only {self._asked} of the image model's {expected} blocks took the weight: it is run in a way "
-                "Z-Image VL "
-                "does not know. Choose weight 1."
+                "Z-Image VL does not know. Choose weight 1."
             )

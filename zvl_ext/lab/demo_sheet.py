@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import os
 import shlex
-import tempfile
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from .. import __version__
 from ..conditioner import Conditioning, plain_picture
 from ..errors import ZvlError
 from ..options import Settings
+from ..output import written
 from ..reference import Reference, open_reference
 from ..weighting import Weighting
 from .demo import PROMPT, REFERENCE, Judge, Weights, open_weights
@@ -92,7 +92,8 @@ def write_sheet(args: argparse.Namespace, reference: Reference | None) -> None:
     start = time.monotonic()
     weights = open_weights(args)
     sheet, pictures, whole = make_sheet(weights, args.prompt or PROMPT, reference, args.seed)
-    _save(sheet, args.out)
+    with written(args.out) as temporary:
+        sheet.save(temporary, "PNG", optimize=True)
     seconds = time.monotonic() - start
     kept = "" if whole else " (stopped half-way)"
     print(f"{args.out}: {pictures} pictures{kept} in {seconds:.0f} s, at {os.path.abspath(args.out)}")
@@ -169,16 +170,3 @@ def _conditioning(
     if plain_picture(settings):
         return None
     return weights.model.condition(weights.fitted(settings), reference, prompt, seed)
-
-
-def _save(sheet: Image.Image, path: str) -> None:
-    """Write beside the target and rename, so that no half-written file is left under its name."""
-    try:
-        with tempfile.NamedTemporaryFile(
-            dir=os.path.dirname(os.path.abspath(path)), suffix=".png", delete=False
-        ) as file:
-            sheet.save(file, "PNG", optimize=True)
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
-    except OSError as error:
-        raise ZvlError(f"{path} can't be written ({error.strerror or error}).") from error

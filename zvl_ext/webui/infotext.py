@@ -39,7 +39,7 @@ _ALWAYS = (
 )
 # What an option is that a picture does not name. These never change: pictures have been made with them.
 _UNNAMED: dict[str, Any] = {
-    **{name: PRESETS["Research default"][name] for name in PRESETS["Research default"]},
+    **PRESETS["Research default"],
     "scale_to_text": True,
     "outlier_threshold": 10.0,
     "vl_prompt": PROMPT,
