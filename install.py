@@ -20,7 +20,7 @@ import venv
 ROOT = os.path.dirname(os.path.abspath(__file__))
 NEEDED = (4, 57)
 PACKAGES = ("torch", "safetensors", "pillow", "numpy", "diffusers")
-TESTING = ("pytest", "pytest-cov", "pytest-xdist", "setuptools>=77")  # a test builds the wheel
+TESTING = ("pytest", "pytest-cov", "pytest-xdist", "hypothesis", "setuptools>=77")  # a test builds the wheel
 # The web UI's gradio, with a transformers that takes the same huggingface-hub. gradio leaves its own requirements open,
 # but does not work with newer releases of these two.
 PANEL = ("gradio==4.40.0", "fastapi<0.113", "pydantic<2.11")
