@@ -8,7 +8,8 @@ import os
 
 from ..errors import ZvlError
 from ..qwen3vl.checkpoint import Checkpoint
-from ..qwen3vl.files import WANTED, find, open_checkpoint
+from ..qwen3vl.files import find, open_checkpoint
+from ..qwen3vl.headers import WANTED
 
 FOLDER = (
     "qwen3_vl"  # below the host's models folder; not its text_encoder folder, whose files it merges into the checkpoint

@@ -16,7 +16,7 @@ from ..effects import idle
 from ..errors import ZvlError
 from ..options import BY_NAME, OPTIONS, Settings, preset_of
 from ..presets import ABOUT, PRESETS
-from ..qwen3vl.files import WANTED
+from ..qwen3vl.headers import WANTED
 from . import infotext
 from .host import Host
 
