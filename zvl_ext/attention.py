@@ -13,6 +13,7 @@ stacks, repeats or pads it; a row that a host adds has marks of 0.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ def bias(
     marked: torch.Tensor,
     weights: torch.Tensor,
     dtype: torch.dtype,
-    seen: torch.Tensor | None = None,
+    share: torch.Tensor | None = None,
 ) -> torch.Tensor | None:
     """What is added to the attention logits so that each reference gets its weight.
 
@@ -42,7 +43,8 @@ def bias(
         weights: Of the references in their order, at least 0: float [references] or [batch, references], or one for
             each head, [batch or 1, references, heads].
         dtype: Of the result, usually the queries'.
-        seen: Which queries may attend to which references, bool [batch or 1, queries, references]; default: all to all.
+        share: How much of its weight each query gives each reference, in 0..1, float or bool [batch or 1, queries,
+            references]; default: all of it.
 
     Returns:
         [batch, heads or 1, queries or 1, keys], or None where nothing is changed: there the model has to run as it
@@ -58,12 +60,11 @@ def bias(
     weight = table.gather(1, owner.remainder(table.shape[1])[..., None].expand(-1, -1, table.shape[2]))
     weight = torch.where((owner > 0)[..., None], weight * count[..., None], weight)  # [batch, keys, heads or 1]
     result = _logit(weight).permute(0, 2, 1)[:, :, None]  # [batch, heads or 1, 1, keys]
-    if seen is not None:
-        whose = torch.nn.functional.one_hot(owner.clamp_min(0), table.shape[1] - 1)[
-            ..., 1:
-        ]  # [batch, keys, references]
-        hidden = (~seen).float() @ whose.transpose(-1, -2).float() > 0  # [batch, queries, keys]
-        result = torch.where(hidden[:, None], FLOOR, result)
+    if share is not None:
+        references = torch.arange(1, table.shape[1] - 1, device=marked.device)
+        whose = (owner[..., None] == references).float()  # [batch, keys, references]
+        less = _logit(share.to(marked.device, torch.float32)) @ whose.transpose(-1, -2)  # [batch, queries, keys]
+        result = (result + less[:, None]).clamp_min(FLOOR)
     return None if bool((result == 0).all()) else result.to(dtype)
 
 
@@ -94,32 +95,80 @@ def padded(marked: torch.Tensor, before: int, keys: int) -> torch.Tensor:
     return torch.nn.functional.pad(marked, (0, 0, before, keys - before - marked.shape[1]))
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Where captions and pictures stand in a block's sequence.
+
+    Attributes:
+        keys: How many rows the sequence has.
+        caption: Where the caption begins.
+        picture: Where the picture begins; None where it has no picture.
+    """
+
+    keys: int
+    caption: int = 0
+    picture: int | None = None
+
+
 class Biases:
     """The biases of one call of the image model, each made once however many blocks ask for it.
 
     Args:
         marked: Marks of the captions of its batch, float [batch, rows, 2].
-        weights: Of each caption's reference at this step, float [batch].
+        weights: Of each caption's references at this step, float [batch, references].
+        regions: How much of its weight each patch of the picture gives each reference, in 0..1, float [batch or 1,
+            patches, references]; None: all of it everywhere.
+        limited: Which references have a region, bool [batch or 1, references].
     """
 
-    def __init__(self, marked: torch.Tensor, weights: torch.Tensor):
+    def __init__(
+        self,
+        marked: torch.Tensor,
+        weights: torch.Tensor,
+        regions: torch.Tensor | None = None,
+        limited: torch.Tensor | None = None,
+    ):
         self._marked = marked
         self._weights = weights
+        self._regions = regions
+        self._limited = limited
         self._made: dict[Any, torch.Tensor | None] = {}
 
-    def of(self, factors: torch.Tensor, before: int, keys: int, dtype: torch.dtype) -> torch.Tensor | None:
+    def of(self, factors: torch.Tensor, layout: Layout, dtype: torch.dtype) -> torch.Tensor | None:
         """The bias of a block, as `bias`.
 
         Args:
-            factors: What the block multiplies the weights with, float [batch] or [].
-            before: How many rows of its sequence stand in front of the caption.
-            keys: How many rows its sequence has.
+            factors: What the block multiplies the weights with, float [batch or 1, references].
         """
-        key = (tuple(factors.flatten().tolist()), before, keys, dtype)
+        key = (tuple(factors.flatten().tolist()), layout, dtype)
         if key not in self._made:
-            weights = (self._weights * factors.to(self._weights))[:, None]
-            self._made[key] = bias(padded(self._marked, before, keys), weights, dtype)
+            weights = self._weights * factors.to(self._weights)
+            marked = padded(self._marked, layout.caption, layout.keys)
+            self._made[key] = bias(marked, weights, dtype, self._share(marked, layout))
         return self._made[key]
+
+    def _share(self, marked: torch.Tensor, layout: Layout) -> torch.Tensor | None:
+        """How much of its weight each query gives each reference, [batch, queries, references]; None: all of it.
+
+        A reference with a region is seen by its own rows and by the picture's patches in the region. Every other row
+        would carry it to the whole picture.
+        """
+        if self._regions is None or self._limited is None:
+            return None
+        limited = self._limited.to(marked.device).expand(len(marked), -1)
+        references = torch.arange(1, limited.shape[1] + 1, device=marked.device)
+        own = marked[..., OWNER, None] == references  # [batch, queries, references]
+        share = torch.where(limited[:, None] & ~own, 0.0, 1.0)
+        if layout.picture is not None:
+            patches = self._regions.shape[1]
+            share[:, layout.picture : layout.picture + patches] = self._regions.to(share)
+        return share
+
+
+def patches_of(region: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """A region [height, width] on the picture's grid of patches, row by row, float [rows · columns] in 0..1."""
+    fitted = torch.nn.functional.interpolate(region.float()[None, None], size=(rows, columns), mode="area")
+    return fitted.flatten()
 
 
 def in_front(marked: torch.Tensor) -> list[int]:

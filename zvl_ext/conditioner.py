@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 
-from .attention import FILL, filling, marks
 from .budget import MAX_TOKENS, dropped, inserts, lengths_agree, token_budget
+from .conditioning import Conditioning, Part, joined
 from .engines import ENGINES
 from .engines.sources import Job, Sources, Text
 from .mixing.blend import blend
@@ -69,41 +68,6 @@ def _job(settings: Settings, reference: Reference, text: Text, sources: Sources)
     return Job(text, sequence if TOKEN_MODES[settings.token_mode].text else sequence.without_text(), budget)
 
 
-@dataclass(frozen=True)
-class Conditioning:
-    """What the image model gets for one prompt.
-
-    Attributes:
-        rows: float [rows, hidden], with the reference at its full part.
-        weighting: When, where and how strongly the image model looks at the reference.
-        plain: float [rows, hidden], as `rows` with the prompt's own rows as they are without a reference; of another
-            length only under length match truncate. None where there is no difference.
-        marks: float [rows, 2], as in `attention`; None where the image model has nothing to weigh.
-    """
-
-    rows: torch.Tensor
-    weighting: Weighting
-    plain: torch.Tensor | None = None
-    marks: torch.Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def steady(self) -> bool:
-        """Whether the rows alone are all of it: the same at every step, and nothing to weigh."""
-        return self.marks is None and (self.plain is None or self.weighting.constant)
-
-    def at(self, way: float) -> torch.Tensor:
-        """The rows at a share of the steps that are done."""
-        part = self.weighting.part(way)
-        if self.plain is None or part == 1.0:
-            return self.rows
-        if part == 0.0:
-            return self.plain
-        return self.plain[: len(self.rows)] + part * (self.rows - self.plain[: len(self.rows)])
-
-
 def weighting_of(settings: Settings) -> Weighting:
     """What the settings say of the weight. Where no rows are inserted, steps are all that can be weighed."""
     if inserts(settings):
@@ -131,10 +95,7 @@ def mix(settings: Settings, text: torch.Tensor, rows: Rows, statistics: Referenc
 
 
 def mixed(settings: Settings, text: torch.Tensor, rows: Rows, statistics: ReferenceStatistics | None) -> Conditioning:
-    """Repair, normalize, match and blend.
-
-    Row 0 of the text is the text embeddings' own under normalization sink_aware and in engine splice: position 0 is the
-    attention sink, which is not about the picture.
+    """Repair, normalize, match and blend one reference's rows with the prompt's.
 
     Args:
         text: Text embeddings [n, hidden].
@@ -145,43 +106,50 @@ def mixed(settings: Settings, text: torch.Tensor, rows: Rows, statistics: Refere
         The conditioning in the dtype and on the device of `text`, computed in float32. alpha 0 gives `text` itself.
     """
     if plain_picture(settings):
-        return Conditioning(text, Weighting())
-    base, how = text.float(), normalization(settings)
+        return Conditioning(text)
+    return _joined(text, [(settings, rows)], statistics)
+
+
+def _joined(
+    text: torch.Tensor, references: list[tuple[Settings, Rows]], statistics: ReferenceStatistics | None
+) -> Conditioning:
+    """The conditioning of several references, each with settings of its own."""
+    plain = text.float()
+    parts = tuple(part(settings, plain, rows, statistics) for settings, rows in references)
+    settings, rows = references[0]
+    return joined(plain, parts, BLOCK_PLACES[settings.block_place](rows.head), text.dtype)
+
+
+def part(settings: Settings, text: torch.Tensor, rows: Rows, statistics: ReferenceStatistics | None) -> Part:
+    """One reference's part.
+
+    Row 0 of the text is the text embeddings' own under normalization sink_aware and in engine splice: position 0 is the
+    attention sink, which is not about the picture.
+
+    Args:
+        text: Text embeddings, float32 [n, hidden].
+        rows, statistics: As for `mixed`.
+    """
+    how = normalization(settings)
     states = rows.states.to(text.device, torch.float32)
     states, _ = repair_outliers(
         states, settings.outlier_repair, settings.outlier_threshold, statistics, settings.outlier_direction
     )
-    states = how.function(states, Target(statistics, base, rows.holds_first))
+    states = how.function(states, Target(statistics, text, rows.holds_first))
     own = rows.text.to(states.device)
-    sides, first = Sides(states, own, base, rows.head, rows.tail), base[:0]
+    sides, first = Sides(states, own, text, rows.head, rows.tail), text[:0]
     if ENGINES[settings.engine].keeps_first or how.keeps_first:
-        sides, first = sides.without_first(rows.holds_first), base[:1]
+        sides, first = sides.without_first(rows.holds_first), text[:1]
 
     def blended(text: torch.Tensor, vl: torch.Tensor) -> torch.Tensor:
         return blend(text, vl, settings.alpha, settings.blend_mode)
 
-    match, weighting = LENGTH_MATCHES[settings.length_match], weighting_of(settings)
+    match = LENGTH_MATCHES[settings.length_match]
     made = torch.cat([first, match.text(sides, blended)])
-    changed = made is not base and not torch.equal(made, base)
+    changed = None if torch.equal(made, text) else made
     if not match.inserts or not (~own).any():
-        return Conditioning(made.to(text.dtype), weighting, text if changed else None)
-    block, counts = states[~own], rows.counts.to(states.device)[~own]
-    weighed = not weighting.plain or bool((counts != 1).any())
-    fill = filling(len(block)) if weighed else 0
-    block = torch.cat([block, block[-1:].expand(fill, -1)])
-    place = BLOCK_PLACES[settings.block_place](rows.head)
-
-    def beside(prompt: torch.Tensor) -> torch.Tensor:
-        return torch.cat([prompt[:place], block, prompt[place:]]).to(text.dtype)
-
-    def column(of_block: torch.Tensor, of_fill: float) -> torch.Tensor:
-        whole = torch.zeros(len(made) + len(block), device=states.device)
-        whole[place : place + len(of_block)] = of_block
-        whole[place + len(of_block) : place + len(block)] = of_fill
-        return whole
-
-    marked = marks(column(torch.ones_like(counts), FILL), column(counts, 0.0)) if weighed else None
-    return Conditioning(beside(made), weighting, beside(base) if changed else None, marked)
+        return Part(weighting_of(settings), changed)
+    return Part(weighting_of(settings), changed, states[~own], rows.counts.to(states.device)[~own])
 
 
 def condition(settings: Settings, reference: Reference, text: Text, sources: Sources, seed: int = 0) -> torch.Tensor:
@@ -203,7 +171,7 @@ def condition_all(
     conditioning."""
 
     def plain(text: Text, seed: int) -> Conditioning:
-        return Conditioning(text.embeddings, Weighting())
+        return Conditioning(text.embeddings)
 
     if plain_picture(settings):
         return [functools.partial(plain, text) for text in texts]

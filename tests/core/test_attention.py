@@ -6,7 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from zvl_ext.attention import COUNT, FILL, FLOOR, MULTIPLE, OWNER, Biases, bias, filling, marks, masked, padded
+from zvl_ext.attention import (
+    COUNT,
+    FILL,
+    FLOOR,
+    MULTIPLE,
+    OWNER,
+    Biases,
+    Layout,
+    bias,
+    filling,
+    marks,
+    masked,
+    padded,
+    patches_of,
+)
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # Of a share: a logit of 10 is kept to 2^-9, 2^-12 and 2^-24 of itself.
@@ -269,11 +283,11 @@ def test_a_block_is_filled_to_a_multiple(rows: int, fill: int) -> None:
 
 def test_biases_of_a_call_are_those_of_its_blocks() -> None:
     marked = row_marks((1, 2), (1, 1), (0, 0)).expand(2, -1, -1)
-    weights = torch.tensor([0.5, 1.0])
-    got = Biases(marked, weights).of(torch.tensor([2.0, 0.25]), 1, 6, torch.float32)
+    weights = torch.tensor([[0.5], [1.0]])
+    got = Biases(marked, weights).of(torch.tensor([[2.0], [0.25]]), Layout(6, 1), torch.float32)
     wanted = bias(padded(marked, 1, 6), torch.tensor([[1.0], [0.25]]), torch.float32)
     assert torch.equal(got, wanted)
-    alike = Biases(marked, weights).of(torch.tensor(0.5), 0, 3, torch.bfloat16)
+    alike = Biases(marked, weights).of(torch.tensor([[0.5]]), Layout(3), torch.bfloat16)
     assert torch.equal(alike, bias(marked, torch.tensor([[0.25], [0.5]]), torch.bfloat16))
 
 
@@ -282,9 +296,9 @@ def test_each_bias_of_a_call_is_made_once(monkeypatch: pytest.MonkeyPatch) -> No
 
     made = []
     monkeypatch.setattr(attention, "bias", lambda *args: made.append(args) or bias(*args))
-    biases = Biases(row_marks((1, 1), (0, 0)), torch.tensor([0.5]))
+    biases = Biases(row_marks((1, 1), (0, 0)), torch.tensor([[0.5]]))
     asked = [
-        biases.of(torch.tensor(factor), before, keys, dtype)
+        biases.of(torch.tensor([[factor]]), Layout(keys, before), dtype)
         for factor, before, keys, dtype in [
             (1.0, 0, 2, torch.float32),
             (1.0, 0, 2, torch.float32),
@@ -298,3 +312,41 @@ def test_each_bias_of_a_call_is_made_once(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(made) == 5
     assert asked[0] is asked[1]
     assert asked[2] is asked[3] is None
+
+
+# --- regions
+
+
+def test_a_region_is_seen_by_its_patches_and_by_its_own_rows_alone() -> None:
+    marked = row_marks((1, 1), (2, 1), (FILL, 0), (0, 0))
+    regions = torch.tensor([[[1.0, 1.0], [0.25, 1.0], [0.0, 1.0]]])  # three patches, two references
+    limited = torch.tensor([[True, False]])
+    weights = torch.tensor([[0.5, 2.0]])
+    got = Biases(marked, weights, regions, limited).of(torch.ones(1, 2), Layout(8, 0, 4), torch.float64)
+    assert got is not None
+    shares = got[0, 0].exp()  # [queries, keys]: what each key's share is multiplied with
+    first = torch.tensor([0.5, 0.0, 0.0, 0.0, 0.5, 0.125, 0.0, 0.0])  # rows 4 to 6 are the patches
+    torch.testing.assert_close(shares[:, 0], first.double(), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(shares[:, 1], torch.full((8,), 2.0).double(), atol=1e-6, rtol=1e-6)
+    assert (got[0, 0, :, 2] == FLOOR).all()  # rows that fill
+    assert (shares[:, 3:] == 1.0).all()
+
+
+def test_a_region_in_a_sequence_without_a_picture_is_seen_by_its_own_rows() -> None:
+    marked = row_marks((1, 1), (1, 1), (0, 0))
+    biases = Biases(marked, torch.ones(1, 1), torch.ones(1, 4, 1), torch.tensor([[True]]))
+    got = biases.of(torch.ones(1, 1), Layout(3), torch.float32)
+    assert got is not None
+    assert got[0, 0].tolist() == [[0, 0, 0], [0, 0, 0], [FLOOR, FLOOR, 0]]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(2, 4), (1, 1), (3, 5), (16, 8)])
+def test_a_region_on_patches_keeps_its_area(rows: int, columns: int) -> None:
+    region = torch.zeros(60, 80)
+    region[:, :40] = 1.0
+    got = patches_of(region, rows, columns)
+    assert got.shape == (rows * columns,)
+    assert got.mean() == pytest.approx(0.5, abs=1e-6 if columns % 2 == 0 or columns == 1 else 0.02)
+    if columns > 1:
+        assert (got.view(rows, columns)[:, 0] == 1).all()
+        assert (got.view(rows, columns)[:, -1] == 0).all()

@@ -10,7 +10,8 @@ import pytest
 import torch
 from published import research
 
-from zvl_ext.conditioner import Conditioning, condition_all, plain_picture, weighting_of
+from zvl_ext.conditioner import condition_all, plain_picture, weighting_of
+from zvl_ext.conditioning import Conditioning
 from zvl_ext.effects import RULES, idle, plain_because, unheard
 from zvl_ext.mixing.statistics import measure
 from zvl_ext.options import BY_NAME, OPTIONS, PRESETS, PROMPT, Settings
@@ -108,7 +109,7 @@ def others(option: Any) -> list[Any]:
 
 def parts(made: Conditioning) -> tuple[Any, ...]:
     """All that an image model gets at any step: nothing of the weighting where there is nothing to weigh."""
-    return made.rows, made.plain, made.marks, None if made.steady else made.weighting
+    return made.rows, made.plain, made.marks, None if made.steady else [part.weighting for part in made.parts]
 
 
 def identical(one: Conditioning, other: Conditioning) -> bool:

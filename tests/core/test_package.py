@@ -20,6 +20,7 @@ from zvl_ext.options import OPTIONS
 FLOORS = (
     ("__init__", "errors"),
     ("reference", "sequence", "declaration", "presets", "options", "attention", "weighting", "output"),
+    ("conditioning",),
     ("mixing", "qwen3vl", "store"),
     ("engines",),
     ("budget",),

@@ -13,12 +13,12 @@ import torch
 from compare import hooks
 from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline
 
-from zvl_ext.conditioner import Conditioning, mixed
+from zvl_ext.conditioner import mixed
+from zvl_ext.conditioning import Conditioning
 from zvl_ext.hosts.standalone_attention import weighted
 from zvl_ext.lab.miniature import family
 from zvl_ext.mixing.select import Rows
 from zvl_ext.options import Settings
-from zvl_ext.weighting import Weighting
 
 SIZE, ODD_SIZE = (128, 128), (112, 96)  # pixels; 64 rows of the picture, and 42 that are filled up to 64
 STEPS, HEAD, TAIL = 4, 3, 2
@@ -198,7 +198,7 @@ def test_a_batch_is_its_pictures_made_alone(picture: Callable) -> None:
     batch = [
         conditioning(13, 0, weight=0.3),
         conditioning(41, 1, weight=1.5, blocks="late"),
-        Conditioning(prompt(7, 2), Weighting()),
+        Conditioning(prompt(7, 2)),
         conditioning(13, 3, weight=1.0),
         conditioning(20, 4, weight=0.7, end=0.5),
     ]

@@ -20,9 +20,9 @@ from backend import attention as host_attention
 from backend.sampling.condition import ConditionCrossAttn
 from modules import prompt_parser
 
-from ..conditioner import Conditioning
+from ..conditioning import Conditioning, Part
 from ..errors import ZvlError
-from ..weighting import Weighting, way
+from ..weighting import way
 from .forge_blocks import ELSEWHERE, EXCHANGED, MARKS, UNKNOWN, Call, blocks_of, routed, uncompiled
 
 CARRIED = "zvl_conditioning"  # on a tensor of the host's conditioning
@@ -76,16 +76,16 @@ class Weights:
 
     Args:
         p: The generation.
-        weighting: Of its reference.
+        parts: Its references, with their weights and regions.
         refuse: Makes what ends the generation of a line for the user.
 
     Attributes:
         used: Whether a call of the image model has taken them.
     """
 
-    def __init__(self, p: Any, weighting: Weighting, refuse: Callable[[str], Exception]):
+    def __init__(self, p: Any, parts: tuple[Part, ...], refuse: Callable[[str], Exception]):
         self.p = p
-        self.weighting = weighting
+        self.parts = parts
         self._refuse = refuse
         self.used = False
         itself = weakref.ref(self)
@@ -125,7 +125,7 @@ class Weights:
         """The host's hook, once for each step: what it is about to condition on, with the weights of this step."""
         denoiser, conditioning = self.p.sampler.model_wrap_cfg, self.p.sampler.sampler_extra_args["cond"]
         done = way(denoiser.step, denoiser.total_steps)
-        order, marked, lost = _at_step(conditioning, denoiser.step, self.weighting.part(done))
+        order, marked, lost = _at_step(conditioning, denoiser.step, done)
         if len(order[0]) != len(cond):
             raise ZvlError(EXCHANGED)
         cond = [self._marked(each, [row[i][0] for row in order], marked, lost) for i, each in enumerate(cond)]
@@ -134,7 +134,7 @@ class Weights:
         inner = options.get("model_function_wrapper")
 
         def wrapper(apply: Callable, args: dict) -> Any:
-            with self._refusing(), self._hooked(model, self.weighting.at(done)):
+            with self._refusing(), self._hooked(model, [part.weighting.at(done) for part in self.parts]):
                 return inner(apply, args) if inner else apply(args["input"], args["timestep"], **args["c"])
 
         return model, x, timestep, uncond, cond, cond_scale, {**options, "model_function_wrapper": wrapper}, seed
@@ -162,10 +162,10 @@ class Weights:
         return {**entry, "cross_attn": rows if lost is not None else entry.get("cross_attn"), "model_conds": conds}
 
     @contextlib.contextmanager
-    def _hooked(self, model: Any, weight: float) -> Iterator[None]:
+    def _hooked(self, model: Any, weights: list[float]) -> Iterator[None]:
         """Hooks on the image model for the time of one call of it."""
         with uncompiled(model) as plain, contextlib.ExitStack() as hooks:
-            call = Call(plain, self.weighting, weight)
+            call = Call(plain, self.parts, weights)
             hooks.callback(call.remove)
             call.install()
             with routed(call.blocks):
@@ -175,7 +175,7 @@ class Weights:
             self.used = self.used or call.whole
 
 
-def _at_step(conditioning: Any, step: int, part: float) -> tuple[list, torch.Tensor, torch.Tensor | None]:
+def _at_step(conditioning: Any, step: int, done: float) -> tuple[list, torch.Tensor, torch.Tensor | None]:
     """What the host's sampler conditions on at a step, put together by the host's own function.
 
     Returns:
@@ -207,12 +207,10 @@ def _at_step(conditioning: Any, step: int, part: float) -> tuple[list, torch.Ten
         return rows.new_zeros(len(rows), 2) if own is None or own.marks is None else own.marks.to(rows)
 
     def lost_of(rows: torch.Tensor, own: Conditioning | None) -> torch.Tensor:
-        if own is None or own.plain is None:
-            return torch.zeros_like(rows)
-        return (1.0 - part) * (own.rows - own.plain).to(rows)
+        return torch.zeros_like(rows) if own is None else (own.rows - own.at(done)).to(rows)
 
     order, marked = rebuilt(marks_of)
-    changes = part < 1.0 and any(own is not None and own.plain is not None for own in carried)
+    changes = any(own is not None and own.at(done) is not own.rows for own in carried)
     return order, marked, rebuilt(lost_of)[1] if changes else None
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from backend import attention as host_attention
 
-from ..attention import Biases, filling, in_front, masked
+from ..attention import Biases, Layout, filling, in_front, masked, patches_of
+from ..conditioning import Part
 from ..errors import ZvlError
-from ..weighting import Weighting
 
 MARKS = "zvl_marks"  # beside the conditioning in a call
 ELSEWHERE = "Choose weight 1, or look for an update of Z-Image VL."
@@ -28,17 +28,18 @@ class Call:
         whole: Whether all blocks took their part in every run.
     """
 
-    def __init__(self, model: Any, weighting: Weighting, weight: float):
+    def __init__(self, model: Any, parts: tuple[Part, ...], weights: list[float]):
         self._model = model
-        self._weight = weight
+        self._parts = parts
+        self._weights = torch.tensor(weights)
         self._handles: list[Any] = []
         self._asked = 0
         self.calls = 0
         self.whole = False
         refiner, main = blocks_of(model)
-        factors = weighting.factors(len(main))
+        factors = torch.tensor([part.weighting.factors(len(main)) for part in parts]).T  # [blocks, references]
         # The refiner that reads the caption serves all blocks: it has the largest of their factors.
-        self.blocks = [*((block, max(factors)) for block in refiner), *zip(main, factors)]
+        self.blocks = [*((block, factors.amax(0)) for block in refiner), *zip(main, factors)]
         self._in_caption = set(map(id, refiner))
 
     def install(self) -> None:
@@ -47,7 +48,7 @@ class Call:
         for block in self._model.noise_refiner if hasattr(self._model, "noise_refiner") else ():
             self._handles.append(block.attention.register_forward_pre_hook(self._of_picture, with_kwargs=True))
         for block, factor in self.blocks:
-            self._watch(block.attention, torch.tensor(factor), id(block) in self._in_caption)
+            self._watch(block.attention, factor[None], id(block) in self._in_caption)
 
     def remove(self) -> None:
         for handle in self._handles:
@@ -65,16 +66,26 @@ class Call:
         if marked.shape[:2] != caption.shape[:2]:
             raise ZvlError(EXCHANGED)
         marked = marked.to(caption.device, torch.float32)
-        weights = torch.full((len(marked),), self._weight, device=caption.device)
-        self._biases = Biases(marked, weights)
         # Rows at the end of the picture that the model fills it up with, and how far the block moves the picture on.
         height, width = args[0].shape[-2:]
         patch = getattr(module, "patch_size", 2)
-        patches = -(-height // patch) * -(-width // patch)
+        rows, columns = -(-height // patch), -(-width // patch)
+        patches = rows * columns
+        weights = self._weights.to(caption.device).expand(len(marked), -1)
+        self._biases = Biases(marked, weights, *self._regions(rows, columns))
         multiple = getattr(module, "pad_tokens_multiple", None)
         self._filled = filling(patches) if multiple else 0
+        self._caption = marked.shape[1] + (filling(marked.shape[1]) if multiple else 0)
         self._moved = in_front(marked)
         return args, kwargs
+
+    def _regions(self, rows: int, columns: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The references' regions on a picture's patches, for `Biases`."""
+        if all(part.region is None for part in self._parts):
+            return None, None
+        everywhere = torch.ones(rows * columns)
+        regions = [everywhere if p.region is None else patches_of(p.region, rows, columns) for p in self._parts]
+        return torch.stack(regions, -1)[None], torch.tensor([[p.region is not None for p in self._parts]])
 
     def _end(self, module: Any, args: tuple, output: Any) -> None:
         self.whole = self._asked == len(self.blocks)
@@ -87,7 +98,8 @@ class Call:
             if not in_caption:
                 args, kwargs = self._of_picture(module, args, kwargs)
             rows = args[0] if args else kwargs["x"]
-            added = self._biases.of(factor, 0, rows.shape[1], rows.dtype)
+            layout = Layout(rows.shape[1], 0, None if in_caption else self._caption)
+            added = self._biases.of(factor, layout, rows.dtype)
             if added is None:
                 return args, kwargs
             there = args[place] if len(args) > place else kwargs.get("x_mask")

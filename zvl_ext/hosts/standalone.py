@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..conditioner import Conditioning, condition_all
+from ..conditioner import condition_all
+from ..conditioning import Conditioning
 from ..engines.sources import ImageTokens, Sources, Text, TextEncoder
 from ..engines.text_encoder import as_qwen3vl, mrope_tables, states_at
 from ..errors import ZvlError
@@ -24,7 +25,6 @@ from ..qwen3vl.passes import Pass
 from ..reference import Reference, sized
 from ..sequence import TEMPLATE, Encode, Sequence
 from ..store import Store
-from ..weighting import Weighting
 from .standalone_attention import weighted
 
 if TYPE_CHECKING:
@@ -259,7 +259,7 @@ class ZImage:
                 weight.
         """
         width, height = size
-        wanted = [each if isinstance(each, Conditioning) else Conditioning(each, Weighting()) for each in conditionings]
+        wanted = [each if isinstance(each, Conditioning) else Conditioning(each) for each in conditionings]
         self.check_length(max(map(len, wanted)))
         empty = self.text(negative).embeddings if guidance > 0 else None
         pictures: list[Image.Image] = []

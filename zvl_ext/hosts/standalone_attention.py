@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..attention import Biases, filling, in_front, masked
-from ..conditioner import Conditioning
+from ..attention import Biases, Layout, filling, in_front, masked, patches_of
+from ..conditioning import Conditioning
 from ..errors import ZvlError
 from ..weighting import way
 
@@ -66,8 +66,11 @@ class _Run:
         self._asked = 0  # how many blocks have taken their part in this step
         # Factors by block: those of the refiner that reads the caption, which serves all blocks, are their largest.
         blocks = len(transformer.layers)
-        by_block = [each.weighting.factors(blocks) for each in conditionings]
-        self._main = torch.tensor(by_block).T  # [blocks, conditionings]
+        references = max(len(each.parts) for each in conditionings)
+        self._main = torch.ones(blocks, len(conditionings), references)
+        for i, each in enumerate(conditionings):
+            for j, part in enumerate(each.parts):
+                self._main[:, i, j] = torch.tensor(part.weighting.factors(blocks))
         # How far the block in front of each prompt moves it on.
         self._moved = [0 if c.marks is None else in_front(c.marks[None])[0] for c in conditionings]
         self._pictures = 0  # rows of the picture, which stand before the caption
@@ -100,8 +103,9 @@ class _Run:
                 self._asked += 1
                 hidden = args[0] if args else kwargs["hidden_states"]
                 before = self._pictures if sequence.picture else 0
-                each = torch.nn.functional.pad(factors, (0, len(hidden) - len(factors)), value=1.0)
-                added = self._biases.of(each, before, hidden.shape[1], hidden.dtype)
+                each = torch.nn.functional.pad(factors, (0, 0, 0, len(hidden) - len(factors)), value=1.0)
+                layout = Layout(hidden.shape[1], before, 0 if sequence.picture else None)
+                added = self._biases.of(each, layout, hidden.dtype)
                 if added is not None:
                     kwargs = {**kwargs, "attention_mask": masked(added, kwargs.get("attention_mask"))}
             return args, kwargs
@@ -122,14 +126,28 @@ class _Run:
         for own, each in zip(marked, self._conditionings):
             if each.marks is not None:
                 own[: len(each.marks)] = each.marks.to(own)
-        weights = torch.ones(len(captions), device=captions[0].device)
+        references = self._main.shape[-1]
+        weights = torch.ones(len(captions), references, device=captions[0].device)
         for i, each in enumerate(self._conditionings):
-            weights[i] = each.weighting.at(done)
-        self._biases = Biases(marked, weights)
+            weights[i, : len(each.parts)] = torch.tensor(each.weights(done))
         frames, height, width = latents[0].shape[-3:]
+        self._biases = Biases(marked, weights, *self._regions(len(captions), height // 2, width // 2))
         self._patches = frames * (height // 2) * (width // 2)
         self._pictures = self._patches + filling(self._patches)
         return (latents, time, captions, *rest), kwargs
+
+    def _regions(self, captions: int, rows: int, columns: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The references' regions on a picture's patches, for `Biases`."""
+        if not any(part.region is not None for each in self._conditionings for part in each.parts):
+            return None, None
+        references = self._main.shape[-1]
+        regions = torch.ones(captions, rows * columns, references)
+        limited = torch.zeros(captions, references, dtype=torch.bool)
+        for i, each in enumerate(self._conditionings):
+            for j, part in enumerate(each.parts):
+                if part.region is not None:
+                    regions[i, :, j], limited[i, j] = patches_of(part.region, rows, columns), True
+        return regions, limited
 
     def _turned(self, tables: torch.Tensor) -> torch.Tensor:
         """The rotary tables [batch, keys, ...] with the rows that fill the picture up at their usual distance.

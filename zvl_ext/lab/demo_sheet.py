@@ -16,12 +16,12 @@ from typing import Any
 from PIL import Image
 
 from .. import __version__
-from ..conditioner import Conditioning, plain_picture
+from ..conditioner import plain_picture
+from ..conditioning import Conditioning
 from ..errors import ZvlError
 from ..options import Settings
 from ..output import written
 from ..reference import Reference, open_reference
-from ..weighting import Weighting
 from .demo import PROMPT, REFERENCE, Judge, Weights, open_weights
 from .miniature import world
 from .sheet import Cell, Row, contact_sheet
@@ -119,7 +119,7 @@ def make_sheet(weights: Weights, prompt: str, reference: Reference | None, seed:
     reference = reference or open_reference(Image.fromarray(world.draw(REFERENCE, 0)))
     model, sampling = weights.model, weights.sampling
     judge = Judge(weights.classifier, prompt, reference, scene) if weights.classifier else None
-    text = Conditioning(model.text(prompt).embeddings, Weighting())
+    text = Conditioning(model.text(prompt).embeddings)
     asked = [
         [_conditioning(weights, plan, more, reference, prompt, seed) for _, more in plan.changes] for plan in PLANS
     ]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..conditioner import Conditioning
+from ..conditioning import Conditioning
 from ..engines.sources import Text
 from ..errors import ZvlError
 from ..hosts import forge_encoder

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from .. import conditioner, effects
+from ..conditioning import Part
 from ..engines import ENGINES
 from ..engines.sources import Sources
 from ..engines.splice import look
@@ -320,7 +321,9 @@ class Run:
         from ..hosts.forge_attention import Weights
 
         self._weights = Weights(
-            self.p, conditioner.weighting_of(self.settings), lambda line: forge.refusal(line, forge.is_api(self.p))
+            self.p,
+            (Part(conditioner.weighting_of(self.settings)),),
+            lambda line: forge.refusal(line, forge.is_api(self.p)),
         )
         self._weights.install(engine)
 

@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 from ..budget import inserts
-from ..conditioner import Conditioning, plain_picture
+from ..conditioner import plain_picture
+from ..conditioning import Conditioning
 from ..effects import plain_because, unheard
 from ..hosts.standalone import ZImage
 from ..options import BY_NAME, Settings
 from ..reference import Reference, open_reference
-from ..weighting import Weighting
 from . import infotext
 
 Measures = tuple[float | None, float | None]  # shares of the prompt's and of the reference's attributes, 0 to 1
@@ -127,7 +127,7 @@ def make(
         reference = None
     if reference is None:
         rows = model.text(request.prompt).embeddings if conditioning is None else conditioning
-        conditionings = [Conditioning(rows, Weighting())] * len(request.seeds)
+        conditionings = [Conditioning(rows)] * len(request.seeds)
     else:
         fitted = weights.fitted(settings)
         conditionings = [model.condition(fitted, reference, request.prompt, seed, made.say) for seed in request.seeds]

@@ -8,12 +8,12 @@ import torch
 
 from ...attention import FILL, filling, marks
 from ...budget import inserted_tokens, token_budget
-from ...conditioner import Conditioning, weighs, weighting_of
+from ...conditioner import weighs, weighting_of
+from ...conditioning import Conditioning, Part
 from ...errors import ZvlError
 from ...hosts.standalone_attention import weighted
 from ...options import Settings
 from ...presets import PRESETS, START
-from ...weighting import Weighting
 from .bench import Row
 from .sides import interleaved
 from .size import Size
@@ -41,7 +41,7 @@ def sampling(size: Size, repetitions: int, say: Callable[[str], None]) -> list[R
     random = torch.Generator().manual_seed(0)
     latents = torch.randn(model.config.in_channels, 1, size.latents, size.latents, generator=random).to(DTYPE)
     prompt = torch.randn(size.text_tokens, model.config.cap_feat_dim, generator=random).to(DTYPE)
-    texts = {"naive": Conditioning(prompt, Weighting())}
+    texts = {"naive": Conditioning(prompt)}
     for name, added in presets.items():
         block = torch.randn(added, model.config.cap_feat_dim, generator=random).to(DTYPE)
         texts[name] = _weighted(Settings().changed({"preset": name}), block, prompt)
@@ -78,11 +78,11 @@ def sampling(size: Size, repetitions: int, say: Callable[[str], None]) -> list[R
 def _weighted(settings: Settings, block: torch.Tensor, prompt: torch.Tensor) -> Conditioning:
     """A block of rows in front of a prompt's, with the settings' weight and the rows that fill it up."""
     if not weighs(settings):
-        return Conditioning(torch.cat([block, prompt]), weighting_of(settings))
+        return Conditioning(torch.cat([block, prompt]))
     fill = filling(len(block))
     owner = torch.tensor([1.0] * len(block) + [FILL] * fill + [0.0] * len(prompt))
     rows = torch.cat([block, block[-1:].expand(fill, -1), prompt])
-    return Conditioning(rows, weighting_of(settings), marks=marks(owner, owner.clamp_min(0.0)))
+    return Conditioning(rows, (Part(weighting_of(settings)),), marks=marks(owner, owner.clamp_min(0.0)))
 
 
 def _transformer(size: Size) -> torch.nn.Module:

@@ -13,14 +13,13 @@ import torch
 from PIL import Image
 
 from ... import conditioner
-from ...conditioner import Conditioning
+from ...conditioning import Conditioning
 from ...hosts.standalone_attention import weighted
 from ...mixing.select import Rows
 from ...options import Settings
 from ...qwen3vl.vision import patches
 from ...reference import Reference, open_reference
 from ...sequence import build_sequence
-from ...weighting import Weighting
 from ..miniature import adapter, family, world
 from ..miniature.measure import as_tensor, follows, frechet_distance, load_classifier, read, unlike_any
 from ..miniature.world import JUDGED
@@ -205,7 +204,7 @@ class Bench:
         pipeline.set_progress_bar_config(disable=True)
         empty = self.model.text("").embeddings
         steps = family.SAMPLING["steps"]
-        wanted = [each if isinstance(each, Conditioning) else Conditioning(each, Weighting()) for each in rows]
+        wanted = [each if isinstance(each, Conditioning) else Conditioning(each) for each in rows]
         with weighted(pipeline.transformer, wanted, steps - int(steps - steps * strength)):
             return pipeline(
                 prompt_embeds=[each.rows for each in wanted],

@@ -1,0 +1,150 @@
+"""What the image model gets for one prompt: rows, whose they are, and how strongly each reference acts when and where.
+
+A reference is a block of rows with a weight of its own, and rows that the prompt has after it was read behind that
+reference. Blocks stand beside each other; the prompt's rows are mixed step by step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from .attention import FILL, filling, marks
+from .weighting import Weighting
+
+
+@dataclass(frozen=True)
+class Part:
+    """One reference's part in a conditioning.
+
+    Attributes:
+        weighting: When and how strongly the image model looks at it.
+        own: float [n, hidden], the prompt's rows as this reference alone makes them; None where it changes none.
+        block: float [m, hidden], the rows of its own that stand beside the prompt's; None where there are none.
+        counts: float [m], how many rows each row of the block stands for.
+        region: float [height, width] in 0..1, where in the picture it acts, over the whole picture whatever its size;
+            None: everywhere.
+        against: Whether the prompt's rows are led away from it instead of to it.
+    """
+
+    weighting: Weighting
+    own: torch.Tensor | None = None
+    block: torch.Tensor | None = None
+    counts: torch.Tensor | None = None
+    region: torch.Tensor | None = None
+    against: bool = False
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the image model gets for one prompt.
+
+    Attributes:
+        rows: float [rows, hidden], with every reference at its full part.
+        parts: The references, in the order of the marks' owners.
+        plain: float [rows, hidden], as `rows` with the prompt's own rows as they are without a reference; of another
+            length only under length match truncate. None where there is no difference.
+        marks: float [rows, 2], as in `attention`; None where the image model has nothing to weigh.
+        place: Where the references' blocks begin, and how many rows they and what fills them up have.
+    """
+
+    rows: torch.Tensor
+    parts: tuple[Part, ...] = ()
+    plain: torch.Tensor | None = None
+    marks: torch.Tensor | None = None
+    place: tuple[int, int] = field(default=(0, 0))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def steady(self) -> bool:
+        """Whether the rows alone are all of it: the same at every step, and nothing to weigh."""
+        return self.marks is None and (self.plain is None or all(part.weighting.constant for part in self.parts))
+
+    def at(self, way: float) -> torch.Tensor:
+        """The rows at a share of the steps that are done."""
+        shares = [part.weighting.part(way) for part in self.parts]
+        if self.plain is None or all(share == 1.0 for share in shares):
+            return self.rows
+        if not any(shares):
+            return self.plain
+        plain = self.plain[: len(self.rows)]
+        if len(self.parts) == 1:
+            return plain + shares[0] * (self.rows - plain)
+        return beside(mixed_rows(self._prompt(plain), self.parts, shares), self._block(plain), self.place[0])
+
+    def _prompt(self, rows: torch.Tensor) -> torch.Tensor:
+        start, count = self.place
+        return torch.cat([rows[:start], rows[start + count :]])
+
+    def _block(self, rows: torch.Tensor) -> torch.Tensor:
+        start, count = self.place
+        return rows[start : start + count]
+
+    def weights(self, way: float) -> list[float]:
+        """Each reference's weight at a share of the steps that are done."""
+        return [part.weighting.at(way) for part in self.parts]
+
+
+def mixed_rows(plain: torch.Tensor, parts: tuple[Part, ...], shares: list[float]) -> torch.Tensor:
+    """The prompt's rows under several references: each leads them from the plain ones to (or away from) its own.
+
+    Shares that sum to more than 1 are brought to a sum of 1, so that two full references lead to the mean of theirs,
+    and one that goes out leaves the other's.
+    """
+    total = max(1.0, sum(shares))
+    rows = plain.clone()
+    for part, share in zip(parts, shares):
+        if part.own is not None and share:
+            rows += (-share if part.against else share) / total * (part.own[: len(rows)].to(rows) - plain)
+    return rows
+
+
+def beside(prompt: torch.Tensor, block: torch.Tensor, place: int) -> torch.Tensor:
+    """The prompt's rows with a block put in before the row of that number."""
+    return torch.cat([prompt[:place], block, prompt[place:]])
+
+
+def joined(plain: torch.Tensor, parts: tuple[Part, ...], place: int, dtype: torch.dtype) -> Conditioning:
+    """One conditioning of several references' parts.
+
+    Args:
+        plain: The prompt's rows without a reference, float32 [n, hidden].
+        place: Before which of the prompt's rows the blocks stand.
+        dtype: Of the result.
+    """
+    full = [1.0] * len(parts)
+    own = [part.own for part in parts]
+    if len(parts) == 1 and own[0] is not None:
+        made = own[0]
+    elif any(rows is not None for rows in own):
+        made = mixed_rows(plain, parts, full)
+    else:
+        made = plain
+    changed = made is not plain and not torch.equal(made, plain)
+    numbered = [(number, part.block, part.counts) for number, part in enumerate(parts, 1) if part.block is not None]
+    if not numbered:
+        return Conditioning(made.to(dtype), parts, plain.to(dtype) if changed else None)
+    owner = torch.cat([torch.full((len(rows),), float(number)) for number, rows, _ in numbered])
+    ones = [torch.ones(len(rows)) if counts is None else counts.cpu().float() for _, rows, counts in numbered]
+    counts = torch.cat(ones)
+    weighed = bool((counts != 1).any()) or any(
+        not part.weighting.plain or part.region is not None for part in parts if part.block is not None
+    )
+    block = torch.cat([rows for _, rows, _ in numbered])
+    fill = filling(len(block)) if weighed else 0
+    block = torch.cat([block, block[-1:].expand(fill, -1)])
+    marked = None
+    if weighed:
+        ends = torch.zeros(place, 2), torch.zeros(len(made) - place, 2)
+        filled = marks(torch.full((fill,), FILL), torch.zeros(fill))
+        marked = torch.cat([ends[0], marks(owner, counts), filled, ends[1]]).to(plain.device)
+    return Conditioning(
+        beside(made, block, place).to(dtype),
+        parts,
+        beside(plain, block, place).to(dtype) if changed else None,
+        marked,
+        (place, len(block)),
+    )
