@@ -3,8 +3,10 @@ it."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -107,17 +109,9 @@ def mixed(settings: Settings, text: torch.Tensor, rows: Rows, statistics: Refere
     """
     if plain_picture(settings):
         return Conditioning(text)
-    return _joined(text, [(settings, rows)], statistics)
-
-
-def _joined(
-    text: torch.Tensor, references: list[tuple[Settings, Rows]], statistics: ReferenceStatistics | None
-) -> Conditioning:
-    """The conditioning of several references, each with settings of its own."""
-    plain = text.float()
-    parts = tuple(part(settings, plain, rows, statistics) for settings, rows in references)
-    settings, rows = references[0]
-    return joined(plain, parts, BLOCK_PLACES[settings.block_place](rows.head), text.dtype)
+    base = text.float()
+    place = BLOCK_PLACES[settings.block_place](rows.head)
+    return joined(base, (part(settings, base, rows, statistics),), place, text.dtype)
 
 
 def part(settings: Settings, text: torch.Tensor, rows: Rows, statistics: ReferenceStatistics | None) -> Part:
@@ -164,28 +158,69 @@ def condition(settings: Settings, reference: Reference, text: Text, sources: Sou
     return condition_all(settings, reference, [text], sources)[0](seed).rows
 
 
+@dataclass(frozen=True)
+class Unit:
+    """One reference with what it is to do.
+
+    Attributes:
+        settings: Its own; how rows are read and mixed is alike in all units of a picture.
+        reference: The picture.
+        region: As `conditioning.Part`'s.
+    """
+
+    settings: Settings
+    reference: Reference
+    region: torch.Tensor | None = None
+
+
 def condition_all(
     settings: Settings, reference: Reference, texts: list[Text], sources: Sources
 ) -> list[Callable[[int], Conditioning]]:
     """As `condition`, for several prompts, all read at once: for each a function from a picture's seed to its
     conditioning."""
+    return condition_units([Unit(settings, reference)], texts, sources)
+
+
+def condition_units(units: list[Unit], texts: list[Text], sources: Sources) -> list[Callable[[int], Conditioning]]:
+    """As `condition_all`, for several references: each is read by itself, so that another weight, region or order of
+    theirs reads nothing again."""
 
     def plain(text: Text, seed: int) -> Conditioning:
         return Conditioning(text.embeddings)
 
-    if plain_picture(settings):
+    units = [unit for unit in units if not plain_picture(unit.settings)]
+    if not units:
         return [functools.partial(plain, text) for text in texts]
     for text in texts:
         sources.extractor.checkpoint.require_width(text.embeddings.shape[-1])
-    statistics = sources.statistics() if needs_statistics(settings) else None
-    counted = inserts(settings) and settings.proportional
-    extracted = [
-        merge_image_rows(rows, settings.merge, counted) if inserts(settings) else rows
-        for rows in extract_all(settings, reference, texts, sources)
-    ]
+    statistics = sources.statistics() if needs_statistics(units[0].settings) else None
+    extracted = [_fewer(unit.settings, extract_all(unit.settings, unit.reference, texts, sources)) for unit in units]
 
-    def made(text: Text, rows: Rows, seed: int) -> Conditioning:
-        fewer = drop_image_rows(rows, dropped(settings, int(rows.image.sum())), seed, counted)
-        return mixed(settings, text.embeddings, fewer, statistics)
+    def made(text: Text, rows: tuple[Rows, ...], seed: int) -> Conditioning:
+        base = text.embeddings.float()
+        parts = tuple(
+            dataclasses.replace(
+                part(unit.settings, base, _dropped(unit.settings, own, seed), statistics), region=unit.region
+            )
+            for unit, own in zip(units, rows)
+        )
+        place = BLOCK_PLACES[units[0].settings.block_place](rows[0].head)
+        return joined(base, parts, place, text.embeddings.dtype)
 
-    return [functools.partial(made, text, rows) for text, rows in zip(texts, extracted)]
+    return [functools.partial(made, text, rows) for text, rows in zip(texts, zip(*extracted))]
+
+
+def _counted(settings: Settings) -> bool:
+    """Whether rows that are left count for those that are gone."""
+    return inserts(settings) and settings.proportional
+
+
+def _fewer(settings: Settings, extracted: list[Rows]) -> list[Rows]:
+    """With neighbours merged, where rows are inserted."""
+    if not inserts(settings):
+        return extracted
+    return [merge_image_rows(rows, settings.merge, _counted(settings)) for rows in extracted]
+
+
+def _dropped(settings: Settings, rows: Rows, seed: int) -> Rows:
+    return drop_image_rows(rows, dropped(settings, int(rows.image.sum())), seed, _counted(settings))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import ZvlError
+from .regions import rectangle
 from .weighting import ALL, block_ranges
 
 _LONGEST_BLOCKS = 200  # characters
@@ -17,7 +19,7 @@ class Option:
 
     Attributes:
         name: The key in Python, in the API and (with dashes) on the command line.
-        kind: `switch`, `number`, `integer`, `choice`, `text`, `blocks`, `image` or `model`.
+        kind: `switch`, `number`, `integer`, `choice`, `text`, `blocks`, `region`, `image`, `mask` or `model`.
         default: The value of a fresh panel.
         label: What the panel calls it; unique within the extension.
         help: One or two sentences, for documentation and as the control's tooltip.
@@ -28,6 +30,7 @@ class Option:
         advanced: Shown behind "Advanced" in the panel.
         axis: Label of the XYZ-plot axis, or None.
         cost: The axis' cost: the XYZ plot makes the axis with the highest cost its outer loop.
+        unit: Which reference it is about, from 1; 0 where it is about all of them.
     """
 
     name: str
@@ -44,6 +47,22 @@ class Option:
     advanced: bool = False
     axis: str | None = None
     cost: float = 0.0
+    unit: int = 0
+
+    def of_unit(self, number: int) -> Option:
+        """The same control of another reference: what the first one's is called, with a number behind it."""
+
+        def numbered(text: str | None) -> str | None:
+            return text and f"{text} {number}"
+
+        return dataclasses.replace(
+            self,
+            name=f"{self.name}_{number}",
+            label=f"{self.label} {number}",
+            infotext=numbered(self.infotext),
+            axis=numbered(self.axis),
+            unit=number,
+        )
 
     @property
     def range(self) -> tuple[float, float]:
@@ -125,6 +144,12 @@ def _blocks(option: Option, value: Any) -> str:
     return text
 
 
+def _region(option: Option, value: Any) -> str:
+    text = " ".join(_text(option, value).split())
+    rectangle(text)
+    return text
+
+
 def _image(option: Option, value: Any) -> Any:
     return None if isinstance(value, str) and not value else value  # opened and checked by reference.open_reference
 
@@ -136,6 +161,8 @@ _CHECKS = {
     "choice": _choice,
     "text": _text,
     "blocks": _blocks,
+    "region": _region,
+    "mask": _image,
     "model": _text,
     "image": _image,
 }
