@@ -10,20 +10,24 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .declaration import Option, declared
-from .errors import ZvlError
+from .errors import ZvlError, shown
 from .presets import CUSTOM, PRESETS, START
 from .weighting import CURVES
 
 PROMPT = "{prompt}"  # in `vl_prompt` and `system_prompt`: replaced by the picture's own prompt
 _START = PRESETS[START]
+_LONGEST_NAME = 60  # characters of a name that is looked for among the options
+
+
+UNITS = 4  # references of one picture
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The values of all controls for one generation, checked."""
+class Declared:
+    """The values of all controls but those of further references, checked."""
 
     enabled: bool = declared("switch", False, "Z-Image VL", "Condition the picture on a reference image.")
     engine: str = declared(
@@ -36,7 +40,7 @@ class Settings:
         "image", None, "Reference image",
         "The picture follows this image as well as the prompt. Transparent parts become white; of an animation the "
         "first frame counts.",
-        infotext="ZVL reference", axis="Reference image", cost=0.5,
+        infotext="ZVL reference", axis="Reference image", cost=0.5, unit=1,
     )  # fmt: skip
     model: str = declared(
         "model", "", "Qwen3-VL model",
@@ -111,7 +115,7 @@ class Settings:
         "number", _START["image_dropout"], "Image dropout",
         "Leaves out this share of the image tokens at random, by the picture's seed, for variety: 0.75 keeps the "
         "subject, 0.85 is creative, 0.95 keeps the gist. Needs a token mode with image tokens.",
-        minimum=0.0, maximum=0.99, step=0.01, infotext="ZVL dropout", axis="Image dropout",
+        minimum=0.0, maximum=0.99, step=0.01, infotext="ZVL dropout", axis="Image dropout", unit=1,
     )  # fmt: skip
     reference_tokens: int = declared(
         "integer", _START["reference_tokens"], "Reference size in tokens",
@@ -155,29 +159,29 @@ class Settings:
         "this. 0 is the plain picture, 1 is as the model does by itself, above 1 is more. This is the strength with "
         "length match insert.",
         minimum=0.0, maximum=2.0, step=0.01, infotext="ZVL weight", axis="Weight",
-        hint="how strongly the picture looks at the reference",
+        hint="how strongly the picture looks at the reference", unit=1,
     )  # fmt: skip
     start: float = declared(
         "number", _START["start"], "Starting step",
         "From this share of the sampling steps on the reference has a part.",
-        minimum=0.0, maximum=1.0, step=0.01, infotext="ZVL start", advanced=True, axis="Starting step",
+        minimum=0.0, maximum=1.0, step=0.01, infotext="ZVL start", advanced=True, axis="Starting step", unit=1,
     )  # fmt: skip
     end: float = declared(
         "number", _START["end"], "Ending step",
         "Up to this share of the sampling steps.",
-        minimum=0.0, maximum=1.0, step=0.01, infotext="ZVL end", advanced=True, axis="Ending step",
+        minimum=0.0, maximum=1.0, step=0.01, infotext="ZVL end", advanced=True, axis="Ending step", unit=1,
     )  # fmt: skip
     curve: str = declared(
         "choice", _START["curve"], "Weight curve",
         "How the weight goes between these steps. ease in: it rises from 0. ease out: it falls to 0. ease in-out: "
         "rises, then falls. reversed: falls, then rises.",
-        choices=tuple(CURVES), infotext="ZVL curve", advanced=True, axis="Weight curve",
+        choices=tuple(CURVES), infotext="ZVL curve", advanced=True, axis="Weight curve", unit=1,
     )  # fmt: skip
     blocks: str = declared(
         "blocks", _START["blocks"], "Blocks",
         "Which of the image model's blocks (its layers, 30 in Z-Image) look at the reference: all, early, middle, "
         "late, or numbers from 0, with factors: 0-9:0.5, 20-29.",
-        infotext="ZVL blocks", advanced=True, axis="Blocks",
+        infotext="ZVL blocks", advanced=True, axis="Blocks", unit=1,
     )  # fmt: skip
     merge: int = declared(
         "integer", _START["merge"], "Merge",
@@ -207,6 +211,35 @@ class Settings:
         axis="Outlier direction",
     )  # fmt: skip
 
+    combine: str = declared(
+        "choice", "each alone", "Several references",
+        "each alone: every reference is read by itself, and their tokens stand side by side. in turn: a later "
+        "reference is read after the earlier ones, so that the prompt may speak of Picture 1 and Picture 2.",
+        choices=("each alone", "in turn"), infotext="ZVL combine", advanced=True, axis="Several references", cost=0.4,
+    )  # fmt: skip
+    crop: str = declared(
+        "choice", "whole", "Crop",
+        "Which part of the reference is read. whole: all of it, in its own shape. centre: the largest part of the "
+        "picture's shape. pad: all of it, on grey, in the picture's shape.",
+        choices=("whole", "centre", "pad"), infotext="ZVL crop", advanced=True, axis="Crop", cost=0.5, unit=1,
+    )  # fmt: skip
+    reference_mask: Any = declared(
+        "mask", None, "Reference mask",
+        "White where the reference counts: the image's tokens elsewhere are left out.",
+        infotext="ZVL reference mask", advanced=True, unit=1,
+    )  # fmt: skip
+    region: str = declared(
+        "region", "all", "Region",
+        "Where in the picture the reference acts: all, left, right, top, bottom, centre, or left, top, right, bottom "
+        "edge as shares of the picture: 0, 0, 0.5, 1.",
+        infotext="ZVL region", advanced=True, axis="Region", unit=1,
+    )  # fmt: skip
+    region_mask: Any = declared(
+        "mask", None, "Region mask",
+        "White where in the picture the reference acts, stretched over the whole picture.",
+        infotext="ZVL region mask", advanced=True, unit=1,
+    )  # fmt: skip
+
     @classmethod
     def from_mapping(cls, values: dict[str, Any]) -> Settings:
         """Settings from named values, as an API client sends them.
@@ -218,9 +251,10 @@ class Settings:
         """
         for name in values:
             if name not in BY_NAME:
-                close = difflib.get_close_matches(str(name), BY_NAME, 1)
-                hint = f"did you mean {close[0]}?" if close else "known are " + ", ".join(BY_NAME) + "."
-                raise ZvlError(f"Z-Image VL: there is no option {name!r}; {hint}")
+                typed = name[:_LONGEST_NAME] if isinstance(name, str) else ""
+                close = difflib.get_close_matches(typed, BY_NAME, 1)
+                hint = f"did you mean {close[0]}?" if close else "`zvl options` and the README list them."
+                raise ZvlError(f"Z-Image VL: there is no option {shown(name)}; {hint}")
         return cls().changed(values)
 
     @classmethod
@@ -234,6 +268,21 @@ class Settings:
         named = {option.name: option.check(value) for option, value in zip(OPTIONS, values)}
         return cls().changed({name: value for name, value in named.items() if name != "preset"})
 
+    def unit(self, number: int) -> Settings:
+        """The settings as one reference has them: in the first one's places, without the others."""
+        values = {
+            option.name: getattr(self, f"{option.name}_{number}" if number > 1 else option.name)
+            for option in UNIT_OPTIONS
+        }
+        others = {option.name: option.default for option in OPTIONS[len(_DECLARED) :]}
+        return dataclasses.replace(self, **others, **values)
+
+    @property
+    def units(self) -> list[Settings]:
+        """As `unit`, of every reference that is there."""
+        every = [self.unit(number) for number in range(1, UNITS + 1)]
+        return [unit for unit in every if unit.reference is not None]
+
     def changed(self, values: dict[str, Any]) -> Settings:
         """The same settings with other values, each checked; a `preset` among them is applied before the others."""
         checked = {name: BY_NAME[name].check(value) for name, value in values.items()}
@@ -241,9 +290,29 @@ class Settings:
         return dataclasses.replace(settings, preset=preset_of(settings))
 
 
-OPTIONS: tuple[Option, ...] = tuple(
-    Option(name=f.name, default=f.default, **f.metadata) for f in dataclasses.fields(Settings)
+_DECLARED = tuple(Option(name=f.name, default=f.default, **f.metadata) for f in dataclasses.fields(Declared))
+# The controls that each reference has for itself, as the first one's are declared.
+UNIT_OPTIONS = tuple(option for option in _DECLARED if option.unit)
+OPTIONS: tuple[Option, ...] = (
+    *_DECLARED,
+    *(option.of_unit(number) for number in range(2, UNITS + 1) for option in UNIT_OPTIONS),
 )
+
+if TYPE_CHECKING:
+
+    class Settings(Declared):
+        """The values of all controls for one generation, checked. Those of further references have their number behind
+        their name: weight_2."""
+
+else:
+    Settings = dataclasses.make_dataclass(
+        "Settings",
+        [(o.name, Any, dataclasses.field(default=o.default)) for o in OPTIONS[len(_DECLARED) :]],
+        bases=(Declared,),
+        frozen=True,
+        namespace={"__doc__": "The values of all controls for one generation, checked.", "__module__": __name__},
+    )
+
 BY_NAME: dict[str, Option] = {option.name: option for option in OPTIONS}
 
 
