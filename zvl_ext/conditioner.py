@@ -14,13 +14,16 @@ from .budget import MAX_TOKENS, dropped, inserts, lengths_agree, token_budget
 from .conditioning import Conditioning, Part, joined
 from .engines import ENGINES
 from .engines.sources import Job, Sources, Text
+from .errors import ZvlError
+from .framing import framed, framed_mask, mask_of
 from .mixing.blend import blend
 from .mixing.match import BLOCK_PLACES, LENGTH_MATCHES, Sides
 from .mixing.normalize import NORMALIZATIONS, Normalization, Target, repair_outliers
-from .mixing.select import Rows, drop_image_rows, merge_image_rows, select
+from .mixing.select import Rows, drop_image_rows, keep_masked_image_rows, merge_image_rows, select
 from .mixing.statistics import ReferenceStatistics
 from .options import PROMPT, Settings
-from .reference import Reference
+from .reference import Reference, open_reference
+from .regions import region_of
 from .sequence import TEMPLATE, TOKEN_MODES, build_sequence
 from .texts import filled
 from .weighting import Weighting
@@ -169,11 +172,35 @@ class Unit:
         settings: Its own; how rows are read and mixed is alike in all units of a picture.
         reference: The picture.
         region: As `conditioning.Part`'s.
+        mask: Over the reference, float [height, width] in 0..1: where it counts; None: everywhere.
     """
 
     settings: Settings
     reference: Reference
     region: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+
+
+def units_of(settings: Settings, shape: tuple[int, int]) -> list[Unit]:
+    """The references of a picture that have a part in it, opened and framed.
+
+    Args:
+        shape: The picture's width and height.
+
+    Raises:
+        ZvlError: a reference or a mask can't be read; a mask has nothing in it.
+    """
+    return [_unit(own, shape) for own in settings.units if not plain_picture(own)]
+
+
+def _unit(own: Settings, shape: tuple[int, int]) -> Unit:
+    reference = open_reference(own.reference)
+    over = None if own.reference_mask is None else open_reference(own.reference_mask)
+    within = None if own.region_mask is None else mask_of(open_reference(own.region_mask))
+    mask = None if over is None else framed_mask(over, reference, own.crop, shape)
+    if mask is not None and not bool((mask > 0).any()):
+        raise ZvlError("Z-Image VL: the reference mask has nothing of the reference in it. Paint some of it white.")
+    return Unit(own, framed(reference, own.crop, shape), region_of(own.region, within), mask)
 
 
 def condition_all(
@@ -197,7 +224,7 @@ def condition_units(units: list[Unit], texts: list[Text], sources: Sources) -> l
     for text in texts:
         sources.extractor.checkpoint.require_width(text.embeddings.shape[-1])
     statistics = sources.statistics() if needs_statistics(units[0].settings) else None
-    extracted = [_fewer(unit.settings, extract_all(unit.settings, unit.reference, texts, sources)) for unit in units]
+    extracted = [_fewer(unit, extract_all(unit.settings, unit.reference, texts, sources)) for unit in units]
 
     def made(text: Text, rows: tuple[Rows, ...], seed: int) -> Conditioning:
         base = text.embeddings.float()
@@ -218,11 +245,14 @@ def _counted(settings: Settings) -> bool:
     return inserts(settings) and settings.proportional
 
 
-def _fewer(settings: Settings, extracted: list[Rows]) -> list[Rows]:
-    """With neighbours merged, where rows are inserted."""
-    if not inserts(settings):
-        return extracted
-    return [merge_image_rows(rows, settings.merge, _counted(settings)) for rows in extracted]
+def _fewer(unit: Unit, extracted: list[Rows]) -> list[Rows]:
+    """With neighbours merged, where rows are inserted, and without those outside the reference's mask."""
+    settings = unit.settings
+    if inserts(settings):
+        extracted = [merge_image_rows(rows, settings.merge, _counted(settings)) for rows in extracted]
+    if unit.mask is not None and TOKEN_MODES[settings.token_mode].image:
+        extracted = [keep_masked_image_rows(rows, unit.mask) for rows in extracted]
+    return extracted
 
 
 def _dropped(settings: Settings, rows: Rows, seed: int) -> Rows:

@@ -19,7 +19,7 @@ from zvl_ext.options import OPTIONS
 # version. A new room is put into this table on purpose, as low as it can be.
 FLOORS = (
     ("__init__", "errors", "outside"),
-    ("reference", "sequence", "declaration", "presets", "options", "attention", "weighting", "regions", "output", "entry", "folder"),
+    ("reference", "sequence", "declaration", "presets", "options", "attention", "weighting", "regions", "framing", "output", "entry", "folder"),
     ("conditioning",),
     ("mixing", "qwen3vl", "store"),
     ("engines",),

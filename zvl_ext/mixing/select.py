@@ -111,3 +111,21 @@ def drop_image_rows(rows: Rows, count: int, seed: int, counted: bool = False) ->
         return left
     share = rows.counts[rows.image].sum() / left.counts[left.image].sum()
     return dataclasses.replace(left, stands_for=torch.where(left.image, left.counts * share, left.counts))
+
+
+def keep_masked_image_rows(rows: Rows, mask: torch.Tensor) -> Rows:
+    """Leave out the image rows that lie outside a mask; markers and the prompt's rows always stay.
+
+    An image row stays where at least half of its square is inside; where that is none, the one that has most.
+
+    Args:
+        rows: With the grid of their image rows, none of them dropped.
+        mask: Over the reference, float [height, width] in 0..1.
+    """
+    lines, columns = rows.grid
+    if int(rows.image.sum()) != lines * columns:
+        raise ValueError(f"{int(rows.image.sum())} image rows are not a grid of {lines} × {columns}")
+    inside = torch.nn.functional.interpolate(mask[None, None], size=rows.grid, mode="area").flatten()
+    keep = torch.ones(rows.image.shape[0], dtype=torch.bool)
+    keep[rows.image] = inside >= min(0.5, float(inside.max()))
+    return rows.keep(keep)
