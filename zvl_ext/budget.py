@@ -57,14 +57,17 @@ def inserted_tokens(settings: Settings, image_tokens: int, narrow: bool = False)
     return 2 * TOKEN_MODES[settings.token_mode].markers + left - dropped(settings, left)
 
 
-def token_budget(settings: Settings, text_tokens: int) -> int:
+def token_budget(settings: Settings, text_tokens: int, references: int = 1) -> int:
     """The reference's token budget under the limit on the whole conditioning.
+
+    Args:
+        references: How many references share what the prompt leaves.
 
     Raises:
         ZvlError: the prompt alone fills it.
     """
     budget = settings.reference_tokens
-    room = MAX_TOKENS - text_tokens
+    room = (MAX_TOKENS - text_tokens) // references
     if inserts(settings) and room < inserted_tokens(settings, 1):
         raise ZvlError(
             f"The prompt has {text_tokens} tokens; with image tokens the conditioning may have {MAX_TOKENS}. Shorten "

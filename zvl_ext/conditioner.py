@@ -49,14 +49,20 @@ def extract(settings: Settings, reference: Reference, text: Text, sources: Sourc
     return extract_all(settings, reference, [text], sources)[0]
 
 
-def extract_all(settings: Settings, reference: Reference, texts: list[Text], sources: Sources) -> list[Rows]:
-    """As `extract`, for several prompts: a reference is read once for all of them."""
-    jobs = [_job(settings, reference, text, sources) for text in texts]
+def extract_all(
+    settings: Settings, reference: Reference, texts: list[Text], sources: Sources, references: int = 1
+) -> list[Rows]:
+    """As `extract`, for several prompts: a reference is read once for all of them.
+
+    Args:
+        references: How many share the conditioning's tokens.
+    """
+    jobs = [_job(settings, reference, text, sources, references) for text in texts]
     states = ENGINES[settings.engine].module().states(settings, reference, jobs, sources)
     return [select(rows, job.sequence, settings.token_mode) for rows, job in zip(states, jobs)]
 
 
-def _job(settings: Settings, reference: Reference, text: Text, sources: Sources) -> Job:
+def _job(settings: Settings, reference: Reference, text: Text, sources: Sources, references: int) -> Job:
     def own(name: str) -> str:
         return filled(name, getattr(settings, name), text.prompt, sources.encode)
 
@@ -64,7 +70,7 @@ def _job(settings: Settings, reference: Reference, text: Text, sources: Sources)
     ids = text.ids
     if settings.vl_prompt != PROMPT:
         ids = tuple(sources.encode(TEMPLATE.format(own("vl_prompt"))))
-    budget = token_budget(settings, len(text.ids))
+    budget = token_budget(settings, len(text.ids), references)
     grid = checkpoint.grid(reference, budget)
     wanted = checkpoint.grid(reference, settings.reference_tokens)
     if grid != wanted:
@@ -208,36 +214,52 @@ def condition_all(
 ) -> list[Callable[[int], Conditioning]]:
     """As `condition`, for several prompts, all read at once: for each a function from a picture's seed to its
     conditioning."""
-    return condition_units([Unit(settings, reference)], texts, sources)
+    units = [] if plain_picture(settings) else [Unit(settings, reference)]
+    return condition_units(units, texts, sources)
 
 
-def condition_units(units: list[Unit], texts: list[Text], sources: Sources) -> list[Callable[[int], Conditioning]]:
+def condition_units(
+    units: list[Unit], texts: list[Text], sources: Sources, negative: bool = False
+) -> list[Callable[[int], Conditioning]]:
     """As `condition_all`, for several references: each is read by itself, so that another weight, region or order of
-    theirs reads nothing again."""
+    theirs reads nothing again.
+
+    Args:
+        units: All references of the picture, for both halves alike: marks name them by their number.
+        negative: Whether the prompts are negative ones, for the unconditional half of guidance: there the negative
+            references act, and only there.
+    """
 
     def plain(text: Text, seed: int) -> Conditioning:
         return Conditioning(text.embeddings)
 
-    units = [unit for unit in units if not plain_picture(unit.settings)]
-    if not units:
+    acting = [unit for unit in units if unit.settings.negative == negative]
+    if not acting:
         return [functools.partial(plain, text) for text in texts]
     for text in texts:
         sources.extractor.checkpoint.require_width(text.embeddings.shape[-1])
-    statistics = sources.statistics() if needs_statistics(units[0].settings) else None
-    extracted = [_fewer(unit, extract_all(unit.settings, unit.reference, texts, sources)) for unit in units]
+    statistics = sources.statistics() if needs_statistics(acting[0].settings) else None
+    extracted = [
+        _fewer(unit, extract_all(unit.settings, unit.reference, texts, sources, len(acting))) for unit in acting
+    ]
 
     def made(text: Text, rows: tuple[Rows, ...], seed: int) -> Conditioning:
-        base = text.embeddings.float()
+        base, read = text.embeddings.float(), iter(rows)
         parts = tuple(
-            dataclasses.replace(
-                part(unit.settings, base, _dropped(unit.settings, own, seed), statistics), region=unit.region
-            )
-            for unit, own in zip(units, rows)
+            _part_of(unit, base, next(read), statistics, seed)
+            if unit.settings.negative == negative
+            else Part(weighting_of(unit.settings))
+            for unit in units
         )
-        place = BLOCK_PLACES[units[0].settings.block_place](rows[0].head)
+        place = BLOCK_PLACES[acting[0].settings.block_place](rows[0].head)
         return joined(base, parts, place, text.embeddings.dtype)
 
     return [functools.partial(made, text, rows) for text, rows in zip(texts, zip(*extracted))]
+
+
+def _part_of(unit: Unit, base: torch.Tensor, rows: Rows, statistics: ReferenceStatistics | None, seed: int) -> Part:
+    fewer = _dropped(unit.settings, rows, seed)
+    return dataclasses.replace(part(unit.settings, base, fewer, statistics), region=unit.region)
 
 
 def _counted(settings: Settings) -> bool:

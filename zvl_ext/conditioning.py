@@ -26,6 +26,9 @@ class Part:
         region: float [height, width] in 0..1, where in the picture it acts, over the whole picture whatever its size;
             None: everywhere.
         against: Whether the prompt's rows are led away from it instead of to it.
+
+    A part with neither rows of its own nor a block has no part in this conditioning: it keeps its place, because marks
+    name references by their number. (A negative reference acts in the unconditional half alone.)
     """
 
     weighting: Weighting
@@ -65,15 +68,15 @@ class Conditioning:
 
     def at(self, way: float) -> torch.Tensor:
         """The rows at a share of the steps that are done."""
-        shares = [part.weighting.part(way) for part in self.parts]
+        shares = [part.weighting.part(way) for part in self.parts if part.own is not None]
         if self.plain is None or all(share == 1.0 for share in shares):
             return self.rows
         if not any(shares):
             return self.plain
         plain = self.plain[: len(self.rows)]
-        if len(self.parts) == 1:
+        if len(shares) == 1:
             return plain + shares[0] * (self.rows - plain)
-        return beside(mixed_rows(self._prompt(plain), self.parts, shares), self._block(plain), self.place[0])
+        return beside(mixed_rows(self._prompt(plain), self.parts, way), self._block(plain), self.place[0])
 
     def _prompt(self, rows: torch.Tensor) -> torch.Tensor:
         start, count = self.place
@@ -88,15 +91,19 @@ class Conditioning:
         return [part.weighting.at(way) for part in self.parts]
 
 
-def mixed_rows(plain: torch.Tensor, parts: tuple[Part, ...], shares: list[float]) -> torch.Tensor:
+def mixed_rows(plain: torch.Tensor, parts: tuple[Part, ...], way: float | None = None) -> torch.Tensor:
     """The prompt's rows under several references: each leads them from the plain ones to (or away from) its own.
 
     Shares that sum to more than 1 are brought to a sum of 1, so that two full references lead to the mean of theirs,
     and one that goes out leaves the other's.
+
+    Args:
+        way: The share of the steps that are done; None: every reference has its full part.
     """
-    total = max(1.0, sum(shares))
-    rows = plain.clone()
-    for part, share in zip(parts, shares):
+    leading = [part for part in parts if part.own is not None]
+    shares = [1.0 if way is None else part.weighting.part(way) for part in leading]
+    rows, total = plain.clone(), max(1.0, sum(shares))
+    for part, share in zip(leading, shares):
         if part.own is not None and share:
             rows += (-share if part.against else share) / total * (part.own[: len(rows)].to(rows) - plain)
     return rows
@@ -115,14 +122,13 @@ def joined(plain: torch.Tensor, parts: tuple[Part, ...], place: int, dtype: torc
         place: Before which of the prompt's rows the blocks stand.
         dtype: Of the result.
     """
-    full = [1.0] * len(parts)
-    own = [part.own for part in parts]
-    if len(parts) == 1 and own[0] is not None:
-        made = own[0]
-    elif any(rows is not None for rows in own):
-        made = mixed_rows(plain, parts, full)
-    else:
+    own = [part.own for part in parts if part.own is not None]
+    if not own:
         made = plain
+    elif len(own) == 1 and not any(part.against for part in parts):
+        made = own[0]
+    else:
+        made = mixed_rows(plain[: min(map(len, own))], parts)
     changed = made is not plain and not torch.equal(made, plain)
     numbered = [(number, part.block, part.counts) for number, part in enumerate(parts, 1) if part.block is not None]
     if not numbered:

@@ -239,6 +239,12 @@ class Declared:
         "White where in the picture the reference acts, stretched over the whole picture.",
         infotext="ZVL region mask", advanced=True, unit=1,
     )  # fmt: skip
+    negative: bool = declared(
+        "switch", False, "Negative reference",
+        "Less like this reference: it acts in the negative half of guidance, so it needs a CFG scale above 1 (1.5 is "
+        "enough).",
+        infotext="ZVL negative", advanced=True, axis="Negative reference", unit=1,
+    )  # fmt: skip
 
     @classmethod
     def from_mapping(cls, values: dict[str, Any]) -> Settings:

@@ -242,7 +242,7 @@ class ZImage:
         steps: int = 8,
         guidance: float = 0.0,
         batch: int = 1,
-        negative: str = "",
+        negative: str | list[Conditioning] = "",
         on_step: Callable[[int, int], None] | None = None,
     ) -> list[Image.Image]:
         """One picture for each conditioning. A picture depends on its own conditioning and seed, not on the batch it is
@@ -253,6 +253,7 @@ class ZImage:
             size: Width and height in pixels.
             on_step: Told how many sampling steps are done, of all there are; what it raises stops the work.
             guidance: Classifier-free guidance against the negative prompt, diffusers' way of counting: 0 is none.
+            negative: The negative prompt, or a conditioning for each picture.
 
         Raises:
             ZvlError: a conditioning is longer than the image model has positions for, or the image model takes no
@@ -260,8 +261,12 @@ class ZImage:
         """
         width, height = size
         wanted = [each if isinstance(each, Conditioning) else Conditioning(each) for each in conditionings]
-        self.check_length(max(map(len, wanted)))
-        empty = self.text(negative).embeddings if guidance > 0 else None
+        against: list[Conditioning] = []
+        if guidance > 0:
+            against = (
+                [Conditioning(self.text(negative).embeddings)] * len(wanted) if isinstance(negative, str) else negative
+            )
+        self.check_length(max(map(len, [*wanted, *against])))
         pictures: list[Image.Image] = []
         every = steps * math.ceil(len(wanted) / batch)
 
@@ -271,12 +276,14 @@ class ZImage:
             return values
 
         for start in range(0, len(wanted), batch):
-            part = wanted[start : start + batch]
-            rows = [each.rows.to(self.extractor.device, self.extractor.dtype) for each in part]
-            with weighted(self.pipeline.transformer, part, steps):
+            part, other = wanted[start : start + batch], against[start : start + batch]
+            rows, negatives = (
+                [each.rows.to(self.extractor.device, self.extractor.dtype) for each in half] for half in (part, other)
+            )
+            with weighted(self.pipeline.transformer, [*part, *other], steps):
                 output = self.pipeline(
                     prompt_embeds=rows,
-                    negative_prompt_embeds=[empty.to(rows[0])] * len(rows) if empty is not None else None,
+                    negative_prompt_embeds=negatives or None,
                     generator=[torch.Generator().manual_seed(seed) for seed in seeds[start : start + batch]],
                     width=width,
                     height=height,
