@@ -21,6 +21,7 @@ from .mixing.statistics import ReferenceStatistics
 from .options import PROMPT, Settings
 from .reference import Reference
 from .sequence import TEMPLATE, TOKEN_MODES, build_sequence
+from .texts import filled
 from .weighting import Weighting
 
 
@@ -52,10 +53,13 @@ def extract_all(settings: Settings, reference: Reference, texts: list[Text], sou
 
 
 def _job(settings: Settings, reference: Reference, text: Text, sources: Sources) -> Job:
+    def own(name: str) -> str:
+        return filled(name, getattr(settings, name), text.prompt, sources.encode)
+
     checkpoint = sources.extractor.checkpoint
     ids = text.ids
     if settings.vl_prompt != PROMPT:
-        ids = tuple(sources.encode(TEMPLATE.format(settings.vl_prompt.replace(PROMPT, text.prompt))))
+        ids = tuple(sources.encode(TEMPLATE.format(own("vl_prompt"))))
     budget = token_budget(settings, len(text.ids))
     grid = checkpoint.grid(reference, budget)
     wanted = checkpoint.grid(reference, settings.reference_tokens)
@@ -64,8 +68,7 @@ def _job(settings: Settings, reference: Reference, text: Text, sources: Sources)
             f"Z-Image VL: the reference was reduced from {wanted[0] * wanted[1]} to {grid[0] * grid[1]} tokens, "
             f"so that the conditioning has no more than {MAX_TOKENS}."
         )
-    system = settings.system_prompt.replace(PROMPT, text.prompt)
-    sequence = build_sequence(ids, grid, sources.encode, system, checkpoint.vision_tokens)
+    sequence = build_sequence(ids, grid, sources.encode, own("system_prompt"), checkpoint.vision_tokens)
     return Job(text, sequence if TOKEN_MODES[settings.token_mode].text else sequence.without_text(), budget)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import ZvlError
+from .errors import ZvlError, shown
 from .weighting import ALL, block_ranges
 
-_LONGEST_BLOCKS = 200  # characters
+# The most characters of a value, by the kind of its option.
+_LENGTHS = {"text": 10_000, "model": 500, "blocks": 200}
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,17 @@ class Option:
             raise ValueError(f"{self.name} is declared without a range")
         return self.minimum, self.maximum
 
+    @property
+    def length(self) -> int | None:
+        """The most characters of a text; None for what is no text."""
+        return _LENGTHS.get(self.kind)
+
     def check(self, value: Any) -> Any:
         """Return `value` in the option's own type, or raise ZvlError. Nothing is guessed: "0.3" is not a number."""
         return _CHECKS[self.kind](self, value)
 
     def refuse(self, value: Any, wanted: str) -> ZvlError:
-        shown = repr(value)
-        return ZvlError(
-            f"Z-Image VL: {self.name} must be {wanted}, not {shown if len(shown) <= 60 else shown[:57] + '...'}."
-        )
+        return ZvlError(f"Z-Image VL: {self.name} must be {wanted}, not {shown(value)}.")
 
     def describe(self) -> dict[str, Any]:
         """The declaration as plain data, for `options --json` and for documentation."""
@@ -70,6 +73,7 @@ class Option:
             "default": self.default,
             "range": None if self.minimum is None else [self.minimum, self.maximum],
             "step": self.step,
+            "length": self.length,
             "choices": list(self.choices) or None,
             "label": self.label,
             "help": self.help,
@@ -114,13 +118,17 @@ def _text(option: Option, value: Any) -> str:
         return ""
     if not isinstance(value, str):
         raise option.refuse(value, "text")
+    if len(value) > (option.length or 0):
+        raise option.refuse(value, f"a text of at most {option.length} characters")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half of a pair of surrogates: JavaScript cuts texts between them
+        raise option.refuse(value, "valid Unicode text") from None
     return value
 
 
 def _blocks(option: Option, value: Any) -> str:
     text = " ".join(_text(option, value).split()) or ALL
-    if len(text) > _LONGEST_BLOCKS:
-        raise option.refuse(value, "shorter")
     block_ranges(text)
     return text
 

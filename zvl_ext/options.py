@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from .declaration import Option, declared
-from .errors import ZvlError
+from .errors import ZvlError, shown
 from .presets import CUSTOM, PRESETS, START
 from .weighting import CURVES
 
 PROMPT = "{prompt}"  # in `vl_prompt` and `system_prompt`: replaced by the picture's own prompt
 _START = PRESETS[START]
+_LONGEST_NAME = 60  # characters of a name that is looked for among the options
 
 
 @dataclass(frozen=True)
@@ -218,9 +219,10 @@ class Settings:
         """
         for name in values:
             if name not in BY_NAME:
-                close = difflib.get_close_matches(str(name), BY_NAME, 1)
-                hint = f"did you mean {close[0]}?" if close else "known are " + ", ".join(BY_NAME) + "."
-                raise ZvlError(f"Z-Image VL: there is no option {name!r}; {hint}")
+                typed = name[:_LONGEST_NAME] if isinstance(name, str) else ""
+                close = difflib.get_close_matches(typed, BY_NAME, 1)
+                hint = f"did you mean {close[0]}?" if close else "`zvl options` and the README list them."
+                raise ZvlError(f"Z-Image VL: there is no option {shown(name)}; {hint}")
         return cls().changed(values)
 
     @classmethod

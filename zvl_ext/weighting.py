@@ -101,6 +101,15 @@ def block_factors(text: str, blocks: int) -> tuple[float, ...]:
     return tuple(factors[-1] if factors else 0.0 for factors in named)
 
 
+def check_blocks(text: str, blocks: int) -> None:
+    """Raise ZvlError where a part names none of an image model's blocks."""
+    for each in block_ranges(text):
+        if not each.shares and each.first >= blocks:
+            raise ZvlError(
+                f"There is no block {each.first:g}: this image model has {blocks}, numbered from 0 to {blocks - 1}."
+            )
+
+
 @dataclass(frozen=True)
 class Weighting:
     """The weight of one reference.
