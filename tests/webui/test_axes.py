@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,8 @@ class Grid:
             index = [a.label for a in self.plot.axis_options].index(LABELED.get(label, label))
             listed = self.plot.axis_options[index].choices is not None
             arguments += [index, "" if listed else ", ".join(map(str, values)), values if listed else []]
-        script.run(p, *arguments, False, False, False, True, False, False, False, 0, 0, False)
+        rest = list(inspect.signature(script.run).parameters)[10:]  # web UIs differ in them
+        script.run(p, *arguments, *(name == "no_fixed_seeds" for name in rest if name != "rest"))
         return self.cells
 
 

@@ -340,7 +340,8 @@ class Run:
         def measured() -> ReferenceStatistics:
             forge.show_progress("Z-Image VL: measuring the text encoder")
             recorder = Recorder(engine)
-            recorder.get_learned_conditioning(with_prompts(prompts, REFERENCE_PROMPTS))
+            for prompt in REFERENCE_PROMPTS:  # one at a time: some engines take no more, and none needs more
+                recorder.get_learned_conditioning(with_prompts(prompts, [prompt]))
             return measure(torch.cat([text.embeddings for text in recorder.texts.values()]))
 
         return KEEPER.statistics(engine, forge_encoder.text_state(engine), measured)
