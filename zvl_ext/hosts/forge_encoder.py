@@ -18,8 +18,9 @@ from backend import memory_management as mm
 from ..engines.sources import ImageTokens, TextEncoder
 from ..engines.text_encoder import as_qwen3vl, mrope_tables, states_at
 from ..errors import ZvlError
+from ..qwen3vl.layers import watched
 from ..sequence import TEMPLATE, Encode, Sequence
-from .forge import takes
+from .forge import check_interrupted, takes
 
 UNKNOWN = (
     "This version of the web UI encodes Z-Image's prompt in a way Z-Image VL does not know. "
@@ -82,6 +83,13 @@ def observed(engine: Any) -> Iterator[list[tuple[list[int], Any]]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextlib.contextmanager
+def interruptible(engine: Any) -> Iterator[None]:
+    """Let Interrupt and Skip end what the text encoder reads, between its layers, while the context is open."""
+    with watched(_language_model(engine).layers, check_interrupted):
+        yield
 
 
 @contextlib.contextmanager
@@ -172,7 +180,8 @@ class ForgeTextEncoder(TextEncoder):
 
         def forward() -> Any:
             mask = torch.ones(1, rows.shape[0], dtype=torch.long, device=rows.device)
-            return self._model(None, attention_mask=mask, embeds=rows[None], num_tokens=[rows.shape[0]])[0]
+            with watched(self._model.layers, check_interrupted):
+                return self._model(None, attention_mask=mask, embeds=rows[None], num_tokens=[rows.shape[0]])[0]
 
         if image is None:
             return states_at(self._model, first, indices, forward)

@@ -24,7 +24,8 @@ DIGEST = 12  # hexadecimal digits of the reference's digest
 TEXT = "="
 _MISREAD = re.compile(r'=|"|\d+x\d+$')
 
-KEYS = (MARK, PRESET, *(option.infotext for option in OPTIONS if option.infotext))
+NOTE = "ZVL note"  # what was said about the picture, for those who can't see it under it; read by people alone
+KEYS = (MARK, PRESET, NOTE, *(option.infotext for option in OPTIONS if option.infotext))
 
 # Written whenever they act.
 _ALWAYS = (
