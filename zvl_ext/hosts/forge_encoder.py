@@ -148,7 +148,7 @@ def text_state(engine: Any) -> str:
     return state
 
 
-# How a host's layers take their rotary tables [1, 1, tokens, width]: by their widths, in halves of a head, the tables in
+# How a host's layers take their rotary tables [1, 1, tokens, width]: by their widths in halves of a head, the tables in
 # this form of cosine and sine [tokens, head_dim] and half a head.
 _TABLES: dict[tuple[int, ...], Callable[[Any, Any, int], tuple]] = {
     (2, 1, 1): lambda cosine, sine, half: (cosine, sine[:, :half], -sine[:, half:]),
