@@ -19,7 +19,9 @@ from zvl_ext.options import OPTIONS
 # version. A new room is put into this table on purpose, as low as it can be.
 FLOORS = (
     ("__init__", "errors", "outside"),
+    ("pictures",),
     ("reference", "sequence", "declaration", "presets", "options", "attention", "weighting", "output", "entry", "folder"),
+    ("texts",),
     ("mixing", "qwen3vl", "store"),
     ("engines",),
     ("budget",),
