@@ -11,7 +11,7 @@ from ..errors import ZvlError
 from ..outside import no_file, read_json, reason
 from . import config as configuration
 from . import kinds
-from .checkpoint import Checkpoint, Stored
+from .checkpoint import Checkpoint, readable_shapes
 from .folders import CONFIG, CONFIG_LIMIT, FolderError, is_unfinished, main_files, missing, part_of
 from .headers import read_headers
 from .kinds import Kind
@@ -54,7 +54,7 @@ def _open_folder(path: str, name: str) -> Checkpoint:
     for each in paths:
         _require_whole(each, name)
     tensors, scales, _ = read_headers(paths, name)
-    return Checkpoint(path, name, configuration.checked(config, _shapes(tensors), name), tensors, scales)
+    return Checkpoint(path, name, configuration.checked(config, readable_shapes(tensors), name), tensors, scales)
 
 
 def _open_file(path: str, name: str) -> Checkpoint:
@@ -74,7 +74,7 @@ def _open_file(path: str, name: str) -> Checkpoint:
     if not tower:
         _require(kind, name)
     tensors, scales, metadata = read_headers([path, tower] if tower else [path], name)
-    shapes = _shapes(tensors)
+    shapes = readable_shapes(tensors)
     config = configuration.from_metadata(metadata)
     if config is None:
         config = configuration.config_from_shapes(shapes, name)
@@ -125,14 +125,3 @@ def _require_whole(path: str, name: str) -> None:
         whole = base if name.endswith(base) else f"{name}: {base}"
         form = "GGUF" if path.lower().endswith(GGUF) else "safetensors"
         raise ZvlError(f"{whole} is not a whole {form} file ({problem}). Download it again.")
-
-
-def _shapes(tensors: dict[str, Stored]) -> dict[str, tuple[int, ...]]:
-    """What the configuration is held against. Of a language model that can't be read, as a whole, nothing: packed
-    numbers have other shapes, and engine splice has no use for them."""
-    unreadable = any(stored.problem for name, stored in tensors.items() if name.startswith("language_model."))
-    return {
-        name: stored.shape
-        for name, stored in tensors.items()
-        if not (unreadable and name.startswith("language_model."))
-    }

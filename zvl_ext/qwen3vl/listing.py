@@ -32,21 +32,28 @@ class Model:
     Attributes:
         name: Unique in a list, and readable; never a path.
         path: What `open_checkpoint` takes.
+        kind: What it is; None where its beginning does not tell.
         problem: Why it can't be used as it is, as a line goes on after its name; empty where it can.
-        eyes_only: It has no language model, so it serves engine splice alone.
     """
 
     name: str
     path: str
+    kind: Kind | None
     problem: str = ""
-    eyes_only: bool = False
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Models in the order in which they are offered, and where the search ended too early ("" where it did not)."""
+    """What a search found, each by its name.
 
-    models: tuple[Model, ...]
+    Attributes:
+        models: What fits, in the order in which it is offered: what is whole and has both parts first.
+        others: Weights that do not fit; opening them says what they are.
+        cut: Where and why the search ended too early; empty where it did not.
+    """
+
+    models: dict[str, Model]
+    others: dict[str, Model]
     cut: str = ""
 
 
@@ -56,7 +63,7 @@ def find(folders: list[str]) -> dict[str, str]:
     Names are relative to the folder they were found in, so that a name from a request can only ever name what is
     listed.
     """
-    return {model.name: model.path for model in look(folders).models}
+    return {name: model.path for name, model in look(folders).models.items()}
 
 
 def look(places: list[str]) -> Listing:
@@ -73,7 +80,10 @@ def look(places: list[str]) -> Listing:
                     found[name] = replace(model, name=name)
     except TimeoutError as error:
         cut = str(error)
-    return Listing(tuple(sorted(found.values(), key=lambda model: (bool(model.problem), model.eyes_only))), cut)
+    fitting = [model for model in found.values() if model.kind and model.kind.fits]
+    fitting.sort(key=lambda model: (bool(model.problem), not (model.kind and model.kind.language)))
+    models = {model.name: model for model in fitting}
+    return Listing(models, {name: model for name, model in found.items() if name not in models}, cut)
 
 
 def mmproj_beside(path: str, width: int) -> str:
@@ -123,31 +133,34 @@ class _Search:
 
     until: float = field(default_factory=lambda: time.monotonic() + _SECONDS)
     left: int = _ENTRIES
-    folders: set[str] = field(default_factory=set)
-    weights: set[tuple[str, ...]] = field(default_factory=set)
+    here: set[tuple[str, ...]] = field(default_factory=set)
+    elsewhere: set[tuple[str, ...]] = field(default_factory=set)
 
     def models(self, root: str) -> Iterator[Model]:
-        """Models at and below a root, their names still to be given. The same files are one model, by whatever links
-        they are reached.
+        """Models at and below a root, their names still to be given.
+
+        Files that were found below an earlier root are not found again, nor in another snapshot of a Hugging Face
+        cache, by whatever links they are reached. Other links below the same root are names that the user gave.
 
         Raises:
             TimeoutError: the search has to end here; the message says why.
         """
+        self.elsewhere |= self.here
+        self.here.clear()
         if is_weights(root) and not no_file(root):
             yield from self._sets(os.path.dirname(root), [os.path.basename(root)], "")
         else:
-            yield from self._below(root, 0)
+            yield from self._below(root, ())
 
-    def _below(self, folder: str, depth: int) -> Iterator[Model]:
+    def _below(self, folder: str, above: tuple[str, ...]) -> Iterator[Model]:
         real = os.path.realpath(folder)
-        if real in self.folders:
+        if real in above:  # links in a circle
             return
-        self.folders.add(real)
         files, folders = self._entries(folder)
         yield from self._in(folder, files, folders)
-        if depth < _DEPTH:
+        if len(above) < _DEPTH:
             for name in _worth_a_look(folder, folders):
-                yield from self._below(os.path.join(folder, name), depth + 1)
+                yield from self._below(os.path.join(folder, name), (*above, real))
 
     def _entries(self, folder: str) -> tuple[list[str], list[str]]:
         """Names of files and of folders, links followed; what is neither is left out, and what can't be written."""
@@ -177,7 +190,7 @@ class _Search:
         if kind:
             with contextlib.suppress(FolderError):  # told when it is opened; here its files are looked at one by one
                 mine = main_files(folder, weights)
-                if kind.fits and (mine or any(map(is_weights, folders)) or any(map(is_unfinished, files))):
+                if mine or any(map(is_weights, folders)) or any(map(is_unfinished, files)):
                     paths = [os.path.join(folder, name) for name in mine]
                     yield from self._new(folder, paths, kind, missing(folder, mine))
         yield from self._sets(folder, [name for name in weights if name not in mine], "" if kind else CONFIG)
@@ -188,21 +201,20 @@ class _Search:
             self._step(folder)
             paths = [os.path.join(folder, name) for name in members]
             kind = kind_of(paths)
-            if kind and kind.language and not kind.eyes and kind.eyes_apart and mmproj_beside(paths[0], kind.width):
+            if kind and kind.eyes_apart and mmproj_beside(paths[0], kind.width):
                 kind = replace(kind, eyes=True)
-            if kind and kind.fits and part_of(members[0]):
-                yield from self._new(
-                    folder, paths, kind, f"{without} is missing" if without else "its parts are not all there"
-                )
-            elif kind and kind.fits:
+            if part_of(members[0]):
+                problem = f"{without} is missing" if without else "its parts are not one model"
+                yield from self._new(folder, paths, kind, problem)
+            else:
                 yield from self._new(paths[0], paths, kind, "")
 
-    def _new(self, path: str, weights: list[str], kind: Kind, problem: str) -> Iterator[Model]:
+    def _new(self, path: str, weights: list[str], kind: Kind | None, problem: str) -> Iterator[Model]:
         key = tuple(sorted(map(os.path.realpath, weights))) or (os.path.realpath(path),)
-        if key not in self.weights:
-            self.weights.add(key)
-            problem = problem or next(filter(None, map(unfinished, weights)), "")
-            yield Model("", path, problem, not kind.language)
+        cached = _SNAPSHOT.search(path.replace(os.sep, "/"))
+        if key not in (self.elsewhere | self.here if cached else self.elsewhere):
+            self.here.add(key)
+            yield Model("", path, kind, problem or next(filter(None, map(unfinished, weights)), ""))
 
 
 def unfinished(path: str) -> str:
