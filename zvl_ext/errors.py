@@ -9,12 +9,15 @@ from typing import Any
 
 PRODUCT = "Z-Image VL"
 _TITLE = f"{PRODUCT}: "
-_LONGEST_LINE = 300  # characters
+_LONGEST_LINE = 600  # characters; a path of the user's may be in it
 _LONGEST_VALUE = 60
 
 
 class ZvlError(ValueError):
     """Something the user can mend: one line that says what is wrong and what to do."""
+
+
+ZvlError.__name__ = ZvlError.__qualname__ = PRODUCT  # web UIs show an exception's class in front of its text
 
 
 class Stopped(Exception):  # noqa: N818  it is none

@@ -28,6 +28,13 @@ def has_zimage() -> bool:
         return False
 
 
+def without_zimage() -> str:
+    """Why this web UI can't load Z-Image, where `has_zimage` says so."""
+    from modules import paths
+
+    return family.without_zimage(os.path.dirname(os.path.dirname(os.path.abspath(paths.__file__)))) or family.UNKNOWN
+
+
 def is_zimage(engine: Any) -> bool:
     """Whether a loaded engine is Z-Image. Asked at every use: a checkpoint may change between the passes of one
     picture."""
@@ -44,22 +51,18 @@ def is_api(p: Any) -> bool:
     return bool(getattr(p, "is_api", False))
 
 
-# The panel shows an exception's class and text, and so do replies: the class has the product's name.
-_Refusal = type(PRODUCT, (ZvlError,), {"__module__": "builtins"})
-
-
 def refusal(message: str, api: bool) -> Exception:
     """The exception that ends a run with one line, beginning with the product's name wherever it is shown.
 
-    Over the API an HTTPException becomes a status of its own; any other becomes 500.
+    The panel shows the exception's class, which has that name, and text. Over the API an HTTPException becomes a status
+    of its own; any other becomes 500.
     """
     if api:
         with contextlib.suppress(ImportError):
             from fastapi import HTTPException
 
-            kind = type(PRODUCT, (HTTPException,), {"__module__": "builtins", "__str__": lambda self: str(self.detail)})
-            return kind(422, titled(message))
-    return _Refusal(untitled(message))
+            return type(PRODUCT, (HTTPException,), {"__str__": lambda self: self.detail})(422, titled(message))
+    return ZvlError(untitled(message))
 
 
 def interrupted() -> bool:

@@ -335,9 +335,9 @@ class Run:
         if self._sampling is not None and not self._stopped and forge.is_zimage(engine):
             self._sampling.begin(engine)
 
-    def during_sampling(self, denoiser: Any) -> None:
-        if self._sampling is not None and not self._stopped and forge.is_zimage(denoiser.inner_model.inner_model):
-            self._sampling.step(denoiser)
+    def during_sampling(self, engine: Any) -> None:
+        if self._sampling is not None and not self._stopped and forge.is_zimage(engine):
+            self._sampling.step(engine)
 
     def after_sampling(self) -> None:
         if self._sampling is not None:

@@ -50,12 +50,13 @@ class Sampling:
         self._weights = Weights(self._p, self._weighting, lambda line: forge.refusal(line, api))
         self._weights.install(engine)
 
-    def step(self, denoiser: Any) -> None:
+    def step(self, engine: Any) -> None:
         """A step begins, on a model that may have come since the last one."""
+        denoiser = self._p.sampler.model_wrap_cfg
         self._steps += 1
         self.acted = self.acted or self._weighting.at(way(denoiser.step, denoiser.total_steps)) != 0.0
         if self._weights is not None:
-            self._weights.keep(denoiser.inner_model.inner_model)
+            self._weights.keep(engine)
 
     def end(self) -> None:
         """The batch is done: its parameters claim what happened, and nothing else."""

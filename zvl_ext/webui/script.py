@@ -34,8 +34,9 @@ class ZImageVL(forge.script_base()):
             return f"zvl_{'img2img' if is_img2img else 'txt2img'}_{name}"
 
         if not forge.has_zimage():
-            return panel.build_unsupported(TITLE, elem_id)
+            return panel.build_unsupported(TITLE, elem_id, forge.without_zimage())
         components, self.infotext_fields = panel.build(TITLE, elem_id, WebUI())
+        self.paste_field_names = [name for _, name in self.infotext_fields]  # what "Send to" takes to the other tab
         return components
 
     @property
@@ -80,4 +81,4 @@ def during_sampling(params: Any) -> None:
     """The host's callback before each step."""
     denoiser = getattr(params, "denoiser", None)
     if attached := _run_of(getattr(denoiser, "p", None)):
-        attached.during_sampling(denoiser)
+        attached.during_sampling(denoiser.inner_model.inner_model)
