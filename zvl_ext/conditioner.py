@@ -13,6 +13,7 @@ from .attention import FILL, filling, marks
 from .budget import MAX_TOKENS, dropped, inserts, lengths_agree, token_budget
 from .engines import ENGINES
 from .engines.sources import Job, Sources, Text
+from .errors import ZvlError
 from .mixing.blend import blend
 from .mixing.match import BLOCK_PLACES, LENGTH_MATCHES, Sides
 from .mixing.normalize import NORMALIZATIONS, Normalization, Target, repair_outliers
@@ -104,7 +105,8 @@ class Conditioning:
             return self.rows
         if part == 0.0:
             return self.plain
-        return self.plain[: len(self.rows)] + part * (self.rows - self.plain[: len(self.rows)])
+        plain = self.plain[: len(self.rows)]  # between two rows there is nothing that their dtype can't hold
+        return (part * self.rows.float() + (1.0 - part) * plain.float()).to(self.rows.dtype)
 
 
 def weighting_of(settings: Settings) -> Weighting:
@@ -146,9 +148,31 @@ def mixed(settings: Settings, text: torch.Tensor, rows: Rows, statistics: Refere
 
     Returns:
         The conditioning in the dtype and on the device of `text`, computed in float32. alpha 0 gives `text` itself.
+
+    Raises:
+        ZvlError: it has values that are not finite.
     """
     if plain_picture(settings):
         return Conditioning(text, Weighting())
+    return _finite(_mixed(settings, text, rows, statistics), text)
+
+
+def _finite(made: Conditioning, text: torch.Tensor) -> Conditioning:
+    """The one place that everything passes on its way to the image model: what is not finite goes no further."""
+    if all(rows.isfinite().all() for rows in (made.rows, made.plain) if rows is not None):
+        return made
+    if not text.isfinite().all():
+        raise ZvlError(
+            "The text encoder gives values that are not finite, with a reference or without. Shorten the prompt, or "
+            "let the text encoder compute in bfloat16 or float32."
+        )
+    raise ZvlError(
+        f"The mix has values that are not finite in {str(text.dtype).removeprefix('torch.')}. Choose a smaller alpha, "
+        "or another normalization, outlier repair or blend mode."
+    )
+
+
+def _mixed(settings: Settings, text: torch.Tensor, rows: Rows, statistics: ReferenceStatistics | None) -> Conditioning:
     base, how = text.float(), normalization(settings)
     states = rows.states.to(text.device, torch.float32)
     states, _ = repair_outliers(
