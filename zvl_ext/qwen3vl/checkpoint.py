@@ -137,7 +137,8 @@ class Checkpoint:
         return height // self.unit, width // self.unit
 
     def check_layer(self, layer: int) -> None:
-        """Raise ZvlError unless the language model has that layer."""
+        """Raise ZvlError unless there is a language model that can be read, and it has that layer."""
+        self.require_language()
         check_layer(layer, self.layers, self.name)
 
     def depth(self, layer: int) -> int:

@@ -10,7 +10,7 @@ from . import notes
 from .checkpoint import Stored
 from .forms import FORMS
 from .gguf_files import read_gguf
-from .names import inner_names
+from .names import has_place, inner_names
 from .notes import Note
 from .pieces import Pieces
 from .safetensors_header import Entry, read_header
@@ -73,7 +73,7 @@ def read_headers(files: list[str], name: str) -> tuple[dict[str, Stored], dict[s
     tensors = {
         own: _judged(own, stored, scales.get(own), told.get(own.removesuffix(".weight")), changing.get(own, ""))
         for own, stored in weights.items()
-        if own not in changing.values()
+        if has_place(own)
     }
     if not any(own.startswith("visual.") for own in tensors):
         raise ZvlError(f"{name} is not a Qwen3-VL: it has no vision tower. {WANTED}.")
@@ -87,7 +87,7 @@ def _note(pieces: Pieces, entry: Entry) -> Note:
 
 
 def _changing(tensors: dict[str, Stored]) -> dict[str, str]:
-    """Weights beside which something stands that changes what they mean, and its name."""
+    """Weights beside which something stands that changes what they mean, and the name of that."""
     found = {}
     for own in tensors:
         stem, _, leaf = own.rpartition(".")

@@ -15,6 +15,18 @@ _LANGUAGE = re.compile(
     r"^((?:.*\.)?)(?:embed_tokens\.weight$|layers\.\d+\."
     r"(?:self_attn\.(?:[qkvo]_proj|[qk]_norm)|mlp\.(?:gate|up|down)_proj|input_layernorm|post_attention_layernorm)\.)"
 )
+# Every tensor that transformers' Qwen3VLModel has.
+_PLACES = re.compile(
+    r"visual\.(?:patch_embed\.proj|pos_embed|(?:merger|deepstack_merger_list\.\d+)\.(?:norm|linear_fc[12])|"
+    r"blocks\.\d+\.(?:norm[12]|attn\.(?:qkv|proj)|mlp\.linear_fc[12]))\.(?:weight|bias)|"
+    r"language_model\.(?:embed_tokens|norm|layers\.\d+\.(?:input_layernorm|post_attention_layernorm|"
+    r"self_attn\.(?:[qkvo]_proj|[qk]_norm)|mlp\.(?:gate|up|down)_proj))\.(?:weight|bias)"
+)
+
+
+def has_place(inner: str) -> bool:
+    """Whether the model has a tensor of that inner name, as far as it has that many layers."""
+    return _PLACES.fullmatch(inner) is not None
 
 
 def inner_names(keys: Iterable[str]) -> Callable[[str], str | None]:
