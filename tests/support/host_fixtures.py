@@ -220,6 +220,7 @@ def web(
             monkeypatch.setattr(kind, name, [None, None, None])
     monkeypatch.setattr(KEEPER, "disk", Disk(str(tmp_path / "kept"), 0))
     monkeypatch.setattr(KEEPER.store, "disk", None)
+    monkeypatch.setattr(KEEPER.references, "folder", str(tmp_path / "references"))
     KEEPER.store.clear()
     yield WebUI(make_engine(), events, weights, monkeypatch)
     KEEPER.residence.drop()

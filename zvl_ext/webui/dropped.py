@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABCMeta
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -48,19 +49,22 @@ class Dropped(gr.Image, metaclass=_WithoutStub):
         return await super().async_move_resource_to_block_cache(path)
 
 
-def control(elem_id: str, **shown: Any) -> Dropped:
-    """The control, with what a browser can't show shown as PNG. PNG keeps every pixel on a paste."""
-    made = Dropped(type="filepath", format="png", sources=["upload", "clipboard"], height=300, elem_id=elem_id, **shown)
-    return made
+def control(**shown: Any) -> Dropped:
+    """The control; gradio's own arguments. PNG keeps every pixel of what is pasted."""
+    return Dropped(type="filepath", format="png", sources=["upload", "clipboard"], height=300, **shown)
 
 
-def preview(value: Upload | None) -> Any:
-    """What to put into the control for a file that was just dropped, where the browser can't show it; a picture that
-    can't be opened is said at once, and stays: when a picture is made with it, that is refused."""
+def preview(ensure_temp_folder: Callable[[], None], value: Upload | None) -> Any:
+    """What to put into the control for a file that was just dropped and that a browser can't show: the same as PNG.
+
+    One that can't be opened is said at once, and stays. It is refused when a picture is to be made with it.
+    """
     if value is None or _is_shown(value.path):
         return gr.skip()
     try:
-        return gr.update(value=open_reference(value).image)
+        image = open_reference(value).image
+        ensure_temp_folder()
+        return gr.update(value=image)
     except ZvlError as error:
         gr.Warning(titled(str(error)))
         return gr.skip()

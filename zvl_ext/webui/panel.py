@@ -56,13 +56,10 @@ _SMALLER = (
 )
 
 
-def build_unsupported(title: str, elem_id: Callable[[str], str]) -> list:
-    """The panel on a web UI that has no Z-Image: it says so, and has no controls."""
+def build_unsupported(title: str, elem_id: Callable[[str], str], reason: str) -> list:
+    """The panel on a web UI that can't run it: it says why, and has no controls."""
     with gr.Accordion(title, open=False, elem_id=elem_id("enabled")):
-        gr.HTML(
-            "<p>This web UI can't load Z-Image, so there is nothing to condition here. Z-Image VL works in Forge Neo; "
-            "it changes nothing.</p>"
-        )
+        gr.HTML(f"<p>{html.escape(reason)}</p>")
     return []
 
 
@@ -135,7 +132,10 @@ def build(title: str, elem_id: Callable[[str], str], host: Host) -> tuple[list, 
     on_change(PRESET_OPTIONS, _name_preset, [made["preset"]])
     on_change(COST_OPTIONS, _cost, [cost])
     made["reference"].upload(
-        dropped.preview, inputs=[made["reference"]], outputs=[made["reference"]], show_progress="hidden"
+        functools.partial(dropped.preview, host.ensure_temp_folder),
+        inputs=[made["reference"]],
+        outputs=[made["reference"]],
+        show_progress="hidden",
     )
     on_change(EFFECT_OPTIONS, _effects, [made[name] for name in EFFECT_OPTIONS])
     return [made[option.name] for option in OPTIONS], _infotext_fields(made, host)
@@ -200,7 +200,10 @@ def _component(option: Option, elem_id: str, host: Host) -> Any:
 
 
 def _missing(host: Host) -> str:
-    """What to get and where to put it, while there are no weights; empty when there are."""
+    """What to get and where to put it, while there are no weights or nothing that could run them; empty when there
+    are."""
+    if obstacle := host.obstacle():
+        return f"<div class='zvl-note'>{html.escape(obstacle)}</div>"
     if host.models():
         return ""
     folder = html.escape(host.model_folders()[0])
