@@ -19,7 +19,7 @@ from ..engines.sources import ImageTokens, TextEncoder
 from ..engines.text_encoder import as_qwen3vl, mrope_tables, states_at
 from ..errors import ZvlError
 from ..qwen3vl.layers import watched
-from ..sequence import TEMPLATE, Encode, Sequence
+from ..sequence import TEMPLATE, Encode, Sequence, check_ids
 from .forge import check_interrupted, takes
 
 UNKNOWN = (
@@ -170,6 +170,7 @@ class ForgeTextEncoder(TextEncoder):
 
     def embed(self, ids: list[int]) -> Any:
         self._place()
+        check_ids(ids, self._model.embed_tokens.num_embeddings, "The text encoder")
         return self._model.embed_tokens(torch.tensor(ids, device=self._device())).float()
 
     def states(

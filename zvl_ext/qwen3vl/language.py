@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import ZvlError
 from ..reference import Reference, sized
-from ..sequence import Sequence
+from ..sequence import Sequence, check_ids
 from . import vision
 from .checkpoint import EMBEDDING
 from .embedding import StoredEmbedding
@@ -149,11 +148,7 @@ class Qwen3VL:
         return len(self.checkpoint.config["vision_config"]["deepstack_visual_indexes"])
 
     def _embed(self, sequence: Sequence) -> torch.Tensor:
-        if max(sequence.ids) >= self.embedding.num_embeddings:
-            raise ZvlError(
-                f"{self.checkpoint.name} has a vocabulary of {self.embedding.num_embeddings}, the prompt a token "
-                f"{max(sequence.ids)}. Choose a model with Qwen3's tokenizer."
-            )
+        check_ids(sequence.ids, self.embedding.num_embeddings, self.checkpoint.name)
         rows: torch.Tensor = self.embedding(torch.tensor(sequence.ids))
         return rows.to(self._dtype)
 
