@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..errors import PRODUCT, Stopped, ZvlError, titled, untitled
+from . import family
 
 # --- what this host is --------------------------------------------------------------------------------------------
 
@@ -32,7 +33,8 @@ def without_zimage() -> str:
     """Why this web UI can't load Z-Image, where `has_zimage` says so."""
     from modules import paths
 
-    return family.without_zimage(os.path.dirname(os.path.dirname(os.path.abspath(paths.__file__)))) or family.UNKNOWN
+    modules = os.path.dirname(os.path.abspath(paths.__file__))
+    return family.without_zimage(os.path.dirname(modules)) or family.UNKNOWN
 
 
 def is_zimage(engine: Any) -> bool:
