@@ -1,6 +1,6 @@
 """Set-up. The web UI runs `python install.py` with no argument: that installs nothing and only checks.
 
-python install.py                                  check that the web UI's transformers knows Qwen3-VL
+python install.py                                  check, in the web UI's folder, that it can run Z-Image VL
 python install.py test [pytest's arguments]        make a virtual environment beside this file and run the test suite
 python install.py test --transformers 4.57.6       the same with that release; the default is the newest
 python install.py demo [arguments]                 make one for the demo and write its contact sheet; arguments as of
@@ -11,14 +11,14 @@ python install.py demo --ui                        open a page with the web UI's
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
 import subprocess
 import sys
 import venv
 
+from zvl_ext.hosts.family import without_qwen3vl, without_zimage
+
 ROOT = os.path.dirname(os.path.abspath(__file__))
-NEEDED = (4, 57)
 PACKAGES = ("torch", "safetensors", "pillow", "numpy", "diffusers")
 TESTING = ("pytest", "pytest-cov", "pytest-xdist", "hypothesis", "setuptools>=77")  # a test builds the wheel
 # The web UI's gradio, with a transformers that takes the same huggingface-hub. gradio leaves its own requirements open,
@@ -28,14 +28,12 @@ BESIDE_PANEL = "4.57.6"
 
 
 def check() -> None:
-    """Say in one line what is missing, and change nothing: the packages are the web UI's."""
-    try:
-        version = importlib.metadata.version("transformers")
-    except importlib.metadata.PackageNotFoundError:
-        print("Z-Image VL: transformers is not installed; it needs 4.57 or newer. Update the web UI.")
-        return
-    if tuple(int(part) if part.isdigit() else 0 for part in version.split(".")[:2]) < NEEDED:
-        print(f"Z-Image VL: transformers {version} does not know Qwen3-VL; it needs 4.57 or newer. Update the web UI.")
+    """Say in one line what is in the way, and change nothing: the packages are the web UI's.
+
+    The web UI runs this in its own Python and its own folder.
+    """
+    if reason := without_zimage(os.getcwd()) or without_qwen3vl():
+        print(f"Z-Image VL: {reason}")
 
 
 def environment(name: str, *packages: str) -> str:

@@ -11,7 +11,8 @@ def preload(parser: argparse.ArgumentParser) -> None:
         dest="qwen3_vl_dirs",
         action="append",
         metavar="FOLDER",
-        help="another folder with Qwen3-VL weights, besides models/qwen3_vl; may be given more than once",
+        help="another folder with Qwen3-VL weights (or a model's own folder, or a file), besides models/qwen3_vl; may "
+        "be given more than once",
     )
     parser.add_argument(
         "--zvl-reference-dir",

@@ -3,6 +3,7 @@
     const TABS = ["txt2img", "img2img"];
     const switchedOff = new Set(); // tabs in which the user has switched it off himself
     const hadReference = new Map();
+    const touched = new Set(); // tabs whose reference the user is choosing himself: not sent, not pasted with parameters
 
     const byId = (tab, name) => document.getElementById(`zvl_${tab}_${name}`);
     const isOn = (tab) => Boolean(document.querySelector(`#zvl_${tab}_enabled-checkbox input`)?.checked);
@@ -22,7 +23,7 @@
         const label = byId(tab, "enabled")?.querySelector(".label-wrap > span");
         if (!label) return;
         const hasReference = Boolean(byId(tab, "reference")?.querySelector("img"));
-        if (hasReference && hadReference.get(tab) === false && !isOn(tab) && !switchedOff.has(tab)) {
+        if (hasReference && hadReference.get(tab) === false && touched.delete(tab) && !isOn(tab) && !switchedOff.has(tab)) {
             document.querySelector(`#zvl_${tab}_enabled-checkbox input`)?.click();
         }
         hadReference.set(tab, hasReference);
@@ -51,6 +52,20 @@
         }
     }
 
+    // The page refuses a dropped file whose type the browser does not know (HEIC) or that is none of a picture (EPS), with
+    // words of its own. Chosen in the dialog it is taken; what can be read, the extension knows.
+    function takeAnyFile(event) {
+        const files = [...(event.dataTransfer?.files ?? [])];
+        const input = event.target.closest?.("[id^=zvl_][id$=_reference]")?.querySelector("input[type=file]");
+        if (!input || !files.length || files[0].type.startsWith("image/")) return;
+        event.preventDefault();
+        event.stopPropagation();
+        const chosen = new DataTransfer();
+        chosen.items.add(files[0]);
+        input.files = chosen.files;
+        input.dispatchEvent(new Event("change", { bubbles: true }));
+    }
+
     // The web UI calls this after every burst of changes in the page; values set by a paste arrive this way, too.
     onAfterUiUpdate(() => {
         updateAll();
@@ -58,6 +73,14 @@
     });
     onUiLoaded(() => {
         addTips();
+        for (const kind of ["drop", "paste", "change", "click"]) {
+            document.addEventListener(kind, (event) => {
+                for (const tab of TABS) {
+                    if (event.target.closest?.(`#zvl_${tab}_reference, #zvl_${tab}_examples`)) touched.add(tab);
+                }
+            }, true);
+        }
+        document.addEventListener("drop", takeAnyFile, true);
         // Typing, dragging and ticking change properties, which is no change of the page.
         for (const kind of ["input", "change", "click"]) {
             document.addEventListener(kind, (event) => {

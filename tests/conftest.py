@@ -14,7 +14,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import pytest
-import safetensors
 import tiny
 import torch
 import transformers
@@ -23,6 +22,7 @@ from tokenizers import Tokenizer
 from zvl_ext.engines.sources import Sources, Text
 from zvl_ext.errors import ZvlError
 from zvl_ext.hosts.standalone import StandaloneExtractor, StandaloneTextEncoder
+from zvl_ext.qwen3vl import checkpoint as checkpoints
 from zvl_ext.qwen3vl.checkpoint import Checkpoint
 from zvl_ext.qwen3vl.files import open_checkpoint
 from zvl_ext.qwen3vl.language import Qwen3VL, load
@@ -141,29 +141,15 @@ def loaded(checkpoint: Checkpoint) -> Qwen3VL:
 def get_tensor(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """The names of all tensors that are read, from now on, and their bytes."""
     read: dict[str, int] = {}
-    real = safetensors.safe_open
+    real = checkpoints._read
 
-    class Recording:
-        def __init__(self, *args):
-            self.file = real(*args)
+    def recording(stored, opened):
+        assert stored.key not in read, f"{stored.key} is read twice"
+        value = real(stored, opened)
+        read[stored.key] = value.nbytes
+        return value
 
-        def __enter__(self):
-            self.file.__enter__()
-            return self
-
-        def __exit__(self, *error):
-            return self.file.__exit__(*error)
-
-        def __getattr__(self, name):
-            return getattr(self.file, name)
-
-        def get_tensor(self, key):
-            assert key not in read, f"{key} is read twice"
-            value = self.file.get_tensor(key)
-            read[key] = value.nbytes
-            return value
-
-    monkeypatch.setattr(safetensors, "safe_open", Recording)
+    monkeypatch.setattr(checkpoints, "_read", recording)
     return read
 
 

@@ -7,10 +7,22 @@ import sys
 from typing import NoReturn
 
 from . import __version__
-from .commands import benchmark, blend, cache, demo, encode, evaluate, extract, generate, options, statistics
+from .commands import (
+    benchmark,
+    blend,
+    cache,
+    demo,
+    encode,
+    evaluate,
+    extract,
+    generate,
+    options,
+    statistics,
+    vision_tower,
+)
 from .errors import ZvlError
 
-COMMANDS = (generate, extract, encode, blend, statistics, demo, evaluate, benchmark, cache, options)
+COMMANDS = (generate, extract, encode, blend, statistics, demo, evaluate, benchmark, cache, vision_tower, options)
 
 
 class _Parser(argparse.ArgumentParser):

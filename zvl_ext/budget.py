@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from .engines import ENGINES
 from .errors import ZvlError
 from .options import PROMPT, Settings
+from .qwen3vl.forms import FORMS
 from .sequence import TOKEN_MODES
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def language_depth(settings: Settings, layers: int) -> int:
 def weight_bytes(checkpoint: Checkpoint, settings: Settings, itemsize: int = 2) -> int:
     """Bytes of the weights that are held for a read.
 
-    The input embedding is not among them: it stays in the mapped file, where a token's row is looked up.
+    The input embedding is not among them: it stays in the file, where a token's row is looked up.
 
     Args:
         itemsize: Bytes of a number in the dtype that is computed in.
@@ -130,8 +131,10 @@ def weight_bytes(checkpoint: Checkpoint, settings: Settings, itemsize: int = 2) 
 
 
 def _held(stored: Stored, fp8: bool, itemsize: int) -> int:
-    """A matrix in fp8 takes a byte for each number and a float32 scale for each row."""
-    if len(stored.shape) == 2 and (fp8 or stored.dtype.startswith("F8")):
+    """A matrix in eight bits takes a byte for each number and a float32 scale for each row. What GGUF has quantized is
+    written out."""
+    form = FORMS.get(stored.dtype)
+    if len(stored.shape) == 2 and (fp8 or (form is not None and form.packed)):
         return math.prod(stored.shape) + 4 * stored.shape[0]
     return math.prod(stored.shape) * itemsize
 

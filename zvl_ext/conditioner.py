@@ -118,12 +118,30 @@ def mixed(settings: Settings, text: torch.Tensor, rows: Rows, statistics: Refere
 
     Returns:
         The conditioning in the dtype and on the device of `text`, computed in float32. alpha 0 gives `text` itself.
+
+    Raises:
+        ZvlError: it has values that are not finite.
     """
     if plain_picture(settings):
         return Conditioning(text)
     base = text.float()
     place = BLOCK_PLACES[settings.block_place](rows.head)
-    return joined(base, (part(settings, base, rows, statistics),), place, text.dtype)
+    return _finite(joined(base, (part(settings, base, rows, statistics),), place, text.dtype), text)
+
+
+def _finite(made: Conditioning, text: torch.Tensor) -> Conditioning:
+    """The one place that everything passes on its way to the image model: what is not finite goes no further."""
+    if all(rows.isfinite().all() for rows in (made.rows, made.plain) if rows is not None):
+        return made
+    if not text.isfinite().all():
+        raise ZvlError(
+            "The text encoder gives values that are not finite, with a reference or without. Shorten the prompt, or "
+            "let the text encoder compute in bfloat16 or float32."
+        )
+    raise ZvlError(
+        f"The mix has values that are not finite in {str(text.dtype).removeprefix('torch.')}. Choose a smaller alpha, "
+        "or another normalization, outlier repair or blend mode."
+    )
 
 
 def part(settings: Settings, text: torch.Tensor, rows: Rows, statistics: ReferenceStatistics | None) -> Part:
@@ -252,7 +270,7 @@ def condition_units(
             for unit in units
         )
         place = BLOCK_PLACES[acting[0].settings.block_place](rows[0].head)
-        return joined(base, parts, place, text.embeddings.dtype)
+        return _finite(joined(base, parts, place, text.embeddings.dtype), text.embeddings)
 
     return [functools.partial(made, text, rows) for text, rows in zip(texts, zip(*extracted))]
 

@@ -74,9 +74,10 @@ class Conditioning:
         if not any(shares):
             return self.plain
         plain = self.plain[: len(self.rows)]
-        if len(shares) == 1:
-            return plain + shares[0] * (self.rows - plain)
-        return beside(mixed_rows(self._prompt(plain), self.parts, way), self._block(plain), self.place[0])
+        if len(shares) == 1:  # between two rows there is nothing that their dtype can't hold
+            return (shares[0] * self.rows.float() + (1.0 - shares[0]) * plain.float()).to(self.rows.dtype)
+        prompt = mixed_rows(self._prompt(plain).float(), self.parts, way).to(plain.dtype)
+        return beside(prompt, self._block(plain), self.place[0])
 
     def _prompt(self, rows: torch.Tensor) -> torch.Tensor:
         start, count = self.place

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
 from typing import Any
 
 PRODUCT = "Z-Image VL"
 _TITLE = f"{PRODUCT}: "
-_LONGEST_LINE = 300  # characters
+_LONGEST_LINE = 600  # characters; a path of the user's may be in it
 _LONGEST_VALUE = 60
 
 
 class ZvlError(ValueError):
     """Something the user can mend: one line that says what is wrong and what to do."""
+
+
+ZvlError.__name__ = ZvlError.__qualname__ = PRODUCT  # web UIs show an exception's class in front of its text
 
 
 class Stopped(Exception):  # noqa: N818  it is none
@@ -39,6 +45,24 @@ def line_of(error: BaseException) -> str:
     else:
         line = f"Something unexpected went wrong ({_text_of(error) or 'no reason given'}). The console says where."
     return line if len(line) <= _LONGEST_LINE else line[: _LONGEST_LINE - 3] + "..."
+
+
+@contextlib.contextmanager
+def in_one_line(stays: Callable[[BaseException], bool] = lambda error: False) -> Iterator[None]:
+    """Whatever goes wrong inside leaves as a ZvlError, with its details in the log.
+
+    Args:
+        stays: Which exceptions are somebody else's, and leave as they are.
+    """
+    try:
+        yield
+    except (ZvlError, Stopped, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of tokenizers is no Exception
+        if stays(error):
+            raise
+        logging.getLogger(__name__).error("%sunexpected", _TITLE, exc_info=True)
+        raise ZvlError(line_of(error)) from error
 
 
 def _text_of(error: BaseException) -> str:

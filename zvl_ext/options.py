@@ -20,8 +20,6 @@ from .weighting import CURVES
 PROMPT = "{prompt}"  # in `vl_prompt` and `system_prompt`: replaced by the picture's own prompt
 _START = PRESETS[START]
 _LONGEST_NAME = 60  # characters of a name that is looked for among the options
-
-
 UNITS = 4  # references of one picture
 
 

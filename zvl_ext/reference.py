@@ -1,30 +1,23 @@
-"""A reference image: opened, checked, oriented, sized to a token budget."""
+"""A reference image: opened from whatever a panel, a request or a command line gives, and sized to a token budget."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import hashlib
-import io
 import math
 import os
 import re
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from .errors import ZvlError
+from .outside import open_regular, reason, shown
+from .pictures.formats import from_open, upright_rgb
 
 MAX_BYTES = 64 * 2**20
-MAX_PIXELS = 64 * 10**6
-MAX_ASPECT = 200  # Qwen3-VL's own image processor refuses more than that
-# Decoders of pictures only, and none that runs other programs (EPS) or reads many files: an upload chooses its own
-# format.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
 
 
 @dataclass(frozen=True)
@@ -42,20 +35,33 @@ class Reference:
     name: str = ""
 
 
+@dataclass(frozen=True)
+class Upload:
+    """A file that a page's server has received and put into a folder of its own.
+
+    Only the page makes one: what comes in a request is text, and text is never taken for a path.
+    """
+
+    path: str
+    name: str = ""
+
+
 def open_reference(source: Any, name: str = "") -> Reference:
     """Open a reference from what a panel, a request or a command line gives.
 
     Args:
-        source: A PIL image, encoded bytes, or text: base64, with or without a `data:image/...;base64,` head. Text is
-            never taken for a path or an address.
+        source: An `Upload`, a PIL image, encoded bytes, or text: base64, with or without a `data:image/...;base64,`
+            head. Text is never taken for a path or an address.
 
     Raises:
         ZvlError: not a picture, too large, or damaged.
     """
     if isinstance(source, Reference):
         return source
+    if isinstance(source, Upload):
+        return open_file(source.path, source.name)
     if isinstance(source, Image.Image):
-        return _guarded(lambda: _from_pil(source, name))
+        return _named(from_open(source), name)
     if isinstance(source, str):
         return _from_bytes(_decode_base64(source), name)
     if isinstance(source, (bytes, bytearray)):
@@ -66,18 +72,28 @@ def open_reference(source: Any, name: str = "") -> Reference:
     )
 
 
-def open_file(path: str | os.PathLike[str]) -> Reference:
-    """Open a reference from a file the user named on the command line or put into the reference folder."""
+def open_file(path: str | os.PathLike[str], name: str = "") -> Reference:
+    """Open a reference from a file the user named on the command line or put into the reference folder.
+
+    Args:
+        name: What to call it; default: the file's own name.
+
+    Raises:
+        ZvlError: as `open_reference`; or it can't be read, or is no file (a folder, a pipe, a device).
+    """
+    name = name or os.path.basename(path)
     try:
-        if os.path.getsize(path) > MAX_BYTES:
-            raise ZvlError(
-                f"Reference image: {os.path.basename(path)} is larger than {MAX_BYTES >> 20} MiB. Make it smaller "
-                "first."
-            )
-        with open(path, "rb") as file:
-            return _from_bytes(file.read(), os.path.basename(path))
-    except OSError as error:
-        raise ZvlError(f"Reference image: {path} can't be read ({error.strerror or error}).") from error
+        with open_regular(os.fspath(path)) as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise ZvlError(
+            f"Reference image: {shown(path, quotes=False, length=160)} can't be read ({reason(error)})."
+        ) from error
+    if len(data) > MAX_BYTES:
+        raise ZvlError(
+            f"Reference image: {shown(name, quotes=False)} is larger than {MAX_BYTES >> 20} MiB. Make it smaller first."
+        )
+    return _named(upright_rgb(data), name)
 
 
 def _decode_base64(text: str) -> bytes:
@@ -101,93 +117,12 @@ def _from_bytes(data: bytes, name: str) -> Reference:
         raise ZvlError(
             f"Reference image: {len(data) >> 20} MiB are more than {MAX_BYTES >> 20}. Make the picture smaller first."
         )
-    Image.init()
-    formats = [known for known in FORMATS if known in Image.OPEN]
-
-    def opened() -> Reference:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Pillow's own, lower limits
-            with Image.open(
-                io.BytesIO(data), formats=formats
-            ) as image:  # the header; _from_pil looks at the size before it decodes
-                return _from_pil(image, name)
-
-    return _guarded(opened)
+    return _named(upright_rgb(data), name)
 
 
-def _guarded(work: Callable[[], Reference]) -> Reference:
-    """Whatever a decoder raises on a damaged file becomes one line."""
-    try:
-        return work()
-    except ZvlError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise ZvlError(
-            f"Reference image: more than {MAX_PIXELS // 10**6} million pixels. Make it smaller first."
-        ) from error
-    except UnidentifiedImageError as error:
-        raise ZvlError(
-            "Reference image: this is not a picture I can read. Use PNG, JPEG, WebP, GIF, BMP or TIFF."
-        ) from error
-    except Exception as error:
-        raise ZvlError(
-            f"Reference image: the file is damaged ({error}). Save it again from an image editor."
-        ) from error
-
-
-def _check_size(size: tuple[int, int]) -> None:
-    width, height = size
-    if width * height > MAX_PIXELS:
-        raise ZvlError(
-            f"Reference image: {width} × {height} is more than {MAX_PIXELS // 10**6} million pixels. Make it smaller "
-            "first."
-        )
-    if min(width, height) < 1 or max(width, height) > MAX_ASPECT * min(width, height):
-        raise ZvlError(
-            f"Reference image: {width} × {height} is too narrow; one side may be {MAX_ASPECT} times the other. Crop it "
-            "first."
-        )
-
-
-def _from_pil(image: Image.Image, name: str) -> Reference:
-    _check_size(image.size)
-    if getattr(image, "n_frames", 1) > 1:
-        image.seek(0)
-    rgb = to_rgb(_upright(image))
+def _named(rgb: Image.Image, name: str) -> Reference:
     digest = hashlib.sha256(f"{rgb.width}x{rgb.height}:".encode() + rgb.tobytes()).hexdigest()
     return Reference(rgb, digest, name)
-
-
-_T = Image.Transpose
-# EXIF orientation -> what makes the picture upright. Pillow's exif_transpose writes all of EXIF anew and fails on odd
-# tags.
-_UPRIGHT = {
-    2: _T.FLIP_LEFT_RIGHT,
-    3: _T.ROTATE_180,
-    4: _T.FLIP_TOP_BOTTOM,
-    5: _T.TRANSPOSE,
-    6: _T.ROTATE_270,
-    7: _T.TRANSVERSE,
-    8: _T.ROTATE_90,
-}
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    image.load()
-    turn = _UPRIGHT.get(image.getexif().get(0x0112, 1))
-    return image if turn is None else image.transpose(turn)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB of any mode: 16 bits per channel scaled to 8 (Pillow would clip), transparency laid on white."""
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        values = np.asarray(image).astype(np.float64)
-        top = 65535.0 if image.mode != "F" else (1.0 if values.max(initial=0) <= 1 else 255.0)
-        image = Image.fromarray((values / top * 255.0).round().clip(0, 255).astype(np.uint8), "L")
-    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")
-    return image.convert("RGB")
 
 
 def fitted_size(width: int, height: int, tokens: int, unit: int = 32) -> tuple[int, int]:

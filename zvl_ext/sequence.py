@@ -7,7 +7,7 @@ order.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -128,6 +128,16 @@ class Sequence:
         ])  # fmt: skip
         tail = torch.arange(after).expand(3, -1) + before + max(rows, columns)
         return torch.cat([torch.arange(before).expand(3, -1), image + before, tail], dim=1)
+
+
+def check_ids(ids: Iterable[int], vocabulary: int, owner: str) -> None:
+    """Raise ZvlError where an embedding of that many rows has none for an id: a GPU would not survive the attempt."""
+    strange = next((id for id in ids if not 0 <= id < vocabulary), None)
+    if strange is not None:
+        raise ZvlError(
+            f"{owner} has a vocabulary of {vocabulary}, the prompt a token {strange}. Choose a model with Qwen3's "
+            "tokenizer."
+        )
 
 
 def build_sequence(

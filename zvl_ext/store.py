@@ -6,29 +6,27 @@ Keys of what goes to disk are nested tuples of str and int: their repr is the sa
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
+import errno
 import logging
 import os
 import re
-import stat
 import threading
-import time
 import uuid
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    import torch
+from . import entry
+from .entry import Bundle as Bundle
+from .folder import being_written, content, remove, remove_abandoned
 
-Bundle = dict[str, "torch.Tensor"]  # what is kept under one key: named CPU tensors that own their storage
 DEFAULT = 2**30  # bytes
-VERSION = "1"  # of the files
 _ENTRY = re.compile(r"[0-9a-f]{64}\.zvl\.safetensors")
 _TEMPORARY = re.compile(r"[0-9a-f]{32}\.zvl\.tmp")
-_ABANDONED = 3600  # seconds after which nobody writes to a temporary file any more
+_LIBRARYS = re.compile(
+    r"\.tmp[0-9A-Za-z]{6}"
+)  # what safetensors 0.8 calls the files it writes, as this module once did
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def data_folder() -> str:
@@ -36,12 +34,8 @@ def data_folder() -> str:
     return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "data", "cache")
 
 
-def _nbytes(bundle: Bundle) -> int:
-    return sum(tensor.nbytes for tensor in bundle.values())
-
-
 class Store:
-    """A bounded memory, with a disk behind it or without.
+    """A bounded memory, with a disk behind it or without. Several threads may use it at the same time.
 
     Values are shared, never copied: nobody writes into what comes out of here.
 
@@ -51,7 +45,7 @@ class Store:
         disk: Keeps every value put as well, and is asked for what memory does not have. Values have to be bundles then.
     """
 
-    def __init__(self, limit: int = DEFAULT, size: Callable[[Any], int] = _nbytes, disk: Disk | None = None):
+    def __init__(self, limit: int = DEFAULT, size: Callable[[Any], int] = entry.nbytes, disk: Disk | None = None):
         self.limit = limit
         self.disk = disk
         self._size = size
@@ -64,15 +58,19 @@ class Store:
         """Bytes in memory."""
         return self._total
 
-    def get(self, key: Hashable) -> Any:
-        """The value, from memory or else from disk, or None."""
+    def get(self, key: Hashable, sound: Callable[[Any], bool] = lambda value: True) -> Any:
+        """The value, from memory or else from disk, or None.
+
+        Args:
+            sound: Whether a value that comes from disk is one to go on with: a file may be whole and hold anything.
+        """
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key][0]
         disk = self.disk
         value = disk.get(key) if disk is not None else None
-        return None if value is None else self._keep(key, value, replace=False)
+        return None if value is None or not sound(value) else self._keep(key, value, replace=False)
 
     def put(self, key: Hashable, value: Any) -> None:
         self._keep(key, value, replace=True)
@@ -127,23 +125,28 @@ class Disk:
     """A bounded folder with one safetensors file per key. Several processes may use it at the same time.
 
     It never fails for what the folder holds or refuses: a file that is damaged, foreign or out of reach is a miss, and
-    what can't be written is not kept. The folder is made by the first put. Files of other names in it are never
-    touched.
+    what can't be written is not kept, nor is what was kept under its key before. The folder is made by the first put.
+    Files of other names in it are never touched.
+
+    What a killed process leaves half-written counts as well. The next put, of whatever process, removes it before it
+    writes.
 
     Args:
         folder: The path.
-        limit: Bytes of all files together at most. One larger entry is not kept at all.
+        limit: Bytes of all files together at most, and of what each process is writing just then. One larger entry is
+            not kept at all.
     """
 
     def __init__(self, folder: str, limit: int):
         self.folder = folder
         self.limit = limit
         self._warned = False
+        self._outdated: set[str] = set()  # digests of entries that could be neither replaced nor removed
 
     @property
     def size(self) -> int:
-        """Bytes on disk."""
-        return sum(file.size for file in self.files())
+        """Bytes on disk, of what a killed process left half-written as well."""
+        return sum(file.size for file in self.files() + self._halves())
 
     def files(self) -> list[File]:
         """The entries' files, in no order."""
@@ -151,10 +154,12 @@ class Disk:
 
     def get(self, key: Hashable) -> Bundle | None:
         """The bundle, in memory of its own, or None."""
-        digest = _digest(key)
+        digest = entry.digest(key)
         path = self._path(digest)
+        if digest in self._outdated:
+            return None
         try:
-            bundle = _read(path, digest, self.limit)
+            bundle = entry.decoded(digest, content(path, self.limit))
         except Exception:  # noqa: BLE001  the many ways in which damaged JSON and safetensors fail all mean the same
             return None
         if bundle is not None:
@@ -163,129 +168,113 @@ class Disk:
         return bundle
 
     def put(self, key: Hashable, bundle: Bundle) -> None:
-        digest = _digest(key)
-        path = self._path(digest)
-        if _nbytes(bundle) > self.limit or not self._write(path, digest, bundle):
-            _remove(path)  # what was put under this key before must not come back
-        self._tidy(newest=path)
+        digest = entry.digest(key)
+        path, kept = self._path(digest), False
+        try:
+            data = entry.encoded(digest, bundle) if entry.nbytes(bundle) <= self.limit else b""
+            fits = 0 < len(data) <= self.limit
+            if self._make_room(len(data) if fits else 0, path) and fits:
+                os.makedirs(self.folder, exist_ok=True)
+                if len(data) + sum(file.size for file in self.files()) > self.limit:
+                    remove(path)  # which this takes the place of
+                self._write(path, data)
+                kept = True
+                self._make_room(len(data), path)  # others may have written meanwhile
+        except Exception as error:  # noqa: BLE001  a picture must not fail because it can't be kept
+            self._tell(error)
+        if kept or remove(path):  # what was put under this key before must not come back
+            self._outdated.discard(digest)
+        else:
+            self._outdated.add(digest)
 
     def clear(self) -> int:
-        """Remove all entries and abandoned temporary files. Returns the number of files removed."""
-        return sum(_remove(file.path) for file in self.files() + self._abandoned())
+        """Remove all entries and what was left half-written. Returns the number of files removed."""
+        return sum(remove(file.path) for file in self.files()) + sum(
+            remove_abandoned(file.path) for file in self._halves()
+        )
 
     def _path(self, digest: str) -> str:
         return os.path.join(self.folder, f"{digest}.zvl.safetensors")
 
-    def _write(self, path: str, digest: str, bundle: Bundle) -> bool:
-        """Write beside the target and rename, so that no reader ever sees half a file. False: the file is over the
-        limit."""
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
-
-        bundle = _separate(bundle)
-        temporary = os.path.join(self.folder, f"{uuid.uuid4().hex}.zvl.tmp")
-        try:
-            os.makedirs(self.folder, exist_ok=True)
-            save_file(bundle, temporary, {"zvl_store": VERSION, "key": digest, "checksum": _checksum(bundle)})
-            if os.path.getsize(temporary) > self.limit:
-                return False
-            os.replace(temporary, path)
-        except (
-            OSError,
-            SafetensorError,
-        ) as error:  # read-only, full, or the target is open in another process on Windows
-            if not self._warned:
-                logging.getLogger(__name__).warning("Z-Image VL: nothing can be kept in %s (%s).", self.folder, error)
-            self._warned = True
-        finally:
-            _remove(temporary)
-        return True
-
-    def _tidy(self, newest: str) -> None:
-        """Remove what is over the limit, `newest` last whatever the clock says, and what a killed process left
-        half-written."""
-        for file in self._abandoned():
-            _remove(file.path)
-        files = sorted(self.files(), key=lambda file: (file.path == newest, file.used))
-        total = sum(file.size for file in files)
-        for file in files:
+    def _make_room(self, size: int, path: str) -> bool:
+        """Remove what was left half-written, and the least recently used, until there is room for that many bytes at
+        this path beside all others; says whether there is."""
+        for file in self._halves():  # those that stay belong to others, who make room for them
+            remove_abandoned(file.path)
+        others = sorted((file for file in self.files() if file.path != path), key=lambda file: file.used)
+        total = size + sum(file.size for file in others)
+        for file in others:
             if total <= self.limit:
                 break
-            if _remove(file.path):
+            if remove(file.path):
                 total -= file.size
+        return total <= self.limit
 
-    def _abandoned(self) -> list[File]:
-        return [file for file in self._list(_TEMPORARY) if time.time() - file.used / 1e9 > _ABANDONED]
+    def _write(self, path: str, data: bytes) -> None:
+        """Write, and where the disk is full, remove the least recently used to have the newest.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        while True:
+            try:
+                return self._replace(path, data)
+            except OSError as error:
+                if error.errno not in _FULL or not self._drop(path, len(data)):
+                    raise
+                self._tell(error)
+
+    def _replace(self, path: str, data: bytes) -> None:
+        """Write beside the target and rename, so that no reader ever sees half a file."""
+        temporary = os.path.join(self.folder, f"{uuid.uuid4().hex}.zvl.tmp")
+        try:
+            with being_written(temporary) as file:
+                left = memoryview(data)
+                while left:
+                    left = left[file.write(left) :]
+                if os.name == "nt":  # which renames no file that is open; elsewhere the lock has to hold until then
+                    file.close()
+                os.replace(temporary, path)
+        finally:
+            remove(temporary)
+
+    def _drop(self, path: str, size: int) -> int:
+        """Remove the file of this path and the least recently used, of at least that many bytes together; the bytes
+        that they were."""
+        dropped = 0
+        for file in sorted(self.files(), key=lambda file: (file.path != path, file.used)):
+            if dropped >= size:
+                break
+            dropped += file.size if remove(file.path) else 0
+        return dropped
+
+    def _tell(self, error: Exception) -> None:
+        """Say once that something can't be kept: the disk is full or read-only, or a file is open in another process on
+        Windows."""
+        if not self._warned:
+            reason = getattr(error, "strerror", None) or error
+            logging.getLogger(__name__).warning("Z-Image VL: not all can be kept in %s (%s).", self.folder, reason)
+        self._warned = True
+
+    def _halves(self) -> list[File]:
+        """What is half-written. Other programs have files of safetensors' names as well: ours say what they are."""
+        return self._list(_TEMPORARY) + [file for file in self._list(_LIBRARYS) if _is_ours(file.path)]
 
     def _list(self, names: re.Pattern[str]) -> list[File]:
         """The regular files of these names."""
         found = []
         with contextlib.suppress(OSError), os.scandir(self.folder) as entries:
-            for entry in entries:
+            for each in entries:
                 with contextlib.suppress(OSError):  # removed by another process since
-                    if names.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-                        info = entry.stat(follow_symlinks=False)
-                        found.append(File(entry.path, info.st_size, info.st_mtime_ns))
+                    if names.fullmatch(each.name) and each.is_file(follow_symlinks=False):
+                        info = each.stat(follow_symlinks=False)
+                        found.append(File(each.path, info.st_size, info.st_mtime_ns))
         return found
 
 
-def _digest(key: Hashable) -> str:
-    return hashlib.sha256(repr(key).encode()).hexdigest()
-
-
-def _read(path: str, digest: str, limit: int) -> Bundle | None:
-    """The bundle of a file, None when it is another key's, another version's, damaged or over the limit.
-
-    Raises:
-        Exception: of many kinds, when the file can't be read or parsed.
-    """
-    from safetensors.torch import load
-
-    if not stat.S_ISREG(os.lstat(path).st_mode):  # opening a pipe would wait for a writer
-        return None
-    # Read as a whole, not mapped: a mapped file can't be replaced on Windows, and one that another program truncates
-    # kills the process.
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > limit:
-            return None
-        data = file.read(size)
-    metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-    if (metadata["zvl_store"], metadata["key"]) != (VERSION, digest):
-        return None
-    bundle = load(data)
-    return bundle if metadata["checksum"] == _checksum(bundle) else None
-
-
-def _separate(bundle: Bundle) -> Bundle:
-    """The same values, contiguous and none in the memory of another, as safetensors needs them."""
-    separate, taken = {}, set()
-    for name, tensor in bundle.items():
-        tensor = tensor.contiguous()
-        place = tensor.untyped_storage().data_ptr()
-        separate[name] = tensor.clone() if place in taken else tensor
-        taken.add(place)
-    return separate
-
-
-def _checksum(bundle: Bundle) -> str:
-    """crc32 of the names, dtypes, shapes and bytes of contiguous tensors: no defence against forgery, only against
-    damage."""
-    import torch
-
-    checksum = 0
-    for name, tensor in sorted(bundle.items()):
-        checksum = zlib.crc32(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode(), checksum)
-        checksum = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, checksum)
-    return str(checksum)
-
-
-def _remove(path: str) -> bool:
-    """Whether there is no such file any more."""
+def _is_ours(path: str) -> bool:
+    """Whether a file begins as an entry does."""
     try:
-        os.remove(path)
-    except FileNotFoundError:
-        pass
-    except OSError:  # open in another process on Windows, or a read-only folder
+        return b'"zvl_store"' in content(path, 2**63, most=2**12)
+    except OSError:
         return False
-    return True

@@ -19,8 +19,20 @@ from zvl_ext.options import OPTIONS
 # version. A new room is put into this table on purpose, as low as it can be.
 FLOORS = (
     ("__init__", "errors", "outside"),
-    ("reference", "sequence", "declaration", "presets", "options", "attention", "weighting", "regions", "framing", "output", "entry", "folder"),
-    ("conditioning",),
+    ("pictures",),
+    (
+        "reference",
+        "sequence",
+        "declaration",
+        "presets",
+        "options",
+        "attention",
+        "weighting",
+        "output",
+        "entry",
+        "folder",
+    ),
+    ("texts", "regions", "framing", "conditioning"),
     ("mixing", "qwen3vl", "store"),
     ("engines",),
     ("budget",),

@@ -1,9 +1,14 @@
 """What is written to disk comes back bit for bit, and what can't be written is no error."""
 
+import errno
+import io
 import logging
 import os
+import stat
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from stored import KEY, ROW, file_of, names, row, same
 
+from zvl_ext import folder
 from zvl_ext.store import Disk, data_folder
 
 # --- what is written
@@ -144,7 +150,8 @@ def test_a_read_only_folder_still_answers_and_puts_nothing(disk, caplog):
         disk.put("b", row(2))
         disk.put(KEY, row(3))
         assert disk.get("b") is None
-        assert same(disk.get(KEY), row(1))
+        assert disk.get(KEY) is None, "the newer value could not be kept, the older one must not come back"
+        assert same(Disk(disk.folder, disk.limit).get(KEY), row(1))
         assert disk.clear() == 0
         assert names(disk) == {file_of(disk).name}
         assert len(caplog.records) == 1
@@ -181,18 +188,108 @@ assert disk.get("small") is not None
 
 
 def test_an_interrupted_put_leaves_nothing_half_written(disk, monkeypatch):
-    import safetensors.torch
-
-    def half(tensors, path, metadata=None):
-        Path(path).write_bytes(b"half")
+    def stop(source, target):
+        assert Path(source).stat().st_size > 4000
         raise KeyboardInterrupt
 
     disk.put(KEY, row(1))
-    monkeypatch.setattr(safetensors.torch, "save_file", half)
+    monkeypatch.setattr(os, "replace", stop)
     with pytest.raises(KeyboardInterrupt):
         disk.put(KEY, row(2))
     assert same(disk.get(KEY), row(1))
     assert names(disk) == {file_of(disk).name}
+
+
+def failing(monkeypatch, error: int, room: Callable[[], bool]) -> None:
+    """Let files of the store be written only while there is room."""
+
+    class Full(io.FileIO):
+        def write(self, data):
+            if not room():
+                super().write(data[:100])
+                raise OSError(error, os.strerror(error))
+            return super().write(data)
+
+    def opened(file, mode, **more):
+        return Full(file, mode) if mode == "xb" else open(file, mode, **more)
+
+    monkeypatch.setattr(folder, "open", opened, raising=False)
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
+def test_on_a_full_disk_the_newest_is_kept_and_the_least_recently_used_make_room(error, disk, monkeypatch, caplog):
+    for key in "abc":
+        disk.put(key, row(ord(key)))
+        time.sleep(0.002)
+    disk.get("a")
+    monkeypatch.setattr(disk, "limit", 10**9)
+    failing(monkeypatch, error, lambda: len(disk.files()) < 3)
+    for key in "defg":
+        time.sleep(0.002)
+        disk.put(key, row(ord(key)))
+        assert same(disk.get(key), row(ord(key)))
+    assert len(names(disk)) == 3
+    assert len(caplog.records) == 1
+    assert os.strerror(error) in caplog.text
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EROFS])
+def test_a_value_that_can_not_be_written_does_not_leave_the_old_one(error, disk, monkeypatch, caplog):
+    disk.put(KEY, row(1))
+    failing(monkeypatch, error, lambda: False)
+    disk.put(KEY, row(2))
+    assert (disk.get(KEY), names(disk)) == (None, set())
+    assert len(caplog.records) == 1
+
+
+def test_where_nothing_can_be_removed_either_the_old_value_does_not_come_back(disk, monkeypatch):
+    """A folder that has become read-only."""
+    disk.put(KEY, row(1))
+    disk.put("b", row(2))
+    with monkeypatch.context() as readonly:
+        failing(readonly, errno.EROFS, lambda: False)
+
+        def refuse(path):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+        readonly.setattr(os, "remove", refuse)
+        disk.put(KEY, row(3))
+        assert disk.get(KEY) is None
+        assert same(disk.get("b"), row(2))
+    disk.put(KEY, row(4))
+    assert same(disk.get(KEY), row(4))
+
+
+@pytest.mark.parametrize("bundle", [{"x": torch.zeros(2, 2).to_sparse()}, {"x": torch.zeros(2, device="meta")}])
+def test_what_safetensors_can_not_hold_is_not_kept_and_no_error(bundle, disk, caplog):
+    disk.put(KEY, row(1))
+    disk.put(KEY, bundle)
+    assert disk.get(KEY) is None
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs the rights of posix")
+@pytest.mark.parametrize(("umask", "rights"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_a_file_has_the_rights_of_any_new_file(umask, rights, disk):
+    before = os.umask(umask)
+    try:
+        disk.put(KEY, ROW)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(file_of(disk).stat().st_mode) == rights
+
+
+@pytest.mark.parametrize("library", ["torch", "transformers", "zvl_ext", "PIL"])
+def test_what_another_version_made_is_a_miss_and_is_replaced(library, disk, monkeypatch):
+    disk.put(KEY, row(1))
+    assert same(disk.get(KEY), row(1))
+    monkeypatch.setattr(f"{library}.__version__", "9.9")
+    assert disk.get(KEY) is None
+    disk.put(KEY, row(2))
+    assert same(disk.get(KEY), row(2))
+    assert len(disk.files()) == 1
+    monkeypatch.undo()
+    assert disk.get(KEY) is None
 
 
 # --- two processes
@@ -206,7 +303,7 @@ disk, hits = Disk(sys.argv[1], int(sys.argv[2])), 0
 print("ready", flush=True)
 sys.stdin.readline()
 for i in range(200):
-    key = ("k", i * 7 % 5)
+    key = ("k", i * i % 7 % 5)
     found = disk.get(key)
     if found is not None:
         hits += 1

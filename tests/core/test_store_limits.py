@@ -1,6 +1,8 @@
 """What is on disk is bounded, least recently used first out, and nothing of anyone else's is touched."""
 
+import errno
 import os
+import re
 import time
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 from stored import KEY, ROW, file_of, names, row, same
 
+from zvl_ext import folder
 from zvl_ext.store import Disk
 
 
@@ -166,39 +169,109 @@ def test_files_of_others_are_neither_counted_nor_removed(disk):
     assert names(disk) == before
 
 
-@pytest.mark.parametrize(("seconds", "stays"), [(0, True), (3500, True), (3700, False), (10_000_000, False)])
+def half(disk: Disk, name: str = "0123456789abcdef" * 2 + ".zvl.tmp", start: bytes = b"") -> Path:
+    """What a killed writer leaves."""
+    path = Path(disk.folder) / name
+    path.write_bytes(start + bytes(50_000 - len(start)))
+    return path
+
+
+SAFETENSORS_OWN = b'\x80\0\0\0\0\0\0\0{"__metadata__":{"zvl_store":"1"'
+
+
+@pytest.mark.parametrize("of", ["this module", "safetensors"])
 @pytest.mark.parametrize("by", ["put", "clear"])
-def test_a_temporary_file_is_removed_when_it_is_older_than_an_hour(by, seconds, stays, disk):
-    """A younger one may be another process's, at work."""
+def test_what_a_killed_writer_left_is_counted_and_removed(by, of, disk):
     disk.put("a", ROW)
-    temporary = Path(disk.folder) / ("0123456789abcdef" * 2 + ".zvl.tmp")
-    temporary.write_bytes(bytes(500_000))
-    age(temporary, seconds)
-    assert disk.size < 5000, "no entry"
+    whole = disk.size
+    left = half(disk) if of == "this module" else half(disk, ".tmpA1b2C3", SAFETENSORS_OWN)
+    assert disk.size == whole + 50_000
     if by == "put":
         disk.put("b", ROW)
         assert held(disk) == "ab"
     else:
-        assert disk.clear() == (1 if stays else 2)
-    assert temporary.exists() == stays
+        assert disk.clear() == 2
+    assert not left.exists()
 
 
-def test_a_temporary_file_has_the_name_that_is_cleaned_up(disk, monkeypatch):
-    import safetensors.torch
+def test_another_programs_files_of_safetensors_names_stay(disk):
+    disk.put("a", ROW)
+    others = [
+        half(disk, ".tmpA1b2C3"),
+        half(disk, ".tmpA1b2C4", b"\x80\0\0\0\0\0\0\0{"),
+        half(disk, ".tmpA1b2C", SAFETENSORS_OWN),
+    ]
+    disk.put("b", ROW)
+    assert disk.size < 10_000
+    assert disk.clear() == 2
+    assert all(other.exists() for other in others)
 
-    made = []
-    monkeypatch.setattr(
-        safetensors.torch,
-        "save_file",
-        lambda tensors, path, metadata: made.append(Path(path)) or Path(path).write_bytes(b"half"),
-    )
-    monkeypatch.setattr(os, "replace", lambda source, target: made.append(Path(source).read_bytes()))
-    disk.put(KEY, ROW)
-    assert made[0].parent == Path(disk.folder)
-    assert made[1] == b"half"
-    made[0].write_bytes(b"half")
-    age(made[0], 4000)
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows removes nothing that is open, and needs no lock")
+@pytest.mark.parametrize("seconds", [0, 10_000_000])
+def test_what_a_living_writer_is_at_stays(seconds, disk):
+    disk.put("a", ROW)
+    path = Path(disk.folder) / ("0123456789abcdef" * 2 + ".zvl.tmp")
+    with folder.being_written(str(path)) as file:
+        file.write(bytes(50_000))
+        age(path, seconds)
+        disk.put("b", ROW)
+        assert held(disk) == "ab"
+        assert disk.clear() == 2
+        assert path.exists()
     assert disk.clear() == 1
+    assert not path.exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there the file is open or it is not")
+@pytest.mark.parametrize(("seconds", "stays"), [(0, True), (3500, True), (3700, False), (10_000_000, False)])
+def test_where_files_can_not_be_locked_their_age_tells(seconds, stays, disk, monkeypatch):
+    import fcntl
+
+    def refuse(handle, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    disk.put("a", ROW)
+    left = half(disk)
+    age(left, seconds)
+    disk.put("b", ROW)
+    assert held(disk) == "ab"
+    assert left.exists() == stays
+    assert disk.clear() == 2
+    assert left.exists() == stays
+
+
+def test_a_file_that_was_taken_for_abandoned_before_it_had_its_lock_is_made_again(tmp_path, monkeypatch):
+    path, lock, calls = tmp_path / "x", folder._lock, []
+
+    def late(handle):
+        calls.append(handle)
+        if len(calls) == 1:
+            os.remove(path)
+        return lock(handle)
+
+    monkeypatch.setattr(folder, "_lock", late)
+    with folder.being_written(str(path)) as file:
+        file.write(b"whole")
+    assert path.read_bytes() == b"whole"
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("newest", ["d", "a"])
+def test_the_limit_holds_while_a_file_is_being_written(newest, three, monkeypatch):
+    seen = []
+    replace = os.replace
+
+    def watched(source, target):
+        seen.append((Path(source).name, sum(file.stat().st_size for file in Path(three.folder).iterdir())))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", watched)
+    three.put(newest, ROW)
+    ((name, bytes_used),) = seen
+    assert re.fullmatch(r"[0-9a-f]{32}\.zvl\.tmp", name)
+    assert bytes_used <= three.limit
 
 
 def test_clear_tells_how_many_files_it_removed(three):

@@ -25,6 +25,7 @@ from PIL import Image
 from published import as_published
 from tokenizers import Tokenizer
 
+from zvl_ext.hosts.forge import takes
 from zvl_ext.qwen3vl import language, vision
 from zvl_ext.store import Disk
 from zvl_ext.webui import run
@@ -83,7 +84,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> Events:
     @functools.wraps(place)  # its signature is looked at
     def watched_place(models: list, *args: Any, **kwargs: Any) -> Any:
         if any(type(patcher.model).__name__ == "Qwen3VLModel" for patcher in models):
-            seen.append(("place", kwargs.get("force_full_load")))
+            seen.append(("place", kwargs.get("force_full_load", not takes(place, "force_full_load"))))
         return place(models, *args, **kwargs)
 
     monkeypatch.setattr(language, "load", watched_load)
@@ -219,6 +220,7 @@ def web(
             monkeypatch.setattr(kind, name, [None, None, None])
     monkeypatch.setattr(KEEPER, "disk", Disk(str(tmp_path / "kept"), 0))
     monkeypatch.setattr(KEEPER.store, "disk", None)
+    monkeypatch.setattr(KEEPER.references, "folder", str(tmp_path / "references"))
     KEEPER.store.clear()
     yield WebUI(make_engine(), events, weights, monkeypatch)
     KEEPER.residence.drop()

@@ -7,6 +7,7 @@ they ask for, and how they look at what comes out.
 from __future__ import annotations
 
 import dataclasses
+import uuid
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,16 @@ def close(got: torch.Tensor, want: np.ndarray, tolerance: float = 2e-4) -> bool:
     """Equal up to float32 rounding, relative to the largest value."""
     got = got.double().numpy()
     return got.shape == want.shape and np.abs(got - want).max() <= tolerance * np.abs(want).max()
+
+
+def put_on_a_lora(web: WebUI) -> None:
+    """What the web UI leaves behind when it has put a LoRA into the text encoder."""
+    patcher = web.engine.forge_objects.clip.patcher
+    if hasattr(patcher, "patches_uuid"):
+        patcher.patches_uuid = uuid.uuid4()
+    else:
+        patcher.lora_patches[("some.safetensors", 1.5, 1.0, False)] = {}
+    web.engine.text_encoder.model.layers[0].mlp.down_proj.weight.mul_(1.5)
 
 
 # --- what was done

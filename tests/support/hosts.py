@@ -22,10 +22,12 @@ ROOT = Path(__file__).resolve().parents[2]
 STANDIN = ROOT / "tests" / "standin"
 REAL = os.environ.get("ZVL_HOST", "")
 
-# fp32: the comparisons with plain transformers are made in that precision.
+# What the launcher is told, each in the words of every web UI that has it. A web UI ends at a flag it does not know.
 _ARGUMENTS = (
     "--cpu",
-    "--fp32-text-enc",
+    "--always-cpu",
+    "--fp32-text-enc",  # the comparisons with plain transformers are made in that precision
+    "--clip-in-fp32",
     "--skip-torch-cuda-test",
     "--skip-python-version-check",
     "--skip-version-check",
@@ -39,6 +41,14 @@ def _enter_standin() -> None:
     sys.path.insert(0, str(STANDIN))
 
 
+def _known(host: str) -> list[str]:
+    """Those of the arguments that a web UI declares: read in its sources, since what parses them does so when it is
+    imported."""
+    sources = [Path(host, *parts) for parts in (("modules", "cmd_args.py"), ("backend", "args.py"))]
+    declared = "".join(source.read_text("utf-8") for source in sources if source.exists())
+    return [argument for argument in _ARGUMENTS if f'"{argument}"' in declared]
+
+
 def _enter_real(host: str) -> None:
     """What its own launcher does, up to the point where models and the page would be made."""
     data = tempfile.mkdtemp(prefix="zvl-host-")
@@ -47,7 +57,7 @@ def _enter_real(host: str) -> None:
     os.symlink(ROOT, os.path.join(data, "extensions", "z-image-vl"))
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     sys.path.insert(0, str(Path(host).resolve()))
-    kept, sys.argv = sys.argv, ["launch.py", *_ARGUMENTS, "--data-dir", data]
+    kept, sys.argv = sys.argv, ["launch.py", *_known(host), "--data-dir", data]
     try:
         from modules_forge.initialization import initialize_forge
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import hosts
 import pytest
 import tiny
 from host_fixtures import LAYERS, WebUI
-from host_runs import same
+from host_runs import SPLICE, same
 from modules import processing
 from PIL import Image
 from published import as_published
 
+from zvl_ext.errors import ZvlError
 from zvl_ext.hosts import forge
 from zvl_ext.options import BY_NAME, OPTIONS
 from zvl_ext.webui import axes, infotext, run
@@ -178,7 +180,8 @@ class Grid:
             index = [a.label for a in self.plot.axis_options].index(LABELED.get(label, label))
             listed = self.plot.axis_options[index].choices is not None
             arguments += [index, "" if listed else ", ".join(map(str, values)), values if listed else []]
-        script.run(p, *arguments, False, False, False, True, False, False, False, 0, 0, False)
+        rest = list(inspect.signature(script.run).parameters)[10:]  # web UIs differ in them
+        script.run(p, *arguments, *(name == "no_fixed_seeds" for name in rest if name != "rest"))
         return self.cells
 
 
@@ -248,11 +251,46 @@ def test_a_grid_with_the_extension_off_says_so(grid: Grid) -> None:
     assert any("switched off, so its X/Y/Z axes change nothing" in comment for comment in p.comments)
 
 
-def test_one_failing_cell_leaves_the_others(grid: Grid, picture: Any) -> None:
-    """This Qwen3-VL has twelve layers: -20 is an allowed value and fails in its cell only."""
+UNFIT = {  # this Qwen3-VL and the text encoder have twelve layers each
+    "blend": ("hidden_layer", [-8, -20], {}, "Hidden layer -20 does not exist: tiny-vl"),
+    "splice": ("hidden_layer", [-2, -13], SPLICE, "Hidden layer -13 does not exist: the text encoder"),
+}
+
+
+@pytest.mark.parametrize("api", [False, True], ids=["panel", "API"])
+@pytest.mark.parametrize(("name", "values", "settings", "says"), UNFIT.values(), ids=UNFIT)
+def test_values_that_the_chosen_model_can_not_take_are_refused_before_the_grid(
+    grid: Grid, picture: Any, api: bool, name: str, values: list, settings: dict, says: str
+) -> None:
+    p = grid.web.p(api=api)
+    p.script_args = [as_published({"enabled": True, "reference": picture, **settings})]
+    with pytest.raises(pytest.importorskip("fastapi").HTTPException if api else ZvlError) as caught:
+        grid.run(p, (name, values))
+    told = str(caught.value) if api else f"{type(caught.value).__name__}: {caught.value}"  # as the web UI shows it
+    assert told.startswith(f"Z-Image VL: {says}")
+    assert not grid.cells
+    assert grid.web.events.count("load") == 0
+
+
+@pytest.mark.parametrize("args", [{"enabled": False}, {"alpha": 0.0}, {}], ids=["off", "plain", "no reference"])
+def test_a_grid_that_changes_nothing_is_not_refused(grid: Grid, picture: Any, args: dict) -> None:
+    p = grid.web.p()
+    p.script_args = [as_published({"reference": picture, **args} if args else {"enabled": True})]
+    assert len(grid.run(p, ("hidden_layer", [-8, -20]))) == 2
+
+
+def test_one_failing_cell_leaves_the_others(grid: Grid, picture: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     p = grid.web.p()
     p.script_args = [as_published({"enabled": True, "reference": picture})]
-    cells = grid.run(p, ("hidden_layer", [-8, -20, -2]))
+    made = run.conditioner.condition_all
+
+    def fails(settings: Any, *args: Any) -> Any:
+        if settings.hidden_layer == -4:
+            raise ZvlError("This one fails.")
+        return made(settings, *args)
+
+    monkeypatch.setattr(run.conditioner, "condition_all", fails)
+    cells = grid.run(p, ("hidden_layer", [-8, -4, -2]))
     assert len(cells) == 2
     for (c, _), layer in zip(cells, (-8, -2)):
         assert same(c, grid.web.run(grid.web.p(), reference=picture, hidden_layer=layer).c)

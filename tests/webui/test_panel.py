@@ -60,7 +60,7 @@ def test_kinds_ranges_and_choices(built: Built) -> None:
             assert [value for _, value in component.choices] == list(option.choices)
         elif option.kind == "image":
             assert isinstance(component, gr.Image)
-            assert component.type == "pil"
+            assert component.get_block_name() == "image", "for the browser"
             assert "webcam" not in component.sources
 
 

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("gradio")
 
+from gradio.data_classes import FileData
 from host_fixtures import WebUI
 from modules import infotext_utils
 from panel_fixtures import Built
@@ -17,6 +18,7 @@ from zvl_ext.options import CUSTOM, OPTIONS, Settings
 from zvl_ext.presets import PRESETS
 from zvl_ext.reference import open_reference
 from zvl_ext.webui import infotext
+from zvl_ext.webui.kept import KEEPER
 
 pytest_plugins = ["host_fixtures", "panel_fixtures"]
 
@@ -72,14 +74,44 @@ def test_pasting_a_presets_picture_sets_every_control_to_the_preset(built: Built
     assert values["preset"] == preset == event.fn(*[values[name] for name in order])
 
 
+def test_the_buttons_that_send_to_another_tab_take_everything_along(web: WebUI) -> None:
+    """They pair fields of two tabs whose names are equal and known to the script."""
+    here, there = Built(), Built()
+    sent = [(component, name) for component, name in here.fields if name in [str(name) for _, name in there.fields]]
+    assert {component._id for component, _ in sent} == {component._id for component in here.components}
+    assert [name for _, name in sent] == [name for _, name in there.fields]
+    assert len({str(name) for _, name in sent}) == len(OPTIONS)
+    upload = here.controls["reference"].preprocess(FileData(path="/upload/a.png", orig_name="a.png"))
+    assert there.controls["reference"].postprocess(upload).path == "/upload/a.png"
+
+
 def test_pasting_another_picture_switches_off_and_touches_nothing_else(built: Built) -> None:
     assert built.pasted({"Prompt": "a cat", "Steps": "8"}) == {"enabled": False}
 
 
 def test_pasting_what_is_not_here_any_more(built: Built, made: dict[str, Any]) -> None:
-    values = built.pasted({**made, "ZVL model": "another", "ZVL reference": "0123456789ab", "ZVL alpha": "much"})
-    assert not values.keys() & {"model", "reference", "alpha"}
+    with pytest.warns(UserWarning, match="Z-Image VL") as said:  # what gradio makes of it where there is no page
+        values = built.pasted({**made, "ZVL model": "another", "ZVL reference": "0123456789ab", "ZVL alpha": "much"})
+    assert not values.keys() & {"model", "alpha"}
+    assert values["reference"] is None, "never another picture than the one that is named"
     assert values["enabled"] is True
+    lines = [str(warning.message) for warning in said]
+    assert sum("0123456789ab" in line for line in lines) == sum("'another'" in line for line in lines) == 1
+    assert all(line.startswith("Z-Image VL: ") for line in lines)
+
+
+def test_pasting_after_a_restart_brings_the_reference_back(built: Built, made: dict[str, Any], picture: Any) -> None:
+    KEEPER.recent._kept.clear()  # what a restart forgets
+    assert built.pasted(made)["reference"].tobytes() == picture.tobytes()
+    KEEPER.forget()
+    with pytest.warns(UserWarning, match="not kept here"):
+        assert built.pasted(made)["reference"] is None
+
+
+def test_parameters_without_a_reference_do_not_keep_another(built: Built, made: dict[str, Any]) -> None:
+    del made["ZVL reference"]
+    with pytest.warns(UserWarning, match="Z-Image VL: the reference"):
+        assert built.pasted(made)["reference"] is None
 
 
 def test_the_webuis_own_paste_understands_the_fields(built: Built, made: dict[str, Any]) -> None:

@@ -53,7 +53,8 @@ def run(args: argparse.Namespace) -> None:
 
     from .. import conditioner
     from ..engines.sources import Sources, Text
-    from ..hosts.standalone import StandaloneExtractor, tokenizer
+    from ..hosts.standalone import StandaloneExtractor
+    from ..qwen3vl.tokenizer import tokenizer
     from ..sequence import HEAD, TEMPLATE
     from ..store import Store
 

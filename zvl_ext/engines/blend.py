@@ -10,6 +10,7 @@ from ..options import Settings
 from ..qwen3vl.passes import Pass, whole_states
 from ..reference import Reference
 from ..sequence import Sequence
+from .kept import sound_pass
 from .sources import Job, Sources, seen
 
 
@@ -32,11 +33,10 @@ def states(settings: Settings, reference: Reference, jobs: list[Job], sources: S
     made: dict[Sequence, torch.Tensor] = {}
     for key, group in groups.items():
         sequences = list(dict.fromkeys(job.sequence for job in group))
-        keys = [
-            key,
-            *((*key, sequence.ids[sequence.fork :]) for sequence in sequences if len(sequence.ids) > sequence.fork),
-        ]
-        kept = [Pass(**bundle) if (bundle := store.get(k)) else None for k in keys]
+        tails_of = [sequence.ids[sequence.fork :] for sequence in sequences if len(sequence.ids) > sequence.fork]
+        keys = [key, *((*key, ids) for ids in tails_of)]
+        lengths = [sequences[0].fork, *map(len, tails_of)]
+        kept = [_kept(k, length, sources) for k, length in zip(keys, lengths)]
         prefix, tails = kept[0], kept[1:] or [None]
         extended: list[Pass | None] = []
         if prefix is None or not all(each and each.depth >= depth for each in kept):
@@ -47,3 +47,12 @@ def states(settings: Settings, reference: Reference, jobs: list[Job], sources: S
             if new is not None and new is not old:  # here at last: values that are not finite have been refused
                 store.put(k, new.tensors())
     return [made[job.sequence] for job in jobs]
+
+
+def _kept(key: Hashable, tokens: int, sources: Sources) -> Pass | None:
+    """What is kept of so many tokens, where it is sound."""
+    extractor = sources.extractor
+    bundle = sources.store.get(
+        key, lambda bundle: sound_pass(bundle, extractor.checkpoint, extractor.precision, tokens)
+    )
+    return Pass(**bundle) if bundle else None

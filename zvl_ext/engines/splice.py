@@ -13,6 +13,7 @@ from ..options import PROMPT, Settings
 from ..qwen3vl.checkpoint import check_layer as check_layer_of
 from ..reference import Reference
 from ..store import Bundle
+from .kept import sound_look, sound_states
 from .sources import ImageTokens, Job, Sources, seen
 
 
@@ -40,15 +41,21 @@ def embeddings(
 def look(reference: Reference, grid: tuple[int, int], budget: int, sources: Sources) -> ImageTokens:
     """What the vision tower makes of a reference, for engine splice; run once for a reference and a size."""
     key = ("vision", *seen(reference, grid, sources))
-    kept = sources.store.get(key)
+    checkpoint = sources.extractor.checkpoint
+    kept = sources.store.get(key, lambda bundle: sound_look(bundle, checkpoint, grid))
     if kept is None:
         kept = {"tokens": sources.extractor.image_tokens(reference, budget)}
+        if not kept["tokens"].isfinite().all():
+            raise ZvlError(
+                f"The vision tower of {checkpoint.name} gives values that are not finite. Choose the device cpu, or "
+                "other weights."
+            )
         sources.store.put(key, kept)
     tokens, *deepstack = kept["tokens"]
     return ImageTokens(
         tokens,
         tuple(deepstack),
-        tuple(sources.extractor.checkpoint.config["text_config"]["rope_scaling"]["mrope_section"]),
+        tuple(checkpoint.config["text_config"]["rope_scaling"]["mrope_section"]),
     )
 
 
@@ -64,23 +71,29 @@ def _spliced(settings: Settings, reference: Reference, job: Job, sources: Source
     alone = len(sequence.ids) == sequence.fork  # no word of the prompt is read: whatever it is, the states are the same
     encoded = encoder.state if alone else job.text.digest
     key = ("splice", *seen(reference, sequence.grid, sources), sequence, settings.positions, encoder.identity, encoded)
-    states: Bundle = store.get(key) or {}
-    if str(wanted) not in states:
-        deepest = max((int(k) for k in states if int(k) < wanted), default=0)
+
+    def name(index: int) -> str:
+        """What the prompt's embeddings tell of the text encoder ends before its last layer."""
+        return f"{index} {encoder.state}".strip() if index == encoder.layers else str(index)
+
+    shape = (len(sequence.ids), job.text.embeddings.shape[-1])
+    states: Bundle = store.get(key, lambda bundle: sound_states(bundle, shape)) or {}
+    if name(wanted) not in states:
+        deepest = max((k for k in range(1, wanted) if name(k) in states), default=0)
         image = None
         if not deepest or settings.positions == "mrope":
             image = look(reference, sequence.grid, job.budget, sources)
-        rows = states[str(deepest)] if image is None or deepest else _spliced_embeddings(settings, image, job, sources)
+        rows = states[name(deepest)] if image is None or deepest else _spliced_embeddings(settings, image, job, sources)
         indices = range(deepest + 1, wanted + 1) if sources.every_layer else [wanted]
         more = encoder.states(rows, indices, image if settings.positions == "mrope" else None, sequence, deepest)
-        states = states | {str(k): rows for k, rows in more.items()}
-        if not torch.isfinite(states[str(wanted)]).all():
+        if not more[wanted].isfinite().all():
             raise ZvlError(
                 f"Hidden layer {layer} of the text encoder has values that are not finite. Choose positions "
                 "sequential, or another layer."
             )
+        states = states | {name(k): rows for k, rows in more.items() if rows.isfinite().all()}
         store.put(key, states)
-    return states[str(wanted)]
+    return states[name(wanted)]
 
 
 def _spliced_embeddings(settings: Settings, image: ImageTokens, job: Job, sources: Sources) -> torch.Tensor:

@@ -11,10 +11,12 @@ import contextlib
 import importlib.util
 import inspect
 import os
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..errors import ZvlError
+from ..errors import PRODUCT, Stopped, ZvlError, titled, untitled
+from . import family
 
 # --- what this host is --------------------------------------------------------------------------------------------
 
@@ -25,6 +27,14 @@ def has_zimage() -> bool:
         return importlib.util.find_spec("backend.diffusion_engine.zimage") is not None
     except (ImportError, ValueError):  # no package of that name, or one that is no package
         return False
+
+
+def without_zimage() -> str:
+    """Why this web UI can't load Z-Image, where `has_zimage` says so."""
+    from modules import paths
+
+    modules = os.path.dirname(os.path.abspath(paths.__file__))
+    return family.without_zimage(os.path.dirname(modules)) or family.UNKNOWN
 
 
 def is_zimage(engine: Any) -> bool:
@@ -44,21 +54,53 @@ def is_api(p: Any) -> bool:
 
 
 def refusal(message: str, api: bool) -> Exception:
-    """The exception that ends a run with one line.
+    """The exception that ends a run with one line, beginning with the product's name wherever it is shown.
 
-    The panel shows the exception's class and text. Over the API an HTTPException becomes a status of its own; any other
-    becomes 500.
+    The panel shows the exception's class, which has that name, and text. Over the API an HTTPException becomes a status
+    of its own; any other becomes 500.
     """
     if api:
         with contextlib.suppress(ImportError):
             from fastapi import HTTPException
 
-            class ZImageVLError(HTTPException):
-                def __str__(self) -> str:
-                    return str(self.detail)
+            return type(PRODUCT, (HTTPException,), {"__str__": lambda self: self.detail})(422, titled(message))
+    return ZvlError(untitled(message))
 
-            return ZImageVLError(422, message)
-    return ZvlError(message)
+
+def interrupted() -> bool:
+    """Whether the user has ended this picture with Interrupt or Skip. (To stop after it is another wish.)"""
+    from modules import shared
+
+    return bool(getattr(shared.state, "interrupted", False) or getattr(shared.state, "skipped", False))
+
+
+def check_interrupted() -> None:
+    """Raise Stopped where the user has ended this picture."""
+    if interrupted():
+        raise Stopped
+
+
+def enclosing(p: Any) -> Any:
+    """The generation within which another is being made, as extensions that repair faces do; None where there is none.
+
+    The host does not say, but its function that makes a generation stands on the stack twice.
+    """
+    frame, outer = sys._getframe(), None
+    while frame is not None:
+        if frame.f_code.co_name == "process_images_inner" and frame.f_locals.get("p") is not p:
+            outer = frame.f_locals.get("p")
+        frame = frame.f_back
+    return outer
+
+
+def script_args(p: Any, title: str) -> tuple:
+    """The arguments of the script of that title in a generation: all of them, where nothing runs scripts for it."""
+    args = tuple(getattr(p, "script_args", None) or ())
+    runner = getattr(p, "scripts", None)
+    if runner is None:
+        return args
+    own = next((script for script in runner.alwayson_scripts if script.title() == title), None)
+    return () if own is None else args[own.args_from : own.args_to]
 
 
 def queue_lock() -> Any:
@@ -149,19 +191,19 @@ def on_cfg_denoiser(callback: Callable[[Any], None]) -> None:
 
 
 def register_settings(section: tuple[str, str], settings: Iterable[Any]) -> None:
-    """Put sliders on a page of the host's settings, in place of earlier ones of their names.
+    """Put controls on a page of the host's settings, in place of earlier ones of their names.
 
     Args:
         section: The page's id and title.
-        settings: As `webui.settings.Setting`.
+        settings: As `webui.settings.Setting` (a slider) or `webui.settings.Switch`.
     """
     import gradio as gr
     from modules import shared
 
     for s in settings:
-        option = shared.OptionInfo(
-            s.default, s.label, gr.Slider, {"minimum": s.minimum, "maximum": s.maximum, "step": s.step}, section=section
-        )
+        ends = {name: getattr(s, name) for name in ("minimum", "maximum", "step") if hasattr(s, name)}
+        control = gr.Slider if ends else gr.Checkbox
+        option = shared.OptionInfo(s.default, s.label, control, ends, section=section)
         shared.opts.add_option(s.name, option.info(s.help) if hasattr(option, "info") else option)
 
 

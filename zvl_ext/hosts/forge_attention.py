@@ -22,7 +22,7 @@ from modules import prompt_parser
 
 from ..conditioning import Conditioning, Part
 from ..errors import ZvlError
-from ..weighting import way
+from ..weighting import ALL, check_blocks, way
 from .forge_blocks import ELSEWHERE, EXCHANGED, MARKS, UNKNOWN, Call, blocks_of, routed, uncompiled
 
 CARRIED = "zvl_conditioning"  # on a tensor of the host's conditioning
@@ -59,14 +59,16 @@ class Stack(torch.Tensor):
         return self.parts[0] if len(self.parts) == 1 and dim in ((), (0,)) else super().squeeze(*dim)
 
 
-def check(engine: Any) -> None:
-    """Raise ZvlError where a loaded engine's image model can't be given a weight: before the sampling begins."""
+def check(engine: Any, blocks: str = ALL) -> None:
+    """Raise ZvlError where a loaded engine's image model can't be given a weight, or has none of some blocks that are
+    named: before the sampling begins."""
     unet = engine.forge_objects.unet
     model = getattr(unet.model, "diffusion_model", None)
     if not hasattr(unet, "add_conditioning_modifier") or not hasattr(unet, "clone") or model is None:
         raise ZvlError(UNKNOWN)
     with uncompiled(unet.model) as plain:
-        blocks_of(plain)
+        _, main = blocks_of(plain)
+    check_blocks(blocks, len(main))
     if _masks(getattr(host_attention, "attention_pytorch", None)) is False:
         raise ZvlError(f"The web UI's attention ignores a mask, so no weight can be set. {ELSEWHERE}")
 

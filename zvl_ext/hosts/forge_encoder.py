@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import uuid
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -17,8 +18,9 @@ from backend import memory_management as mm
 from ..engines.sources import ImageTokens, TextEncoder
 from ..engines.text_encoder import as_qwen3vl, mrope_tables, states_at
 from ..errors import ZvlError
-from ..sequence import TEMPLATE, Encode, Sequence
-from .forge import takes
+from ..qwen3vl.layers import watched
+from ..sequence import TEMPLATE, Encode, Sequence, check_ids
+from .forge import check_interrupted, takes
 
 UNKNOWN = (
     "This version of the web UI encodes Z-Image's prompt in a way Z-Image VL does not know. "
@@ -84,6 +86,13 @@ def observed(engine: Any) -> Iterator[list[tuple[list[int], Any]]]:
 
 
 @contextlib.contextmanager
+def interruptible(engine: Any) -> Iterator[None]:
+    """Let Interrupt and Skip end what the text encoder reads, between its layers, while the context is open."""
+    with watched(_language_model(engine).layers, check_interrupted):
+        yield
+
+
+@contextlib.contextmanager
 def told(engine: Any) -> Iterator[list[Callable[[], None]]]:
     """What the engine tells its predictor while the context is open, as calls to be made again.
 
@@ -111,12 +120,40 @@ def told(engine: Any) -> Iterator[list[Callable[[], None]]]:
             del predictor.set_parameters
 
 
+# By the text encoder's module: the LoRA seen on it last, and a name for this state.
+_SEEN: weakref.WeakKeyDictionary[Any, tuple[list[tuple[Any, Any]], str]] = weakref.WeakKeyDictionary()
+
+
 def text_state(engine: Any) -> str:
     """Another one for every text encoder that is loaded and every LoRA put into it; of this process.
 
-    A host that does not count its changes gets one that nothing equals.
+    A host that neither counts its changes nor tells what it has put on gets one that nothing equals.
     """
-    return str(getattr(engine.forge_objects.clip.patcher, "patches_uuid", None) or uuid.uuid4())
+    patcher = engine.forge_objects.clip.patcher
+    if counted := getattr(patcher, "patches_uuid", None):
+        return str(counted)
+    patches = getattr(patcher, "lora_patches", None)
+    if not isinstance(patches, dict):
+        return str(uuid.uuid4())
+    # Older hosts: the patches by file and strengths. The same file may hold other weights now, in patches of their own.
+    now = list(patches.items())
+    before, state = _SEEN.get(patcher.model, ([], ""))
+    if (
+        not state
+        or [key for key, _ in now] != [key for key, _ in before]
+        or any(new is not old for (_, new), (_, old) in zip(now, before))
+    ):
+        state = str(uuid.uuid4())
+        _SEEN[patcher.model] = now, state
+    return state
+
+
+# How a host's layers take their rotary tables [1, 1, tokens, width]: by their widths in halves of a head, the tables in
+# this form of cosine and sine [tokens, head_dim] and half a head.
+_TABLES: dict[tuple[int, ...], Callable[[Any, Any, int], tuple]] = {
+    (2, 1, 1): lambda cosine, sine, half: (cosine, sine[:, :half], -sine[:, half:]),
+    (2, 2): lambda cosine, sine, half: (cosine, sine),
+}
 
 
 class ForgeTextEncoder(TextEncoder):
@@ -133,6 +170,7 @@ class ForgeTextEncoder(TextEncoder):
 
     def embed(self, ids: list[int]) -> Any:
         self._place()
+        check_ids(ids, self._model.embed_tokens.num_embeddings, "The text encoder")
         return self._model.embed_tokens(torch.tensor(ids, device=self._device())).float()
 
     def states(
@@ -143,7 +181,8 @@ class ForgeTextEncoder(TextEncoder):
 
         def forward() -> Any:
             mask = torch.ones(1, rows.shape[0], dtype=torch.long, device=rows.device)
-            return self._model(None, attention_mask=mask, embeds=rows[None], num_tokens=[rows.shape[0]])[0]
+            with watched(self._model.layers, check_interrupted):
+                return self._model(None, attention_mask=mask, embeds=rows[None], num_tokens=[rows.shape[0]])[0]
 
         if image is None:
             return states_at(self._model, first, indices, forward)
@@ -153,25 +192,18 @@ class ForgeTextEncoder(TextEncoder):
             return states_at(self._model, first, indices, forward)
 
     def _rotary_tables(self, image: ImageTokens, sequence: Sequence) -> Callable[[Any], Any]:
-        """The host hands its layers (cos [1, 1, tokens, head_dim], sin and -sin [1, 1, tokens, head_dim / 2])."""
+        """MRoPE's tables in the host's form, in place of those it hands its layers."""
         config = self._model.config
-        cosine, sine = mrope_tables(sequence.position_ids(), config.head_dim, config.rope_theta, image.mrope_section)
-        half = config.head_dim // 2
+        tables = mrope_tables(sequence.position_ids(), config.head_dim, config.rope_theta, image.mrope_section)
 
         def replace(old: Any) -> Any:
-            if (
-                not isinstance(old, tuple)
-                or [t.shape[-1] for t in old] != [2 * half, half, half]
-                or old[0].shape[-2] != len(sequence.ids)
-            ):
+            widths = tuple(part.shape[-1] * 2 // config.head_dim for part in old) if isinstance(old, tuple) else ()
+            form = _TABLES.get(widths)
+            if form is None or old[0].shape[-2] != len(sequence.ids):
                 raise ZvlError(
                     "This version of the web UI does not let positions be replaced. Choose positions sequential."
                 )
-            return (
-                cosine.to(old[0])[None, None],
-                sine[:, :half].to(old[1])[None, None],
-                -sine[:, half:].to(old[2])[None, None],
-            )
+            return tuple(new.to(part)[None, None] for new, part in zip(form(*tables, config.head_dim // 2), old))
 
         return replace
 

@@ -15,10 +15,11 @@ from ..errors import ZvlError
 from ..options import Settings
 from ..qwen3vl import language, vision
 from ..qwen3vl.checkpoint import Checkpoint
+from ..qwen3vl.layers import watched
 from ..qwen3vl.passes import Pass
 from ..reference import Reference, sized
 from ..sequence import Sequence
-from .forge import show_progress
+from .forge import check_interrupted, show_progress
 from .forge_memory import Residence
 
 GIB = 2**30
@@ -79,12 +80,19 @@ class ForgeExtractor:
 
     @contextlib.contextmanager
     def _placed(self, part: str, tokens: int, depth: int = 0) -> Iterator[Any]:
-        """The model on its device for the time of one pass; failures are told in one line and leave nothing behind."""
+        """The model on its device for the time of one pass; failures are told in one line and leave nothing behind.
+
+        Raises:
+            Stopped: the user has ended the picture, before the pass or between its layers.
+        """
         out_of_memory = getattr(mm, "OOM_EXCEPTION", torch.cuda.OutOfMemoryError)
         try:
+            check_interrupted()  # before what may take longest: loading
             self._place(part, tokens, depth)
             show_progress("Z-Image VL: reading the reference")
-            yield self._residence.model
+            model = self._residence.model
+            with watched(_layers(model, part), check_interrupted):
+                yield model
         except (out_of_memory, MemoryError) as error:
             self._residence.drop()
             raise ZvlError(
@@ -120,6 +128,13 @@ class ForgeExtractor:
                 finally:  # what was there is still of use
                     self._residence.hold(key, model, model.module, self.device)
             self._residence.place(tokens)
+
+
+def _layers(model: Any, part: str) -> list[torch.nn.Module]:
+    """What runs one after another in a pass."""
+    if part == "vision":
+        return list(model.blocks)
+    return [*model.module.visual.blocks, *model.module.language_model.layers]
 
 
 def _compute_dtype(device: Any) -> Any:

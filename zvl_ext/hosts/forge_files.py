@@ -5,43 +5,93 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+from typing import Any
 
 from ..errors import ZvlError
+from ..outside import open_regular, shown
+from ..pictures.formats import SIGN, may_be_picture
 from ..qwen3vl.checkpoint import Checkpoint
-from ..qwen3vl.files import find, open_checkpoint
-from ..qwen3vl.headers import WANTED
+from ..qwen3vl.files import open_checkpoint
+from ..qwen3vl.listing import Listing, Model, look
+from ..qwen3vl.peek import GGUF, is_weights
+from ..qwen3vl.wanted import WANTED
 
-FOLDER = (
-    "qwen3_vl"  # below the host's models folder; not its text_encoder folder, whose files it merges into the checkpoint
-)
+FOLDER = "qwen3_vl"  # below the host's models folder
+_TOLD = 5  # names in a message
 
 
 def model_folders() -> list[str]:
+    """The folders for Qwen3-VL's weights; the first is where new ones belong."""
     from modules import paths, shared
 
-    return [os.path.join(paths.models_path, FOLDER), *(getattr(shared.cmd_opts, "qwen3_vl_dirs", None) or [])]
+    named = getattr(shared.cmd_opts, "qwen3_vl_dirs", None) or []
+    return [os.path.join(paths.models_path, FOLDER), *map(os.path.expanduser, named)]
+
+
+def _text_encoders() -> list[str]:
+    """The web UI's own folders of text encoders, and the files that it lists itself: whoever uses an image model that
+    reads with Qwen3-VL has it there. Looked at only: to the web UI's list of modules they are not added."""
+    from modules import paths, shared
+
+    folders = [os.path.join(paths.models_path, "text_encoder")]
+    for flag in ("text_encoder_dirs", "text_encoder_dir"):  # newer and older web UIs
+        named = getattr(shared.cmd_opts, flag, None) or []
+        folders += [named] if isinstance(named, str) else named
+    listed: dict[str, Any] = {}
+    with contextlib.suppress(ImportError, AttributeError):
+        from modules_forge import main_entry
+
+        listed = main_entry.module_list
+    return [*folders, *(str(path) for path in list(listed.values()) if is_weights(str(path)))]
 
 
 def models() -> dict[str, str]:
-    """Qwen3-VL weights the user has, name -> path."""
-    return find([folder for folder in model_folders() if os.path.isdir(folder)])
+    """Qwen3-VL weights the user has, name -> path; looked for anew."""
+    _search.cache_clear()
+    return {name: model.path for name, model in _found().models.items()}
+
+
+def _found() -> Listing:
+    places = (*model_folders(), *_text_encoders())
+    return _search(places, tuple(_state(place) for place in places))
+
+
+@functools.lru_cache(maxsize=1)
+def _search(places: tuple[str, ...], state: tuple) -> Listing:
+    """Kept, because the panel asks for the weights whenever a control moves, and discs may be slow."""
+    return look(list(places))
 
 
 def checkpoint(name: str) -> Checkpoint:
     """The headers of the weights of that name; "" means the first ones found.
 
     Raises:
-        ZvlError: there are none, or the name is not listed. A name is only looked up, never used as a path.
+        ZvlError: there are none, the name is not listed, or they can't be used. A name is only looked up, never used as
+            a path.
     """
-    found = models()
-    if not found:
-        raise ZvlError(
-            f"No Qwen3-VL weights were found. {WANTED}, put it into {model_folders()[0]} and press the refresh button."
-        )
-    name = name or next(iter(found))
-    if name not in found:
-        raise ZvlError(f"There is no Qwen3-VL model {name!r}; there is " + ", ".join(found) + ".")
-    return _opened(found[name], name, _signature(found[name]))
+    found = _found()
+    model = _named(found, name)
+    if model is None or not os.path.exists(model.path):
+        _search.cache_clear()
+        found = _found()
+        model = _named(found, name)
+    if model is None:
+        raise ZvlError(_no_such(found, name))
+    return _opened(model.path, model.name, _signature(model.path))
+
+
+def _named(found: Listing, name: str) -> Model | None:
+    return (found.models | found.others).get(name) if name else next(iter(found.models.values()), None)
+
+
+def _no_such(found: Listing, name: str) -> str:
+    if found.models:
+        first = [shown(each, quotes=False) for each in list(found.models)[:_TOLD]]
+        more = f" and {len(found.models) - _TOLD} more" if len(found.models) > _TOLD else ""
+        return f"There is no Qwen3-VL model {shown(name)}; there is {', '.join(first)}{more}."
+    if found.cut:
+        return f"No Qwen3-VL weights were found. {found.cut}"
+    return f"No Qwen3-VL weights were found. Put them into {model_folders()[0]} and press the refresh button. {WANTED}."
 
 
 @functools.lru_cache(maxsize=4)
@@ -51,11 +101,21 @@ def _opened(path: str, name: str, signature: tuple) -> Checkpoint:
 
 
 def _signature(path: str) -> tuple:
-    """Changes when a file of weights does, or what is in a folder of them."""
+    """Changes when a file of weights does, or what is in a folder of them. A GGUF belongs to what lies beside it."""
+    try:
+        folder = path if os.path.isdir(path) else os.path.dirname(path) if path.lower().endswith(GGUF) else ""
+        files = sorted(entry.path for entry in os.scandir(folder) if entry.is_file()) if folder else [path]
+        return tuple((file, *_state(file)) for file in files)
+    except OSError:
+        return (object(),)  # equal to nothing
+
+
+def _state(path: str) -> tuple[int, int]:
+    """Changes when a file does, or the names in a folder."""
     with contextlib.suppress(OSError):
-        files = [entry.path for entry in os.scandir(path) if entry.is_file()] if os.path.isdir(path) else [path]
-        return tuple((file, (info := os.stat(file)).st_size, info.st_mtime_ns) for file in sorted(files))
-    return ()
+        info = os.stat(path)
+        return info.st_size, info.st_mtime_ns
+    return 0, 0
 
 
 def reference_folder() -> str:
@@ -66,6 +126,17 @@ def reference_folder() -> str:
 
 
 def reference_files() -> list[str]:
-    with contextlib.suppress(OSError):
-        return sorted(e.name for e in os.scandir(reference_folder()) if e.is_file() and not e.name.startswith("."))
-    return []
+    """The names of the files in the reference folder that begin as a picture does."""
+    found = []
+    with contextlib.suppress(OSError), os.scandir(reference_folder()) as entries:
+        for entry in entries:
+            # Not hidden, and a name that a page can show: a file system may hold others.
+            if entry.name.isprintable() and not entry.name.startswith(".") and _begins_as_picture(entry.path):
+                found.append(entry.name)
+    return sorted(found)
+
+
+def _begins_as_picture(path: str) -> bool:
+    with contextlib.suppress(OSError), open_regular(path) as file:
+        return may_be_picture(file.read(SIGN))
+    return False

@@ -11,6 +11,7 @@ from backend import memory_management as mm
 from backend.patcher.base import ModelPatcher
 
 from ..budget import Memory, weight_bytes, working_bytes
+from ..errors import ZvlError
 from ..options import Settings
 from ..qwen3vl.checkpoint import Checkpoint
 from .forge import queue_lock, takes
@@ -31,7 +32,16 @@ class Residence:
         self.patcher: Any = None
 
     def hold(self, key: tuple, model: Any, module: Any, device: Any) -> None:
-        """Let the host's memory management place a model's module on a device."""
+        """Let the host's memory management place a model's module on a device.
+
+        Raises:
+            ZvlError: the host would not give it back.
+        """
+        if not hasattr(mm, "current_loaded_models"):
+            raise ZvlError(
+                "This version of the web UI manages its memory in a way Z-Image VL does not know. Look for an update "
+                "of Z-Image VL."
+            )
         offload = device if device.type == "cpu" else mm.text_encoder_offload_device()
         self.key, self.model, self.patcher = (
             key,
@@ -40,25 +50,40 @@ class Residence:
         )
 
     def take_off(self) -> None:
-        """Take the module from the host: it goes to where the host keeps what is not in use."""
-        self.patcher.detach()
-        mm.unload_model(self.patcher)
-        self.patcher = None
+        """Take the module from the host: it goes to where the host keeps what is not in use.
+
+        Every host has the list of what is loaded, and entries that know how to unload; what it calls the two steps
+        together, if it has a name for them, differs. The entry goes first: whatever fails then, the host, which may
+        hold what is in its list for good, has it no more.
+        """
+        patcher, self.patcher = self.patcher, None
+        for place in reversed(range(len(mm.current_loaded_models))):
+            if mm.current_loaded_models[place].model is patcher:
+                mm.current_loaded_models.pop(place).model_unload()
 
     def drop(self) -> None:
+        """Give back all that is held. Does nothing where nothing is."""
         if self.model is None:
             return
-        with contextlib.suppress(Exception):  # best effort: this runs after failures, too
-            self.take_off()
-        self.key = self.model = self.patcher = None
-        gc.collect()
-        mm.soft_empty_cache()
+        try:
+            # This runs after failures, too, when there may be no memory to move the module into. It need not be: the
+            # last reference goes with it.
+            with contextlib.suppress(RuntimeError, MemoryError):
+                self.take_off()
+        finally:
+            self.key = self.model = self.patcher = None
+            gc.collect()
+            mm.soft_empty_cache()
 
     def place(self, tokens: int) -> Any:
         """Put what is held on its device, whole, with room for a pass over that many tokens; gives what reads."""
         # The host's partial offloading leaves parts of a transformers model on the wrong device.
-        whole = {"force_full_load": True} if takes(mm.load_models_gpu, "force_full_load") else {}
-        mm.load_models_gpu([self.patcher], memory_required=working_bytes(tokens), **whole)
+        whole = takes(mm.load_models_gpu, "force_full_load")
+        mm.load_models_gpu(
+            [self.patcher], memory_required=working_bytes(tokens), **({"force_full_load": True} if whole else {})
+        )
+        if not whole:  # a host that can't be asked has made all the room it can: the rest goes beside what is there
+            self.patcher.model.to(self.patcher.load_device)
         return self.model
 
     def unload(self) -> None:

@@ -22,8 +22,9 @@ from ..qwen3vl.checkpoint import Checkpoint
 from ..qwen3vl.files import open_checkpoint
 from ..qwen3vl.modules import TextConfig, TextModel, VisionTower
 from ..qwen3vl.passes import Pass
+from ..qwen3vl.tokenizer import tokenizer
 from ..reference import Reference, sized
-from ..sequence import TEMPLATE, Encode, Sequence
+from ..sequence import TEMPLATE, Sequence, check_ids
 from ..store import Store
 from .standalone_attention import weighted
 
@@ -107,6 +108,7 @@ class StandaloneTextEncoder(TextEncoder):
     @torch.inference_mode()
     def embed(self, ids: list[int]) -> torch.Tensor:
         embedding = self.model.embed_tokens
+        check_ids(ids, embedding.num_embeddings, "The text encoder")
         rows: torch.Tensor = embedding(torch.tensor(ids, device=embedding.weight.device))
         return rows.float()
 
@@ -293,29 +295,3 @@ class ZImage:
                 )
             pictures += output.images
         return pictures
-
-
-def tokenizer(folder: str) -> Encode:
-    """The tokenizer of a Hugging Face folder as a function from text to ids; special tokens' text becomes special ids.
-
-    Raises:
-        ZvlError: the folder has no tokenizer.
-    """
-    file = os.path.join(folder, "tokenizer.json")
-    if os.path.isfile(file):
-        from tokenizers import Tokenizer
-
-        try:
-            loaded = Tokenizer.from_file(file)
-        except Exception as error:  # tokenizers raises bare Exception
-            raise ZvlError(f"{file} can't be read ({error}). Download it again.") from error
-        return lambda text: loaded.encode(text, add_special_tokens=False).ids
-    if os.path.isfile(os.path.join(folder, "vocab.json")) and os.path.isfile(os.path.join(folder, "merges.txt")):
-        from transformers import Qwen2Tokenizer
-
-        slow = Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
-        return lambda text: slow(text, add_special_tokens=False)["input_ids"]
-    raise ZvlError(
-        f"There is no tokenizer.json in {folder}. Name a folder that has one with --tokenizer (any Qwen3 or Qwen3-VL "
-        "folder)."
-    )

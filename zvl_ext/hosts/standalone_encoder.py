@@ -9,8 +9,9 @@ from typing import Any
 
 from ..engines.sources import Text
 from ..errors import ZvlError
+from ..qwen3vl.tokenizer import tokenizer
 from ..sequence import TEMPLATE
-from .standalone import DTYPES, TEXT_LAYER, StandaloneTextEncoder, tokenizer
+from .standalone import DTYPES, TEXT_LAYER, StandaloneTextEncoder
 
 _ROPE_THETA = 1e6  # of Qwen3; the shapes of a file do not tell
 _LAYER = re.compile(r"layers\.(\d+)\.")

@@ -7,6 +7,8 @@ from typing import TypedDict
 
 import torch
 
+from ..errors import ZvlError
+
 FLOOR = 1e-6  # smallest standard deviation that is divided by
 
 # The prompts a text encoder's reference statistics are measured on: everyday captions of several kinds and lengths.
@@ -53,9 +55,18 @@ def std(values: torch.Tensor, dim: int | None = None) -> torch.Tensor:
 
 
 def measure(rows: torch.Tensor) -> ReferenceStatistics:
-    """Reference statistics of text embeddings, [tokens of all prompts, hidden]."""
-    rows = rows.float()
-    return ReferenceStatistics(rows.mean(dim=0), std(rows, 0), float(std(rows)))
+    """Reference statistics of text embeddings, [tokens of all prompts, hidden]; in float64, which no finite rows leave.
+
+    Raises:
+        ZvlError: the text embeddings have values that are not finite.
+    """
+    if not rows.isfinite().all():
+        raise ZvlError(
+            "The text encoder's reference statistics are not finite. Let the text encoder compute in bfloat16 or "
+            "float32, or choose normalization sink_aware."
+        )
+    rows = rows.double()
+    return ReferenceStatistics(rows.mean(dim=0).float(), std(rows, 0).float(), float(std(rows)))
 
 
 class Comparison(TypedDict):
@@ -80,7 +91,7 @@ class Comparison(TypedDict):
 def compare(text: torch.Tensor, vl: torch.Tensor, threshold: float = 10.0) -> Comparison:
     """Compare text and Qwen3-VL's hidden states, float [tokens, hidden] each, in the terms of the published
     findings."""
-    text, vl = text.float(), vl.float()
+    text, vl = text.double(), vl.double()  # which the squares of no float32 leave
     text_std, vl_std = std(text, 0), std(vl, 0)
     ratio = vl_std.clamp_min(FLOOR) / text_std.clamp_min(FLOOR)
     distance = torch.maximum(ratio, 1 / ratio)

@@ -3,30 +3,56 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import math
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ZvlError
 from ..reference import Reference, fitted_size
 from ..sequence import VisionTokens
+from .forms import FORMS
+from .pieces import Pieces, Version
+from .scales import Block
+from .wanted import WANTED, WANTED_FOR_BLEND
 
 if TYPE_CHECKING:
     import torch
 
-FP8_DTYPES = ("F8_E4M3", "F8_E5M2")  # as safetensors calls them
+EMBEDDING = "language_model.embed_tokens.weight"
+Opened = Callable[["Stored"], Pieces]  # a tensor -> its file
 
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor in one file, known from the file's header."""
+    """One tensor in one file, known from the file's header.
+
+    Attributes:
+        file: The file.
+        key: Its name there.
+        shape: Of its numbers, however they are stored.
+        dtype: The form of its numbers, a name in FORMS where it can be read.
+        start: The byte of the file where they begin.
+        version: What the file was when its header was read.
+        block: Rows and columns that share a number of its scale; None for a form without scales.
+        rotation: By groups of how many inputs it was rotated; 0 where it was not.
+        problem: Why it can't be read, as the middle of a line; "" where it can.
+        frames: What it is put together from along the axis of time (2); it has no bytes of its own then.
+    """
 
     file: str
     key: str
     shape: tuple[int, ...]
     dtype: str
+    start: int = 0
+    version: Version = (0, 0)
+    block: Block | None = None
+    rotation: int = 0
+    problem: str = ""
+    frames: tuple[Stored, ...] = ()
 
 
 @dataclass
@@ -37,8 +63,9 @@ class Checkpoint:
         path: The folder or the file.
         name: What the panel and the infotext call it.
         config: Qwen3-VL's configuration as plain data (`text_config`, `vision_config`, token ids).
-        tensors: By the name in transformers' Qwen3VLModel (`language_model.…`, `visual.…`).
-        scales: fp8 scales, by the name of the tensor they belong to.
+        tensors: By the name in transformers' Qwen3VLModel (`language_model.…`, `visual.…`). Those of the language model
+            may be missing, or in a form that can't be read: a vision tower is enough for engine splice.
+        scales: Scales of tensors in eight bits, by the name of the tensor they belong to.
     """
 
     path: str
@@ -74,7 +101,7 @@ class Checkpoint:
 
     @property
     def stored_dtype(self) -> str:
-        """How most of the weights are stored: "BF16", "F16", "F32", "F8_E4M3" or "F8_E5M2"."""
+        """The form in which most of the weights are stored, such as "BF16", "F8_E4M3" or "Q4_K"."""
         sizes: dict[str, int] = {}
         for stored in self.tensors.values():
             sizes[stored.dtype] = sizes.get(stored.dtype, 0) + math.prod(stored.shape)
@@ -85,9 +112,11 @@ class Checkpoint:
         return sorted({stored.file for stored in (*self.tensors.values(), *self.scales.values())})
 
     @property
-    def identity(self) -> tuple[tuple[str, int, int], ...]:
-        """Changes when the weights on disk do."""
-        return tuple((os.path.abspath(file), (info := os.stat(file)).st_size, info.st_mtime_ns) for file in self.files)
+    def identity(self) -> tuple[object, ...]:
+        """Changes when the weights on disk do, or what config.json says of them: as they were when this was opened."""
+        versions = {stored.file: stored.version for stored in (*self.tensors.values(), *self.scales.values())}
+        config = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()
+        return (*((os.path.abspath(file), *versions[file]) for file in sorted(versions)), config)
 
     @property
     def parameters(self) -> int:
@@ -108,7 +137,8 @@ class Checkpoint:
         return height // self.unit, width // self.unit
 
     def check_layer(self, layer: int) -> None:
-        """Raise ZvlError unless the language model has that layer."""
+        """Raise ZvlError unless there is a language model that can be read, and it has that layer."""
+        self.require_language()
         check_layer(layer, self.layers, self.name)
 
     def depth(self, layer: int) -> int:
@@ -129,46 +159,124 @@ class Checkpoint:
                 + ("Choose a Qwen3-VL-4B." if width == 2560 else "Choose a Qwen3-VL of the same width.")
             )
 
+    def require_vision(self) -> None:
+        """Raise ZvlError unless the vision tower's tensors can be read."""
+        self._require("visual.", f"{self.name} has no vision tower. {WANTED}.", WANTED)
+
+    def require_language(self) -> None:
+        """Raise ZvlError unless the language model's tensors can be read, too: engine blend reads with it."""
+        self.require_vision()
+        missing = f"{self.name} has no language model: it serves engine splice. For engine blend: {WANTED_FOR_BLEND}."
+        self._require(
+            "language_model.", missing, f"Engine splice can use the file. For engine blend: {WANTED_FOR_BLEND}"
+        )
+
+    def _require(self, prefix: str, missing: str, instead: str) -> None:
+        part = {name: stored for name, stored in self.tensors.items() if name.startswith(prefix)}
+        if not part or (prefix == "language_model." and EMBEDDING not in part):
+            raise ZvlError(missing)
+        for stored in part.values():
+            if stored.problem:
+                raise ZvlError(f"{self.name}: {stored.problem}. {instead}.")
+
     def read(self, names: Iterable[str], dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
-        """Read tensors in the given dtype, file by file; fp8 is multiplied with its scales.
-
-        A tensor that is stored in `dtype` stays a view of the mapped file: no second copy is made.
-        """
-        from .fp8 import dequantize  # here: headers are read without torch
-
+        """Read tensors in the given dtype, file by file, whatever form they are stored in."""
         for name, value, scale in self.read_stored(names):
-            yield name, dequantize(value, scale, dtype) if self.is_fp8(name) else value.to(dtype)
+            yield name, self._numbers(self.tensors[name], value, scale, dtype)
 
     def read_stored(self, names: Iterable[str]) -> Iterator[tuple[str, torch.Tensor, torch.Tensor | None]]:
-        """Read tensors as they are stored, views of the mapped files, with the scales of those in fp8."""
-        from safetensors import SafetensorError, safe_open
+        """Read tensors as they are stored (what GGUF has quantized as float32), with the scales of those in eight bits.
 
-        from .fp8 import scale_fits
+        Each is a copy in memory of its own: what happens to the file later does not reach it.
 
+        Raises:
+            ZvlError: a tensor's form can't be read, or a file can't, or has been changed since it was opened.
+        """
         by_file: dict[str, list[str]] = {}
         for name in names:
             by_file.setdefault(self.tensors[name].file, []).append(name)
-        with contextlib.ExitStack() as stack:  # a scale may lie in another shard than its tensor
-            try:
-                opened = {file: stack.enter_context(safe_open(file, "pt")) for file in self.files}
-            except (OSError, SafetensorError) as error:
-                raise ZvlError(f"{self.name}: the weights can't be read ({error}). Download the file again.") from error
-            for file, members in sorted(by_file.items()):
+        with self._open() as opened:  # a scale may lie in another shard than its tensor
+            for _, members in sorted(by_file.items()):
                 for name in members:
-                    value, scale = opened[file].get_tensor(self.tensors[name].key), None
-                    if self.is_fp8(name) and name in self.scales:
-                        scale = opened[self.scales[name].file].get_tensor(self.scales[name].key)
-                        if not scale_fits(value.shape, scale):
-                            raise ZvlError(
-                                f"{self.name}: the scale of {name} does not fit it. Download the weights again."
-                            )
-                    yield name, value, scale
+                    stored = self.tensors[name]
+                    if stored.problem:
+                        raise ZvlError(f"{self.name}: {stored.problem}. {WANTED}.")
+                    scale = self.scales[name] if self.is_packed(name) and name in self.scales else None
+                    yield name, _read(stored, opened), None if scale is None else _read(scale, opened)
 
-    def is_fp8(self, name: str) -> bool:
-        return self.tensors[name].dtype in FP8_DTYPES
+    def rows(self, name: str, rows: list[int], dtype: torch.dtype) -> torch.Tensor:
+        """Some rows of a matrix, [len(rows), columns]: nothing else of it is read."""
+        import torch
+
+        stored, wanted = self.tensors[name], sorted(set(rows))
+        form, columns = FORMS[stored.dtype], stored.shape[1]
+        size = columns // form.numbers * form.bytes
+        raw = torch.empty(len(wanted), size, dtype=torch.uint8)
+        scale: torch.Tensor | None = None
+        with self._open() as opened:
+            for row, target in zip(wanted, raw.numpy()):
+                opened(stored).read_into(stored.start + row * size, target.data)
+            if name in self.scales and stored.block:
+                scale = _read(self.scales[name], opened)
+        values = form.values(raw.flatten(), (len(wanted), columns))
+        block = stored.block
+        if scale is not None and block and scale.numel() > 1:
+            scale = scale.reshape(-(-stored.shape[0] // block[0]), -1)[[row // block[0] for row in wanted]]
+            block = (1, block[1])
+        values = self._numbers(replace(stored, block=block), values, scale, dtype)
+        place = {row: at for at, row in enumerate(wanted)}
+        return values[[place[row] for row in rows]]
+
+    def is_packed(self, name: str) -> bool:
+        """Whether a tensor is stored in a byte for each number, with scales or without."""
+        form = FORMS.get(self.tensors[name].dtype)
+        return form is not None and form.packed
+
+    def _numbers(
+        self, stored: Stored, value: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype
+    ) -> torch.Tensor:
+        import torch
+
+        from .fp8 import dequantize  # here: headers are read without torch
+        from .rotation import rotate
+
+        if not stored.rotation:
+            return dequantize(value, scale, dtype, stored.block)
+        return rotate(dequantize(value, scale, torch.float32, stored.block), stored.rotation).to(dtype)
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[Opened]:
+        """The files, opened as they are asked for, and checked at the end: they are what they were."""
+        opened: dict[str, Pieces] = {}
+        with contextlib.ExitStack() as stack:
+
+            def of(stored: Stored) -> Pieces:
+                if stored.file not in opened:
+                    opened[stored.file] = stack.enter_context(Pieces(stored.file, self.name, stored.version))
+                return opened[stored.file]
+
+            yield of
+
+
+def _read(stored: Stored, opened: Opened) -> torch.Tensor:
+    """One tensor, as it is stored."""
+    import torch
+
+    if stored.frames:
+        return torch.stack([_read(frame, opened) for frame in stored.frames], dim=2)
+    form = FORMS[stored.dtype]
+    raw = torch.empty(math.prod(stored.shape) // form.numbers * form.bytes, dtype=torch.uint8)
+    opened(stored).read_into(stored.start, raw.numpy().data)
+    return form.values(raw, stored.shape)
 
 
 def check_layer(layer: int, layers: int, owner: str) -> None:
     """Raise ZvlError unless a model with that many layers, called `owner`, has this one."""
     if not -layers <= layer <= -1:
         raise ZvlError(f"Hidden layer {layer} does not exist: {owner} has layers -1 to -{layers}.")
+
+
+def readable_shapes(tensors: dict[str, Stored]) -> dict[str, tuple[int, ...]]:
+    """Shapes that a configuration can be told from: without the language model's, where that can't be read."""
+    spoiled = any(own.startswith("language_model.") and stored.problem for own, stored in tensors.items())
+    return {own: stored.shape for own, stored in tensors.items() if own.startswith("visual.") or not spoiled}

@@ -1,114 +1,160 @@
-"""Qwen3-VL's configuration: as a file's metadata or the shapes of its tensors tell it, in the words of transformers 4
-and 5."""
+"""Qwen3-VL's configuration: as config.json, a file's metadata or the shapes of its tensors tell it, and held against
+the tensors."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import re
-from typing import Any
-
 from ..errors import ZvlError
+from ..outside import parse_json, shown
+from .kinds import Shapes
+from .schema import FaultError, Section, complete
 
 # Depths of the vision tower in published models whose DeepStack layers do not follow from evenly spaced thirds.
 _DEEPSTACK = {27: (8, 16, 24)}
 _VISION_HEADS = 16  # of every published Qwen3-VL; the shapes do not tell
+_METADATA = 2**20  # characters of a configuration in a file's metadata at most
+_LAYERS, _BLOCKS, _DEEP = "language_model.layers.", "visual.blocks.", "visual.deepstack_merger_list."
+_EMBEDDING = "language_model.embed_tokens.weight"
 
 
-def from_metadata(metadata: dict[str, str], name: str) -> dict[str, Any] | None:
+def from_metadata(metadata: dict[str, str]) -> Section | None:
     """A `config` entry in the file's metadata (JSON of a config.json) goes before what the shapes tell."""
-    if "config" not in metadata:
+    text = metadata.get("config", "")
+    if not text or len(text) > _METADATA:
         return None
-    with contextlib.suppress(ValueError):
-        config = json.loads(metadata["config"])
-        if (
-            isinstance(config, dict)
-            and isinstance(config.get("text_config"), dict)
-            and isinstance(config.get("vision_config"), dict)
-        ):
-            return config
-    return None
+    try:
+        config = parse_json(text)
+    except ValueError:
+        return None
+    sections = ("text_config", "vision_config")
+    usable = isinstance(config, dict) and all(isinstance(config.get(section), dict) for section in sections)
+    return config if usable else None
 
 
-def config_from_shapes(shapes: dict[str, tuple[int, ...]], name: str = "the file") -> dict[str, Any]:
+def config_from_shapes(shapes: Shapes, name: str = "the file") -> Section:
     """Qwen3-VL's configuration from the shapes of its tensors (names as in Qwen3VLModel).
 
     What shapes do not tell is what all published Qwen3-VL have in common: 16 vision heads, merge 2, rope theta 5e6 and
-    interleaved MRoPE in the proportion 24 : 20 : 20.
+    interleaved MRoPE in the proportion 24 : 20 : 20. A vision tower alone gets a language model of no layers.
 
     Raises:
-        ZvlError: a tensor that is needed is missing.
+        ZvlError: a tensor that is needed is missing, or has no shape of a Qwen3-VL's.
     """
 
-    def shape(key: str) -> tuple[int, ...]:
+    def shape(key: str, dimensions: int) -> tuple[int, ...]:
         if key not in shapes:
-            raise ZvlError(f"{name}: the tensor {key} is missing. Download the file again.")
+            raise FaultError(f"the tensor {key} is missing")
+        if len(shapes[key]) != dimensions or 0 in shapes[key]:
+            raise FaultError(f"the tensor {key} is {shown(list(shapes[key]))}")
         return shapes[key]
 
-    def count(pattern: str) -> int:
-        return 1 + max((int(m[1]) for key in shapes if (m := re.match(pattern, key))), default=-1)
-
-    layer, block = "language_model.layers.0.", "visual.blocks.0."
-    vocab, hidden = shape("language_model.embed_tokens.weight")
-    head_dim = shape(layer + "self_attn.q_norm.weight")[0]
-    half = head_dim // 2
-    side = half * 20 // 64
-    vision_hidden, channels, temporal, patch, _ = shape("visual.patch_embed.proj.weight")
-    depth = count(r"visual\.blocks\.(\d+)\.")
-    deepstack = count(r"visual\.deepstack_merger_list\.(\d+)\.")
-    step = depth // (deepstack + 1)
-    merged = shape("visual.merger.linear_fc1.weight")[1]
-    return {
-        "model_type": "qwen3_vl",
-        "text_config": {
-            "vocab_size": vocab,
-            "hidden_size": hidden,
-            "intermediate_size": shape(layer + "mlp.gate_proj.weight")[0],
-            "num_hidden_layers": count(r"language_model\.layers\.(\d+)\."),
-            "num_attention_heads": shape(layer + "self_attn.q_proj.weight")[0] // head_dim,
-            "num_key_value_heads": shape(layer + "self_attn.k_proj.weight")[0] // head_dim,
-            "head_dim": head_dim,
-            "rms_norm_eps": 1e-6,
-            "rope_theta": 5e6,
-            "rope_scaling": {
-                "rope_type": "default",
-                "mrope_interleaved": True,
-                "mrope_section": [half - 2 * side, side, side],
-            },
-            "max_position_embeddings": 262144,
-        },
-        "vision_config": {
+    try:
+        vision_hidden, channels, temporal, patch, _ = shape("visual.patch_embed.proj.weight", 5)
+        depth, deepstack = len(_numbers(shapes, _BLOCKS)), len(_numbers(shapes, _DEEP))
+        step = depth // (deepstack + 1)
+        merged = shape("visual.merger.linear_fc1.weight", 2)[1]
+        width = shape("visual.merger.linear_fc2.weight", 2)[0]
+        vision = {
             "depth": depth,
             "hidden_size": vision_hidden,
-            "intermediate_size": shape(block + "mlp.linear_fc1.weight")[0],
+            "intermediate_size": shape(_BLOCKS + "0.mlp.linear_fc1.weight", 2)[0],
             "num_heads": _VISION_HEADS,
             "in_channels": channels,
             "patch_size": patch,
             "temporal_patch_size": temporal,
             "spatial_merge_size": round((merged / vision_hidden) ** 0.5),
-            "out_hidden_size": shape("visual.merger.linear_fc2.weight")[0],
-            "num_position_embeddings": shape("visual.pos_embed.weight")[0],
+            "out_hidden_size": width,
+            "num_position_embeddings": shape("visual.pos_embed.weight", 2)[0],
             "deepstack_visual_indexes": list(
                 _DEEPSTACK.get(depth, tuple(step * (i + 1) - 1 for i in range(deepstack)))[:deepstack]
             ),
-        },
-    }
+        }
+        text: Section = {"hidden_size": width, "num_hidden_layers": 0}
+        if has_language(shapes):
+            vocabulary, hidden = shape(_EMBEDDING, 2)
+            layer = _LAYERS + "0."
+            (head_dim,) = shape(layer + "self_attn.q_norm.weight", 1)
+            text = {
+                "vocab_size": vocabulary,
+                "hidden_size": hidden,
+                "intermediate_size": shape(layer + "mlp.gate_proj.weight", 2)[0],
+                "num_hidden_layers": len(_numbers(shapes, _LAYERS)),
+                "num_attention_heads": shape(layer + "self_attn.q_proj.weight", 2)[0] // head_dim,
+                "num_key_value_heads": shape(layer + "self_attn.k_proj.weight", 2)[0] // head_dim,
+                "head_dim": head_dim,
+            }
+        return complete({"text_config": text, "vision_config": vision})
+    except FaultError as error:
+        raise ZvlError(f"{name}: its tensors are not those of a Qwen3-VL: {error}.") from None
 
 
-def complete(config: dict[str, Any], name: str) -> dict[str, Any]:
-    """Give the text configuration its rotary settings in the words of transformers 4 and of transformers 5.
+def checked(config: Section, shapes: Shapes, name: str, source: str = "config.json") -> Section:
+    """The configuration with what it leaves out, in the words of both generations of transformers, and nothing else.
 
-    Version 5 writes `rope_parameters`, which version 4 ignores; version 4 writes `rope_theta` and `rope_scaling`.
+    Args:
+        config: As JSON gives it, of any content.
+        shapes: The tensors that it is for (names as in Qwen3VLModel). A count is believed only where they have it.
+        source: Where it is from, for messages.
+
+    Raises:
+        ZvlError: it is none that a model can be built from, or not that of these tensors.
     """
     try:
-        text, vision = dict(config["text_config"]), dict(config["vision_config"])
-        rope = dict(text.get("rope_parameters") or text.get("rope_scaling") or {})
-        theta = rope.pop("rope_theta", None) or text.get("rope_theta") or 5e6
-        rope = {"rope_type": "default", "mrope_interleaved": True, "mrope_section": [24, 20, 20]} | rope
-        rope.pop("type", None)
-        int(text["hidden_size"]), int(text["num_hidden_layers"]), int(vision["depth"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ZvlError(f"{name}: config.json has no usable {error}. Download the folder again.") from error
-    text["rope_theta"], text["rope_scaling"] = theta, rope
-    text["rope_parameters"] = {**rope, "rope_theta": theta}
-    return {**config, "text_config": text, "vision_config": vision}
+        whole = complete(config)
+        _check_counts(whole["text_config"], whole["vision_config"], shapes)
+    except FaultError as error:
+        raise ZvlError(f"{name}: {source}: {error}. Take the one that these weights came with.") from None
+    for tensor, wanted in _telling(whole["text_config"], whole["vision_config"]).items():
+        if tensor in shapes and shapes[tensor] != wanted:
+            found = shown(list(shapes[tensor]))
+            raise ZvlError(f"{name}: the tensor {tensor} is {found}, it should be {list(wanted)} by {source}.")
+    return whole
+
+
+def has_language(shapes: Shapes) -> bool:
+    """Whether the tensors (names as in Qwen3VLModel) are more than a vision tower."""
+    return any(key.startswith("language_model.") for key in shapes)
+
+
+def _check_counts(text: Section, vision: Section, shapes: Shapes) -> None:
+    counts = {
+        _BLOCKS: ("vision_config.depth", vision["depth"]),
+        _DEEP: ("the number of deepstack_visual_indexes", len(vision["deepstack_visual_indexes"])),
+    }
+    if has_language(shapes):
+        counts[_LAYERS] = ("text_config.num_hidden_layers", text["num_hidden_layers"])
+    for prefix, (key, said) in counts.items():
+        if (there := len(_numbers(shapes, prefix))) != said:
+            raise FaultError(f"{key} is {said}, the weights have {there}")
+
+
+def _numbers(shapes: Shapes, prefix: str) -> set[str]:
+    """The numbers that stand behind a prefix, which have to count from 0 without a gap.
+
+    They are compared as texts: no number is taken for a count, however large it is.
+    """
+    found = {key.removeprefix(prefix).partition(".")[0] for key in shapes if key.startswith(prefix)}
+    if strange := sorted(found - set(map(str, range(len(found))))):
+        tensor = next(key for key in shapes if key.startswith(f"{prefix}{strange[0]}."))
+        raise FaultError(f"the tensor {shown(tensor, quotes=False)} is not part of a Qwen3-VL with so few before it")
+    return found
+
+
+def _telling(text: Section, vision: Section) -> dict[str, tuple[int, ...]]:
+    """Shapes that tensors have under a configuration: enough to tell whether the two belong together."""
+    merged = vision["hidden_size"] * vision["spatial_merge_size"] ** 2
+    patch = vision["patch_size"]
+    return {
+        _EMBEDDING: (text["vocab_size"], text["hidden_size"]),
+        _LAYERS + "0.self_attn.q_norm.weight": (text["head_dim"],),
+        "visual.patch_embed.proj.weight": (
+            vision["hidden_size"],
+            vision["in_channels"],
+            vision["temporal_patch_size"],
+            patch,
+            patch,
+        ),
+        "visual.pos_embed.weight": (vision["num_position_embeddings"], vision["hidden_size"]),
+        _BLOCKS + "0.mlp.linear_fc1.weight": (vision["intermediate_size"], vision["hidden_size"]),
+        "visual.merger.linear_fc1.weight": (merged, merged),
+        "visual.merger.linear_fc2.weight": (vision["out_hidden_size"], merged),
+    }

@@ -1,96 +1,127 @@
-"""Where Qwen3-VL's weights are and in which forms they come. Safetensors only, never a pickle.
+"""Opening Qwen3-VL's weights: a Hugging Face folder, or one file. Never a pickle.
 
-Two forms: a Hugging Face folder (config.json and one or several shards), and one file as ComfyUI and Forge Neo use for
-text encoders (bf16, fp16, or fp8 with scales), whose configuration is derived from the shapes of its tensors.
+What is no Qwen3-VL-4B is refused with what it is, what is not whole with what is missing of it.
 """
 
 from __future__ import annotations
 
-import json
 import os
 
 from ..errors import ZvlError
+from ..outside import no_file, read_json, reason
 from . import config as configuration
-from .checkpoint import Checkpoint
-from .headers import WANTED, read_headers
+from . import kinds
+from .checkpoint import Checkpoint, readable_shapes
+from .folders import CONFIG, CONFIG_LIMIT, FolderError, is_unfinished, main_files, missing, part_of
+from .headers import read_headers
+from .kinds import Kind
+from .listing import find, kind_of, mmproj_beside, unfinished
+from .peek import GGUF, is_weights
+from .wanted import WANTED
 
-
-def find(folders: list[str]) -> dict[str, str]:
-    """Weights in the given folders: name -> path. A folder with a config.json is one model, so is a .safetensors file.
-
-    Names are relative to the folder they were found in, so that a name from a request can only ever name what is
-    listed.
-    """
-    found: dict[str, str] = {}
-    for root in folders:
-        for folder, subfolders, files in os.walk(root, followlinks=True):
-            subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
-            weights = sorted(f for f in files if f.endswith(".safetensors"))
-            if "config.json" in files and weights and folder != root:
-                found.setdefault(os.path.relpath(folder, root).replace(os.sep, "/"), folder)
-                subfolders.clear()
-                continue
-            for file in weights:
-                found.setdefault(
-                    os.path.relpath(os.path.join(folder, file), root).replace(os.sep, "/"), os.path.join(folder, file)
-                )
-            if folder.count(os.sep) - root.count(os.sep) >= 4:
-                subfolders.clear()
-    return found
+__all__ = ["find", "open_checkpoint"]
 
 
 def open_checkpoint(path: str, name: str = "") -> Checkpoint:
-    """Read the headers of a folder's shards or of one file.
+    """Read the headers of a folder's files or of one file.
 
     Raises:
-        ZvlError: not there, not safetensors, damaged, or not a Qwen3-VL.
+        ZvlError: not there, not weights, damaged, or not a Qwen3-VL-4B.
     """
     name = name or os.path.basename(os.path.normpath(path))
-    if os.path.isdir(path):
-        config_file = os.path.join(path, "config.json")
-        try:
-            with open(config_file, encoding="utf-8") as file:
-                config = json.load(file)
-        except (OSError, ValueError) as error:
-            raise ZvlError(f"{name}: config.json can't be read ({error}). Download the folder again.") from error
-        if not isinstance(config, dict) or config.get("model_type") != "qwen3_vl":
-            kind = config.get("model_type") if isinstance(config, dict) else None
-            raise ZvlError(f"{name} is not a Qwen3-VL (its config.json says {kind!r}). {WANTED}.")
-        tensors, scales, _ = read_headers(_shards(path, name), name)
-    elif path.endswith(".safetensors"):
-        tensors, scales, metadata = read_headers([path], name)
-        config = configuration.from_metadata(metadata, name)
-        if config is None:
-            try:
-                config = configuration.config_from_shapes({n: s.shape for n, s in tensors.items()}, name)
-            except ZvlError:
-                raise
-            except (ValueError, IndexError, ZeroDivisionError) as error:
-                raise ZvlError(f"{name}: its tensors do not have the shapes of a Qwen3-VL. {WANTED}.") from error
-    elif os.path.exists(path):
-        raise ZvlError(f"{name}: only folders and .safetensors files are opened. {WANTED}.")
-    else:
+    what = no_file(path)
+    if what == "a folder":
+        return _open_folder(path, name)
+    if what == "not there":
         raise ZvlError(f"{name}: there is nothing at {path}. {WANTED}.")
-    return Checkpoint(path, name, configuration.complete(config, name), tensors, scales)
+    if what:
+        raise ZvlError(f"{name}: it is {what}. {WANTED}.")
+    return _open_file(path, name)
 
 
-def _shards(folder: str, name: str) -> list[str]:
-    index = os.path.join(folder, "model.safetensors.index.json")
-    if os.path.isfile(index):
-        try:
-            with open(index, encoding="utf-8") as file:
-                shards = sorted(set(json.load(file)["weight_map"].values()), key=str)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ZvlError(
-                f"{name}: model.safetensors.index.json can't be read ({error}). Download the folder again."
-            ) from error
-        if any(not isinstance(shard, str) or os.path.basename(shard) != shard for shard in shards):
-            raise ZvlError(
-                f"{name}: model.safetensors.index.json names files outside the folder. Download the folder again."
-            )
+def _open_folder(path: str, name: str) -> Checkpoint:
+    files, folders = _weights(path, name)
+    config = _config(path, name, files, folders)
+    kind = kinds.of_config(config) or Kind("a model that its config.json does not name")
+    _require(kind, name, ", by its config.json")
+    try:
+        names = main_files(path, files) or folders
+    except FolderError as error:
+        raise ZvlError(f"{name}: {error}.") from error
+    if problem := missing(path, names):
+        raise ZvlError(f"{name}: {problem}.")
+    paths = [os.path.join(path, file) for file in names]
+    for each in paths:
+        _require_whole(each, name)
+    tensors, scales, _ = read_headers(paths, name)
+    return Checkpoint(path, name, configuration.checked(config, readable_shapes(tensors), name), tensors, scales)
+
+
+def _open_file(path: str, name: str) -> Checkpoint:
+    if is_unfinished(path):
+        raise ZvlError(f"{name} is a download that has not finished. Let it finish, or download the file again.")
+    if not is_weights(path):
+        raise ZvlError(f"{name}: only folders, .safetensors and .gguf files are opened. {WANTED}.")
+    _require_whole(path, name)
+    if part := part_of(path):
+        raise ZvlError(
+            f"{name} is part {part[1]} of {part[2]} of a model. Choose its folder, with all parts and config.json."
+        )
+    kind = kind_of([path]) or Kind("a file without tensors")
+    tower = mmproj_beside(path, kind.width) if kind.eyes_apart else ""
+    if kind.eyes_apart and not tower:
+        raise ZvlError(f"{name} is {kind.name}. Put its mmproj file, the vision tower, beside it.")
+    if not tower:
+        _require(kind, name)
+    tensors, scales, metadata = read_headers([path, tower] if tower else [path], name)
+    shapes = readable_shapes(tensors)
+    config = configuration.from_metadata(metadata)
+    if config is None:
+        config = configuration.config_from_shapes(shapes, name)
+    config = configuration.checked(config, shapes, name, "its configuration")
+    return Checkpoint(path, name, config, tensors, scales)
+
+
+def _weights(path: str, name: str) -> tuple[list[str], list[str]]:
+    """The names in a folder that are those of weights: of files, and of folders."""
+    try:
+        names = sorted(filter(is_weights, os.listdir(path)))
+    except OSError as error:
+        raise ZvlError(f"{name}: the folder can't be read ({reason(error)}).") from error
+    kinds_of_names = {each: no_file(os.path.join(path, each)) for each in names}
+    return [n for n, what in kinds_of_names.items() if not what], [n for n, what in kinds_of_names.items() if what]
+
+
+def _config(path: str, name: str, files: list[str], others: list[str]) -> object:
+    """What a folder's config.json holds."""
+    file = os.path.join(path, CONFIG)
+    what = no_file(file)
+    try:
+        if not what:
+            return read_json(file, CONFIG_LIMIT)
+        problem = f"it is {what}"
+    except (OSError, ValueError) as error:
+        raise ZvlError(f"{name}: config.json can't be read ({reason(error)}). Download it again.") from error
+    if is_weights(path) and not others:
+        instead = f"{name} is a folder, it has to be a file: move the file that is in it up"
+    elif any(map(part_of, files)):
+        instead = "These are parts of a model: put config.json and the other small files of its folder beside them"
+    elif len(files) == 1:
+        instead = f"Choose the file {files[0]} itself, or put the config.json of its folder beside it"
     else:
-        shards = sorted(f for f in os.listdir(folder) if f.endswith(".safetensors"))
-    missing = [shard for shard in shards if not os.path.isfile(os.path.join(folder, shard))]
-    if missing or not shards:
-        raise ZvlError(f"{name}: {missing[0] if missing else 'a .safetensors file'} is missing. Finish the download.")
-    return [os.path.join(folder, shard) for shard in shards]
+        instead = "Choose a model's own folder, or one file"
+    raise ZvlError(f"{name}: config.json can't be read ({problem}). {instead}.")
+
+
+def _require(kind: Kind, name: str, by: str = "") -> None:
+    if not kind.fits:
+        raise ZvlError(f"{name} is not a Qwen3-VL-4B: it is {kind.name}{by}. {WANTED}.")
+
+
+def _require_whole(path: str, name: str) -> None:
+    """Raise ZvlError for what would be found out late, or told in a library's words."""
+    if problem := unfinished(path):
+        base = os.path.basename(path)
+        whole = base if name.endswith(base) else f"{name}: {base}"
+        form = "GGUF" if path.lower().endswith(GGUF) else "safetensors"
+        raise ZvlError(f"{whole} is not a whole {form} file ({problem}). Download it again.")

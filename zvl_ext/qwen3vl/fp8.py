@@ -1,35 +1,43 @@
-"""Weights in eight bits: fp8 with scales, as files have them and as they are kept in memory."""
+"""Weights in eight bits, fp8 or int8, with scales: as files have them and as they are kept in memory."""
 
 from __future__ import annotations
 
+import math
+
 import torch
 
+from .scales import Block, block_of
+
 FP8 = torch.float8_e4m3fn
-_BLOCK = 128  # side of the squares that Qwen's own fp8 files have a scale for
 
 
-def _has_blocks(shape: tuple[int, ...], scale: torch.Tensor) -> bool:
-    return (
-        len(shape) == scale.ndim == 2
-        and scale.numel() > 1
-        and scale.shape == tuple(-(-side // _BLOCK) for side in shape)
-    )
+def dequantize(
+    value: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype, block: Block | None = None
+) -> torch.Tensor:
+    """Eight-bit weights times their scale: one number, one per row or one per block.
 
-
-def scale_fits(shape: tuple[int, ...], scale: torch.Tensor) -> bool:
-    return scale.numel() in (1, shape[0]) or _has_blocks(shape, scale)
-
-
-def dequantize(value: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
-    """fp8 weights times their scale: one number, one per row, or one per block of 128 × 128 (Qwen's own fp8 files)."""
+    Args:
+        value: Of any shape; blocks are of matrices.
+        scale: In one of the shapes that `block_of` knows; None where there is none.
+        block: Rows and columns of a block, where they are known.
+    """
     if scale is None:
         return value.to(dtype)
-    value, scale = value.float(), scale.float()
-    if _has_blocks(value.shape, scale):
-        scale = scale.repeat_interleave(_BLOCK, 0).repeat_interleave(_BLOCK, 1)[: value.shape[0], : value.shape[1]]
-    else:
-        scale = scale.reshape(-1, *[1] * (value.ndim - 1)) if scale.numel() > 1 else scale.reshape(())
-    return torch.mul(value, scale).to(dtype)
+    block = block or block_of(tuple(value.shape), tuple(scale.shape))
+    if block is None:
+        raise ValueError(f"a scale of shape {list(scale.shape)} for weights of shape {list(value.shape)}")
+    return torch.mul(value.float(), spread(scale.float(), tuple(value.shape), block)).to(dtype)
+
+
+def spread(scale: torch.Tensor, shape: tuple[int, ...], block: Block) -> torch.Tensor:
+    """A scale in a shape that multiplies weights of a shape."""
+    if scale.numel() == 1:
+        return scale.reshape(())
+    rows, columns = block
+    if rows == 1 and columns >= math.prod(shape[1:]):
+        return scale.reshape(-1, *[1] * (len(shape) - 1))
+    scale = scale.reshape(-(-shape[0] // rows), -(-shape[1] // columns))
+    return scale.repeat_interleave(rows, 0)[: shape[0]].repeat_interleave(columns, 1)[:, : shape[1]]
 
 
 def to_fp8(value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

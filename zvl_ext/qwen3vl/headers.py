@@ -2,87 +2,125 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import os
-from typing import TYPE_CHECKING
 
 from ..errors import ZvlError
-from .checkpoint import FP8_DTYPES, Stored
+from . import notes
+from .checkpoint import Stored
+from .forms import FORMS
+from .gguf_files import read_gguf
+from .names import has_place, inner_names
+from .notes import Note
+from .pieces import Pieces
+from .safetensors_header import Entry, read_header
+from .scales import block_of
+from .wanted import WANTED
 
-if TYPE_CHECKING:
-    import torch
-
-WANTED = (
-    "Get Qwen3-VL-4B-Instruct as the folder from Hugging Face (Qwen/Qwen3-VL-4B-Instruct, 8.9 GB), or as one file "
-    "qwen3vl_4b_bf16.safetensors (8.9 GB) or qwen3vl_4b_fp8_scaled.safetensors (5.2 GB)"
-)
-_PREFIXES = (
-    ("model.language_model.", "language_model."),
-    ("model.visual.", "visual."),
-    ("model.", "language_model."),
-    ("language_model.", "language_model."),
-    ("visual.", "visual."),
-)
 _SCALES = (".weight_scale_inv", ".weight_scale", ".scale_weight")
-_COMPANIONS = (*_SCALES, ".input_scale", ".scale_input", ".comfy_quant")
-_PLAIN = ("BF16", "F16", "F32")
+_SCALE_FORMS = ("F32", "BF16", "F16")
+_FORMS = {name: form for name, form in FORMS.items() if form.numbers == 1}  # the others are GGUF's
+_OF_INPUTS = (".input_scale", ".scale_input")  # of what comes in, where that is brought to eight bits, too
+_NOTE = ".comfy_quant"
+# Parts of the names of what else stands beside a weight and changes what it means: nvfp4's second scale, zero points, …
+_CHANGING = ("scale", "quant", "zero", "absmax", "codebook", "_idx", "packed")
 
 
 def read_headers(files: list[str], name: str) -> tuple[dict[str, Stored], dict[str, Stored], dict[str, str]]:
-    """What the headers of one model's files say: tensors and scales by their inner names, and the metadata.
+    """What the headers of one model's files, safetensors or GGUF, say: tensors and scales by their inner names, and the
+    metadata.
+
+    What can't be read is told by `Stored.problem`: a file whose language model can't be read serves engine splice.
 
     Raises:
-        ZvlError: a file is not whole, a tensor's form can't be read, or it is another model.
+        ZvlError: a file is not whole, or there is no vision tower that can be read.
     """
-    from safetensors import SafetensorError, safe_open
-
-    tensors: dict[str, Stored] = {}
-    scales: dict[str, Stored] = {}
+    if all(file.lower().endswith(".gguf") for file in files):
+        stored_in_gguf, config = read_gguf(files, name)
+        return stored_in_gguf, {}, config
+    found: dict[str, Stored] = {}
     metadata: dict[str, str] = {}
+    said: dict[str, Note] = {}
     for file in files:
-        try:
-            with safe_open(file, "pt") as opened:
-                metadata |= opened.metadata() or {}
-                for key in opened.keys():
-                    if (inner := _inner_name(key)) is None:
-                        continue
-                    part = opened.get_slice(key)
-                    stored = Stored(file, key, tuple(part.get_shape()), part.get_dtype())
-                    companion = next((c for c in _COMPANIONS if inner.endswith(c)), None)
-                    if companion in _SCALES:
-                        scales[inner.removesuffix(companion) + ".weight"] = stored
-                    elif companion == ".comfy_quant":
-                        _check_comfy_quant(opened.get_tensor(key), key, name)
-                    elif companion is None:
-                        tensors[inner] = stored
-        except (OSError, SafetensorError) as error:
-            base = os.path.basename(file)
-            whole = base if name.endswith(base) else f"{name}: {base}"
-            raise ZvlError(f"{whole} is not a whole safetensors file ({error}). Download it again.") from error
-    for inner, stored in tensors.items():
-        if stored.dtype not in FP8_DTYPES + _PLAIN:
-            raise ZvlError(
-                f"{name}: {inner} is stored as {stored.dtype}; bf16, fp16, fp32 and scaled fp8 can be read. {WANTED}."
-            )
-    if not any(n.startswith("visual.") for n in tensors) or "language_model.embed_tokens.weight" not in tensors:
-        raise ZvlError(f"{name} is not a Qwen3-VL: it has no vision tower or no language model. {WANTED}.")
+        with Pieces(file, name) as pieces:
+            try:
+                more, entries = read_header(pieces)
+            except ValueError as error:
+                if isinstance(error, ZvlError):
+                    raise
+                base = os.path.basename(file)
+                whole = base if name.endswith(base) else f"{name}: {base}"
+                raise ZvlError(f"{whole} is not a whole safetensors file ({error}). Download it again.") from error
+            metadata |= more
+            for key, entry in entries.items():
+                if key.isprintable():
+                    found[key] = Stored(file, key, entry.shape, entry.dtype, entry.start, pieces.version)
+                    if key.endswith(_NOTE):
+                        said[key.removesuffix(_NOTE)] = _note(pieces, entry)
+    inner = inner_names(found)
+    named = {own: stored for key, stored in found.items() if (own := inner(key)) is not None}
+    said = notes.in_metadata(metadata) | said
+    told = {own: note for key, note in said.items() if (own := inner(key)) is not None}
+    scales = {
+        own.removesuffix(ending) + ".weight": stored
+        for ending in _SCALES
+        for own, stored in named.items()
+        if own.endswith(ending)
+    }
+    companions = {own for own in named if own.endswith((*_SCALES, *_OF_INPUTS, _NOTE))}
+    weights = {own: stored for own, stored in named.items() if own not in companions}
+    changing = _changing(weights)
+    tensors = {
+        own: _judged(own, stored, scales.get(own), told.get(own.removesuffix(".weight")), changing.get(own, ""))
+        for own, stored in weights.items()
+        if has_place(own)
+    }
+    if not any(own.startswith("visual.") for own in tensors):
+        raise ZvlError(f"{name} is not a Qwen3-VL: it has no vision tower. {WANTED}.")
     return tensors, scales, metadata
 
 
-def _inner_name(key: str) -> str | None:
-    """The name in transformers' Qwen3VLModel for a key of either layout, None for what is not needed."""
-    if key.startswith(("lm_head.", "scaled_fp8", "model.lm_head.")):
-        return None  # logits are never computed
-    for outer, inner in _PREFIXES:
-        if key.startswith(outer):
-            return inner + key.removeprefix(outer)
-    return key
+def _note(pieces: Pieces, entry: Entry) -> Note:
+    if entry.size > notes.LONGEST or entry.dtype not in ("U8", "I8"):
+        return Note(problem="something")
+    return notes.parse(pieces.read(entry.start, entry.size))
 
 
-def _check_comfy_quant(value: torch.Tensor, key: str, name: str) -> None:
-    try:
-        kind = str(json.loads(bytes(value.tolist())).get("format", ""))
-    except (ValueError, TypeError, AttributeError):
-        kind = "unknown"
-    if not kind.startswith("float8_"):
-        raise ZvlError(f"{name}: {key} says {kind!r}, a quantization that can't be read. {WANTED}.")
+def _changing(tensors: dict[str, Stored]) -> dict[str, str]:
+    """Weights beside which something stands that changes what they mean, and the name of that."""
+    found = {}
+    for own in tensors:
+        stem, _, leaf = own.rpartition(".")
+        weight = f"{stem}.weight"
+        if leaf not in ("weight", "bias") and weight in tensors and any(part in leaf for part in _CHANGING):
+            found[weight] = own
+    return found
+
+
+def _judged(own: str, stored: Stored, scale: Stored | None, note: Note | None, beside: str) -> Stored:
+    """A tensor with what is known of its form: how it is read, or why it can't be."""
+    form, note = _FORMS.get(stored.dtype), note or Note()
+    problem, block = "", None
+    if note.problem or not notes.fits(note.format, stored.dtype):
+        problem = (
+            f"{own.removesuffix('.weight')}{_NOTE} says {note.problem or repr(note.format)}, a quantization that can't "
+            "be read"
+        )
+    elif form is None:
+        problem = f"the tensor {own} is stored as {stored.dtype}, which can't be read"
+    elif beside:
+        problem = f"the tensor {own} has {beside.rpartition('.')[2]} beside it, a quantization that can't be read"
+    elif form.packed and scale is not None:
+        block = block_of(stored.shape, scale.shape, note.group)
+        if scale.dtype not in _SCALE_FORMS:
+            problem = f"the scale of {own} is stored as {scale.dtype}, which can't be read"
+        elif block is None:
+            problem = (
+                f"the scale of {own} does not fit it, or is of a kind that can't be read: {list(scale.shape)} for "
+                f"{list(stored.shape)}"
+            )
+    elif form.scaled:
+        problem = f"the tensor {own} is stored as {stored.dtype} without a scale"
+    if note.rotation and not problem and (len(stored.shape) != 2 or stored.shape[1] % note.rotation):
+        problem = f"the tensor {own} is {list(stored.shape)}, and rotated by groups of {note.rotation}"
+    return dataclasses.replace(stored, block=block, rotation=note.rotation, problem=problem)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import ZvlError
 from ..reference import Reference, sized
-from ..sequence import Sequence
+from ..sequence import Sequence, check_ids
 from . import vision
+from .checkpoint import EMBEDDING
+from .embedding import StoredEmbedding
 from .layers import layers_between, recorded
 from .linear import float32_memory
 from .loading import blank, fill, fill_layers, slots, transformers_classes
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from .checkpoint import Checkpoint
     from .modules import VLModel
 
-_EMBEDDING = "language_model.embed_tokens.weight"
 _LAYER = "language_model.layers.{}."
 
 
@@ -33,15 +33,14 @@ class Qwen3VL:
     Attributes:
         module: transformers' `Qwen3VLModel` with the layers that are loaded and without input embeddings; what a host
             moves between devices.
-        embedding: The input embeddings, in main memory as they are stored. A file that is mapped is read where a token
-            needs it.
+        embedding: The input embeddings, which stay in the file: a token's row is read when it is needed.
         checkpoint: Where it came from.
     """
 
     def __init__(
         self,
         module: VLModel,
-        embedding: torch.nn.Embedding,
+        embedding: StoredEmbedding,
         layers: list[torch.nn.Module],
         checkpoint: Checkpoint,
         dtype: torch.dtype,
@@ -149,11 +148,7 @@ class Qwen3VL:
         return len(self.checkpoint.config["vision_config"]["deepstack_visual_indexes"])
 
     def _embed(self, sequence: Sequence) -> torch.Tensor:
-        if max(sequence.ids) >= self.embedding.num_embeddings:
-            raise ZvlError(
-                f"{self.checkpoint.name} has a vocabulary of {self.embedding.num_embeddings}, the prompt a token "
-                f"{max(sequence.ids)}. Choose a model with Qwen3's tokenizer."
-            )
+        check_ids(sequence.ids, self.embedding.num_embeddings, self.checkpoint.name)
         rows: torch.Tensor = self.embedding(torch.tensor(sequence.ids))
         return rows.to(self._dtype)
 
@@ -213,21 +208,22 @@ def load(checkpoint: Checkpoint, dtype: torch.dtype, depth: int | None = None, s
     Args:
         dtype: What is computed in.
         depth: How many layers of the language model; all by default. `Qwen3VL.deepen` loads further ones.
-        storage: `auto` (matrices of the layers that are stored in fp8 stay so) or `fp8` (all of them are kept in fp8).
+        storage: `auto` (matrices of the layers that are stored in eight bits stay so) or `fp8` (the others are kept in
+            fp8).
 
     Raises:
-        ZvlError: transformers is missing or too old, or a tensor is missing, unknown or misshapen; it is named.
+        ZvlError: there is no language model, transformers is missing or too old, or a tensor is missing, misshapen or
+            in a form that can't be read; it is named.
     """
+    checkpoint.require_language()
     model_class, _, _ = transformers_classes()
     module = blank(model_class, checkpoint)
     text_model = module.language_model
-    embedding, layers = text_model.embed_tokens, list(text_model.layers)
+    layers = list(text_model.layers)
     text_model.layers = torch.nn.ModuleList()
     text_model.embed_tokens = None  # type: ignore[assignment]  # not the module's from here on
     fill(slots(module, ""), checkpoint, dtype)
-    stored = next(checkpoint.read_stored([_EMBEDDING]))[1].dtype
-    # Looked up as it is stored: a conversion would read and hold all of it.
-    fill({_EMBEDDING: (embedding, "weight")}, checkpoint, dtype if checkpoint.is_fp8(_EMBEDDING) else stored)
+    embedding = StoredEmbedding(checkpoint, EMBEDDING, dtype)
     loaded = Qwen3VL(module, embedding, layers, checkpoint, dtype, storage)
     loaded.deepen(len(layers) if depth is None else depth)
     return loaded

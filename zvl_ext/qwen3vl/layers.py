@@ -26,6 +26,21 @@ def layers_between(text_model: Layered, first: int, end: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def watched(layers: Iterable[torch.nn.Module], check: Callable[[], None]) -> Iterator[None]:
+    """Have a check called before each layer while the context is open: what it raises ends the pass between layers."""
+
+    def before(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        check()
+
+    handles = [layer.register_forward_pre_hook(before) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
 def recorded(text_model: Layered, wanted: dict[int, int]) -> Iterator[dict[int, torch.Tensor]]:
     """Keep the outputs of decoder layers: {index of the layer: the name to keep it under}.
 

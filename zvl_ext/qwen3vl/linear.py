@@ -11,8 +11,9 @@ from collections.abc import Iterator
 import torch
 
 from .fp8 import dequantize
+from .rotation import rotate
+from .scales import Block
 
-FP8 = torch.float8_e4m3fn
 # Rows from which bfloat16 weights on a CPU with instructions for them are faster cast to float32 (1.5 times at 260
 # rows, 1.8 at 1000, 0.8 at 46); where there are no such instructions it is always, with matrix units (AMX) never.
 ENOUGH_ROWS = 128
@@ -21,16 +22,26 @@ ENOUGH_ROWS = 128
 class Linear(torch.nn.Linear):
     """A linear layer of the dtype that comes in, whatever its weight is kept in.
 
-    A weight in fp8 is cast for each use, with its buffer `scale` (None where there is none). In bfloat16 on a CPU the
-    sums are made in float32 where that is faster.
+    A weight in eight bits is cast for each use, with its buffer `scale` (None where there is none). In bfloat16 on a
+    CPU the sums are made in float32 where that is faster.
+
+    Attributes:
+        scale: Of a weight in eight bits.
+        block: Rows and columns of the weight that share a number of the scale.
+        rotation: By groups of how many inputs the weight is rotated, 0 for not: what comes in is rotated then, which is
+            far less than the weight.
     """
 
     scale: torch.Tensor | None  # no value here: a buffer of that name could not be registered
+    block: Block | None = None
+    rotation: int = 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weight = self.weight
         if weight.dtype.itemsize == 1:
-            weight = dequantize(weight, self.scale, x.dtype)
+            weight = dequantize(weight, self.scale, x.dtype, self.block)
+        if self.rotation:
+            x = rotate(x, self.rotation)
         if x.dtype == torch.bfloat16 and x.device.type == "cpu" and x.numel() // x.shape[-1] >= float32_from():
             bias = None if self.bias is None else self.bias.float()
             return torch.nn.functional.linear(x.float(), _float32(weight), bias).to(x.dtype)

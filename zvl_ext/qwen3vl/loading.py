@@ -9,6 +9,7 @@ import torch
 from ..errors import ZvlError
 from .fp8 import to_fp8
 from .linear import Linear, adopt
+from .scales import Block
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
@@ -58,7 +59,7 @@ def build(
         section: The part's section of the configuration, such as `vision_config`; "" for the whole.
 
     Raises:
-        ZvlError: a tensor is missing, unknown or misshapen; it is named.
+        ZvlError: a tensor is missing or misshapen; it is named.
     """
     module = blank(model_class, checkpoint, prefix, section)
     fill(slots(module, prefix), checkpoint, dtype)
@@ -108,25 +109,39 @@ def fill(places: Slots, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
 
 
 def fill_layers(layers: dict[str, torch.nn.Module], checkpoint: Checkpoint, dtype: torch.dtype, fp8: bool) -> None:
-    """Read modules (by their prefixes) whose matrices stay in fp8 where they are stored so.
+    """Read modules (by their prefixes) whose matrices stay in eight bits where they are stored so.
 
     Args:
         dtype: Of everything else, and what is computed in.
-        fp8: Bring matrices that are stored in another way to fp8, too.
+        fp8: Bring matrices that are stored in another way to fp8.
     """
     places = {name: place for prefix, layer in layers.items() for name, place in slots(layer, prefix).items()}
     packed = {
         name: place
         for name, place in places.items()
-        if isinstance(place[0], Linear) and place[1] == "weight" and (fp8 or checkpoint.is_fp8(name))
+        if isinstance(place[0], Linear) and place[1] == "weight" and (fp8 or checkpoint.is_packed(name))
     }
     fill({name: place for name, place in places.items() if name not in packed}, checkpoint, dtype)
-    for name, value, scale in checkpoint.read_stored(packed):
-        if not checkpoint.is_fp8(name):
-            value, scale = to_fp8(value)
-        owner, leaf = packed[name]
-        _set(owner, leaf, value)
-        owner.register_buffer("scale", scale)
+    other = [name for name in packed if not checkpoint.is_packed(name)]
+    for name, value in checkpoint.read(other, torch.float32):
+        _keep(places[name], *to_fp8(value))
+    for name, value, scale in checkpoint.read_stored(packed.keys() - set(other)):
+        _keep(places[name], value, scale, checkpoint.tensors[name].block, checkpoint.tensors[name].rotation)
+
+
+def _keep(
+    place: tuple[torch.nn.Module, str],
+    value: torch.Tensor,
+    scale: torch.Tensor | None,
+    block: Block | None = None,
+    rotation: int = 0,
+) -> None:
+    """Give a linear layer a weight in eight bits, and what that means."""
+    layer, leaf = place
+    _set(layer, leaf, value)
+    layer.register_buffer("scale", scale)
+    if isinstance(layer, Linear):
+        layer.block, layer.rotation = block, rotation
 
 
 def _set(owner: torch.nn.Module, leaf: str, value: torch.Tensor) -> None:
@@ -153,18 +168,29 @@ def smallest(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+_STACKS = ("language_model.layers.", "visual.blocks.", "visual.deepstack_merger_list.")
+
+
 def _check_names(checkpoint: Checkpoint, shapes: dict[str, tuple[int, ...]], prefix: str) -> None:
+    """What the module has has to be there. What it has no place for is passed over, but for layers behind its last."""
     stored = {name for name in checkpoint.tensors if name.startswith(prefix)}
+    places = {_layer(name) for name in shapes}
     for what, names in (
         ("is missing", sorted(shapes.keys() - stored)),
-        ("is not part of a Qwen3-VL", sorted(stored - shapes.keys())),
+        ("is of a layer that its configuration does not have", sorted(n for n in stored if _layer(n) not in places)),
     ):
         if names:
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            raise ZvlError(f"{checkpoint.name}: the tensor {names[0]}{more} {what}. Download the weights again.")
+            raise ZvlError(f"{checkpoint.name}: the tensor {names[0]}{more} {what}. Get the weights again.")
     for name, shape in shapes.items():
         if (found := checkpoint.tensors[name].shape) != shape:
             raise ZvlError(
-                f"{checkpoint.name}: the tensor {name} is {list(found)}, it should be {list(shape)}. Download the "
-                "weights again."
+                f"{checkpoint.name}: the tensor {name} is {list(found)}, it should be {list(shape)}. Get the weights "
+                "again."
             )
+
+
+def _layer(name: str) -> str:
+    """The layer that a tensor belongs to, or is foreign to; "" where it stands outside of all stacks."""
+    stack = next((stack for stack in _STACKS if name.startswith(stack)), "")
+    return stack and stack + name[len(stack) :].partition(".")[0]

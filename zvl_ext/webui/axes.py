@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 from ..declaration import Option
-from ..errors import ZvlError
+from ..errors import PRODUCT, ZvlError, line_of, shown
 from ..hosts import forge, forge_files
 from ..options import OPTIONS
 
 PREFIX = "[Z-Image VL] "
 _TYPES = {"number": float, "integer": int}
 _SWITCH = {"true": True, "false": False}
-VALUES = "zvl_axes"  # on p: the values of one cell
+VALUES = "zvl_axes"  # on p: the values of one cell, by name
 
 
 def register() -> None:
@@ -59,7 +59,9 @@ def open_named(name: str) -> Any:
     files = forge_files.reference_files()
     if name not in files:
         there = ", ".join(files[:8]) if files else "nothing yet"
-        raise ZvlError(f"There is no reference image {name!r} in {forge_files.reference_folder()} (there is {there}).")
+        raise ZvlError(
+            f"There is no reference image {shown(name)} in {forge_files.reference_folder()} (there is {there})."
+        )
     from ..reference import open_file
 
     return open_file(os.path.join(forge_files.reference_folder(), name))
@@ -75,8 +77,17 @@ def _apply(option: Option) -> Callable:
 
 def _confirm(option: Option) -> Callable:
     def confirm(p: Any, xs: list) -> None:
-        for x in xs:
-            value_of(option, x)
+        """Refuse what no cell can be made with, before the first one is made."""
+        try:
+            values = [value_of(option, x) for x in xs]
+            if p is not None:
+                from . import run  # what meets the host's models: late
+
+                args, cell = forge.script_args(p, PRODUCT), getattr(p, VALUES, {})
+                for value in values:
+                    run.check(p, args, {**cell, option.name: value})
+        except ZvlError as error:
+            raise forge.refusal(line_of(error), forge.is_api(p)) from None
 
     return confirm
 

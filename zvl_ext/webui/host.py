@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..budget import Memory
-from ..hosts import forge, forge_files
+from ..hosts import family, forge, forge_files
 from ..options import Settings
 from .kept import KEEPER
 
@@ -30,6 +30,9 @@ class Host(Protocol):
 
     def model_folders(self) -> list[str]:
         """Where they are looked for; the first is where new ones belong."""
+
+    def obstacle(self) -> str:
+        """Why nothing can be read here, whatever weights there are, in a sentence; "" where it can."""
 
     def unload(self) -> None:
         """Free the memory that Qwen3-VL takes."""
@@ -57,6 +60,7 @@ class WebUI:
     ensure_temp_folder = staticmethod(forge.ensure_temp_folder)
     models = staticmethod(forge_files.models)
     model_folders = staticmethod(forge_files.model_folders)
+    obstacle = staticmethod(family.without_qwen3vl)
 
     def unload(self) -> None:
         KEEPER.residence.unload()

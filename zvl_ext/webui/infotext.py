@@ -6,7 +6,9 @@ can be read years later, whatever a fresh panel has by then. `ZVL` (the extensio
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import re
 from typing import Any
 
@@ -22,9 +24,10 @@ PRESET = "ZVL preset"  # for people: what is pasted is the values
 DIGEST = 12  # hexadecimal digits of the reference's digest
 # Before every text: the web UI loses empty values and takes "512x512" for a size. Names of models rarely need it.
 TEXT = "="
-_MISREAD = re.compile(r'=|"|\d+x\d+$')
+_MISREAD = re.compile(r'=|"|\d+x\d+$|.*\s$')
 
-KEYS = (MARK, PRESET, *(option.infotext for option in OPTIONS if option.infotext))
+NOTE = "ZVL note"  # what was said about the picture, for those who can't see it under it; read by people alone
+KEYS = (MARK, PRESET, NOTE, *(option.infotext for option in OPTIONS if option.infotext))
 
 # Written whenever they act.
 _ALWAYS = (
@@ -67,7 +70,7 @@ def write(settings: Settings, reference: Reference, model: str) -> dict[str, str
         elif option.kind == "image":
             entries[option.infotext] = reference.digest[:DIGEST]
         elif option.kind == "model":
-            entries[option.infotext] = TEXT + model if _MISREAD.match(model) else model
+            entries[option.infotext] = _escaped(TEXT + model) if _MISREAD.match(model) else _escaped(model)
         elif option.name not in silent and (option.name in _ALWAYS or value != _UNNAMED[option.name]):
             entries[option.infotext] = _written(option, value)
     return entries
@@ -75,8 +78,24 @@ def write(settings: Settings, reference: Reference, model: str) -> dict[str, str
 
 def _written(option: Option, value: Any) -> str:
     if option.kind == "text":
-        return TEXT + value
+        return _escaped(TEXT + value)
     return repr(value).removesuffix(".0") if option.kind == "number" else str(value)
+
+
+def _escaped(text: str) -> str:
+    """As JSON where the web UI would not bring a text back as it is: it strips the blanks at the end of a line, and a
+    browser changes what can't be printed. What looks like JSON text it reads as such by itself."""
+    plain = text.replace("\n", "").isprintable() and not text[-1:].isspace()
+    return text if plain else json.dumps(text)
+
+
+def _unescaped(text: str) -> str:
+    """A text as the web UI gives it: it may have quoted the JSON text once more."""
+    if text.startswith('"'):
+        with contextlib.suppress(ValueError):
+            read = json.loads(text)
+            return read if isinstance(read, str) else text
+    return text
 
 
 def clear(parameters: dict[str, Any]) -> None:
@@ -115,7 +134,7 @@ def _value(option: Option, parameters: dict[str, str]) -> Any:
         return unnamed.get(option.name, option.default)
     try:
         if option.kind in ("text", "model"):
-            return text.removeprefix(TEXT)
+            return _unescaped(text).removeprefix(TEXT)
         if option.kind == "switch":
             return {"True": True, "False": False}.get(text)
         return option.check(float(text) if option.kind in ("number", "integer") else text)

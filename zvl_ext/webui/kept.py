@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import collections
 import functools
+import os
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..store import Disk, Store, data_folder
 from . import settings
+from .references import ReferenceFolder
 
 if TYPE_CHECKING:
     from ..hosts.forge_memory import Residence
@@ -29,12 +31,15 @@ class Keeper:
         store: What the models made of references and prompts.
         disk: The same, where the user wants it to survive a restart.
         recent: References by the first digits of their digest, for pasting their parameters.
+        references: The same on disk, as many as the user's setting allows.
     """
 
     def __init__(self) -> None:
         self.store = Store()
         self.disk = Disk(data_folder(), 0)
-        self.recent = Store(_RECENT, size=lambda image: 3 * image.width * image.height)
+        folder = os.path.join(os.path.dirname(data_folder()), "references")
+        self.references = ReferenceFolder(folder, settings.references_limit)
+        self.recent = Store(_RECENT, size=lambda image: 3 * image.width * image.height, disk=self.references)
         # By engine, and gone with it.
         self._statistics: weakref.WeakKeyDictionary[Any, tuple[str, ReferenceStatistics]] = weakref.WeakKeyDictionary()
         self.recorded: weakref.WeakKeyDictionary[Any, collections.deque] = weakref.WeakKeyDictionary()
@@ -71,7 +76,7 @@ class Keeper:
 
     def forget(self) -> int:
         """Drop what is kept of references and prompts, in memory and on disk; the bytes that it took."""
-        freed = self.store.size + self.recent.size + self.disk.size
+        freed = self.store.size + self.disk.size + self.recent.size + self.references.size
         self.store.clear()
         self.recent.clear()
         self.recorded.clear()

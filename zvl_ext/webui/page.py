@@ -56,6 +56,9 @@ class PageHost:
         checkpoint = self._weights.model.extractor.checkpoint
         return {checkpoint.name: checkpoint.path}
 
+    def obstacle(self) -> str:
+        return ""
+
     def model_folders(self) -> list[str]:
         return [self._weights.model.extractor.checkpoint.path]
 
@@ -176,7 +179,12 @@ def build(weights: Weights, prompt: str | None = None, seed: int = 0, reference:
                 )
                 by_name = dict(zip((option.name for option in panel.OPTIONS), components))
                 if examples := weights.examples():
-                    gr.Examples([[path] for path in examples], inputs=[by_name["reference"]], label="References to try")
+                    gr.Examples(
+                        [[path] for path in examples],
+                        inputs=[by_name["reference"]],
+                        label="References to try",
+                        elem_id="zvl_txt2img_examples",
+                    )
         if shown is not None:
             by_name["enabled"].value = True
             page.load(lambda: gr.update(value=shown.image), outputs=[by_name["reference"]], show_progress="hidden")

@@ -15,9 +15,10 @@ from ..declaration import Option
 from ..effects import idle
 from ..errors import ZvlError
 from ..options import BY_NAME, OPTIONS, Settings, preset_of
+from ..outside import shown
 from ..presets import ABOUT, PRESETS
-from ..qwen3vl.headers import WANTED
-from . import infotext
+from ..qwen3vl.wanted import WANTED
+from . import dropped, infotext
 from .host import Host
 
 # The controls that a preset sets.
@@ -55,13 +56,10 @@ _SMALLER = (
 )
 
 
-def build_unsupported(title: str, elem_id: Callable[[str], str]) -> list:
-    """The panel on a web UI that has no Z-Image: it says so, and has no controls."""
+def build_unsupported(title: str, elem_id: Callable[[str], str], reason: str) -> list:
+    """The panel on a web UI that can't run it: it says why, and has no controls."""
     with gr.Accordion(title, open=False, elem_id=elem_id("enabled")):
-        gr.HTML(
-            "<p>This web UI can't load Z-Image, so there is nothing to condition here. Z-Image VL works in Forge Neo; "
-            "it changes nothing.</p>"
-        )
+        gr.HTML(f"<p>{html.escape(reason)}</p>")
     return []
 
 
@@ -133,6 +131,12 @@ def build(title: str, elem_id: Callable[[str], str], host: Host) -> tuple[list, 
     made["preset"].change(_about, inputs=[made["preset"]], outputs=[about], **quiet)
     on_change(PRESET_OPTIONS, _name_preset, [made["preset"]])
     on_change(COST_OPTIONS, _cost, [cost])
+    made["reference"].upload(
+        functools.partial(dropped.preview, host.ensure_temp_folder),
+        inputs=[made["reference"]],
+        outputs=[made["reference"]],
+        show_progress="hidden",
+    )
     on_change(EFFECT_OPTIONS, _effects, [made[name] for name in EFFECT_OPTIONS])
     return [made[option.name] for option in OPTIONS], _infotext_fields(made, host)
 
@@ -191,14 +195,15 @@ def _component(option: Option, elem_id: str, host: Host) -> Any:
         names = list(host.models())
         return gr.Dropdown(names, value=names[0] if names else None, **info, **shown)
     if option.kind == "image":
-        # The mode stays as it is in the file: RGB would drop transparency and clip 16 bits. PNG keeps every pixel on a
-        # paste.
-        return gr.Image(type="pil", image_mode=None, format="png", sources=["upload", "clipboard"], height=300, **shown)
+        return dropped.control(**shown)
     return gr.Textbox(value=option.default, lines=1, max_lines=6, **info, **shown)
 
 
 def _missing(host: Host) -> str:
-    """What to get and where to put it, while there are no weights; empty when there are."""
+    """What to get and where to put it, while there are no weights or nothing that could run them; empty when there
+    are."""
+    if obstacle := host.obstacle():
+        return f"<div class='zvl-note'>{html.escape(obstacle)}</div>"
     if host.models():
         return ""
     folder = html.escape(host.model_folders()[0])
@@ -285,28 +290,59 @@ def _gib(size: int) -> str:
     return f"{size / 2**30:.1f} GiB"
 
 
+class Sent(str):
+    """What an infotext field is told by: called, it gives what pasted parameters put into the control; as text, it is
+    the name by which the web UI's "Send to" buttons pair the controls of two tabs."""
+
+    def __new__(cls, name: str, read: Callable[[dict], Any]) -> Sent:
+        made = super().__new__(cls, f"Z-Image VL: {name}")
+        made._read = read
+        return made
+
+    def __call__(self, parameters: dict) -> Any:
+        return self._read(parameters)
+
+
 def _infotext_fields(made: dict[str, Any], host: Host) -> list:
     def reader(option: Option) -> Callable[[dict], Any]:
         def read(parameters: dict) -> Any:
             if option.kind == "image":
-                return _recent(parameters, host)
+                return _pasted_reference(parameters, host)
             value = infotext.read(option, parameters)
             if option.kind == "model":
-                value = value if value in host.models() else None
+                value = _pasted_model(value, host)
             return None if value is None else gr.update(value=value)
 
         return read
 
-    fields = [host.paste_field(made["enabled"], lambda parameters: infotext.MARK in parameters)]
-    fields += [host.paste_field(made[o.name], reader(o)) for o in OPTIONS if o.infotext]
-    fields.append(host.paste_field(made["preset"], infotext.preset))
-    return fields
+    readers: dict[str, Callable[[dict], Any]] = {o.name: reader(o) for o in OPTIONS if o.infotext}
+    readers["enabled"] = lambda parameters: infotext.MARK in parameters
+    readers["preset"] = infotext.preset
+    unwritten = {o.name: lambda parameters: None for o in OPTIONS if o.name not in readers}  # sent, but not pasted
+    return [host.paste_field(made[name], Sent(name, read)) for name, read in {**readers, **unwritten}.items()]
 
 
-def _recent(parameters: dict, host: Host) -> Any:
-    """The reference of pasted parameters, if this process has used it; a digest alone can't bring a picture back."""
-    image = host.recent(parameters.get(BY_NAME["reference"].infotext, ""))
-    if image is None:
+def _pasted_reference(parameters: dict, host: Host) -> Any:
+    """The reference of pasted parameters. One that is not kept leaves the control empty, never with another picture."""
+    if infotext.MARK not in parameters:
         return None
+    digest = parameters.get(BY_NAME["reference"].infotext, "")
+    image = host.recent(digest)
+    if image is None:
+        gr.Warning(
+            f"Z-Image VL: the reference {shown(digest, quotes=False)} of these parameters is not kept here. Drop the "
+            "picture into the panel again."
+        )
+        return gr.update(value=None)
     host.ensure_temp_folder()
     return gr.update(value=image)
+
+
+def _pasted_model(name: str | None, host: Host) -> str | None:
+    if not name or name in host.models():
+        return name or None
+    gr.Warning(
+        f"Z-Image VL: the Qwen3-VL model {shown(name)} of these parameters is not there any more. The one in the "
+        "panel stays chosen."
+    )
+    return None

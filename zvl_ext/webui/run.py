@@ -15,38 +15,34 @@ from typing import Any
 import torch
 
 from .. import conditioner, effects
-from ..conditioning import Part
 from ..engines import ENGINES
 from ..engines.sources import Sources
 from ..engines.splice import look
-from ..errors import ZvlError
+from ..errors import Stopped, ZvlError, in_one_line, line_of
 from ..hosts import forge, forge_encoder, forge_files
 from ..hosts.forge_extractor import ForgeExtractor
 from ..mixing.statistics import REFERENCE_PROMPTS, ReferenceStatistics, measure
 from ..options import BY_NAME, Settings
 from ..reference import Reference, open_reference
-from . import axes, infotext
+from . import infotext, sampling
 from .engine import Player, Recorder, joined, with_prompts
 from .kept import KEEPER
+from .request import asked, cell_of, parse
+from .said import tell
 
 _HOOKS = ("cached_params", "get_conds_with_caching")
 _RUN = "zvl_run"  # on p: the run that is attached
-
-
-def parse(args: tuple | list, cell: dict[str, Any]) -> Settings:
-    """Settings from a script's arguments: one dict in the first place (the API's named form), or all values in
-    order."""
-    named = bool(args) and isinstance(args[0], dict)
-    return (Settings.from_mapping(args[0]) if named else Settings.from_positions(args)).changed(cell)
 
 
 def attach(p: Any, args: tuple | list) -> None:
     """Prepare one generation. Called for every `process`, so copies of `p` (grids, loops) get hooks of their own.
 
     Never raises: the host would swallow it and make the picture without the reference. What is wrong is raised later,
-        in
-    the conditioning step, where it stops the run.
+    in the conditioning step, where it stops the run.
     """
+    if _RUN in p.__dict__ and current(p) is None:
+        # A copy of a generation that goes on, as ADetailer makes them: what that one has written stays its own.
+        p.extra_generation_params = dict(p.extra_generation_params)
     wrapped = detach(p)
     infotext.clear(p.extra_generation_params)
     run = Run(p)
@@ -62,6 +58,19 @@ def current(p: Any) -> Run | None:
     """The run that is attached to a generation, where it is this generation's own."""
     run = p.__dict__.get(_RUN)
     return run if run is not None and run.p is p else None
+
+
+def check(p: Any, args: tuple | list, cell: dict[str, Any]) -> None:
+    """Raise ZvlError where the chosen models can't do what a generation is about to ask, before it is begun.
+
+    Args:
+        cell: Values of the X/Y/Z plot, by name.
+    """
+    chosen = parse(args, cell)
+    if chosen.enabled and chosen.reference is not None and not conditioner.plain_picture(chosen):
+        run = Run(p)
+        run.settings = chosen
+        run.check(forge.current_engine(), None)
 
 
 def detach(p: Any) -> bool:
@@ -104,34 +113,24 @@ class Run:
         self.before: dict[str, Callable] = {}
         self._extractor: ForgeExtractor | None = None
         self._asked: Any = None  # the host's own key for the conditioning it is about to make
-        self._sweeps_layers = False
-        self._weights: Any = None  # hosts.forge_attention.Weights of the sampling that is going on
+        self._stopped = False  # the user has ended this batch: it is made as without the extension
+        self._sampling: sampling.Sampling | None = None
+        self._hosts: BaseException | None = None  # what the host itself has raised
 
     @property
     def acts(self) -> bool:
         return self.settings is not None or self.error is not None
 
+    def say(self, line: str) -> None:
+        tell(self.p, line)
+
     def prepare(self, args: tuple | list) -> None:
         """Read the arguments; leaves `settings` None where there is nothing to do."""
-        cell = getattr(self.p, axes.VALUES, {})
-        self._sweeps_layers = "hidden_layer" in cell
-        chosen = parse(args, cell)
-        if not chosen.enabled:
-            if cell:
-                self.p.comment("Z-Image VL is switched off, so its X/Y/Z axes change nothing.")
-        elif conditioner.plain_picture(chosen):  # the text embeddings themselves, to the last bit
-            if chosen.reference is not None:
-                because = effects.plain_because(chosen)
-                self.p.comment(f"Z-Image VL: the picture is as without a reference, because {because}.")
-        elif chosen.reference is None:
-            if forge.is_api(self.p):
-                raise ZvlError(
-                    "Z-Image VL is enabled without a reference. Send one as base64 text, or send enabled: false."
-                )
-            self.p.comment("Z-Image VL: no reference image, so the picture was made from the prompt alone.")
-        else:
+        chosen = asked(self.p, args)
+        if chosen is not None:
             self.settings, self.reference = chosen, open_reference(chosen.reference)
             KEEPER.recent.put(self.reference.digest[: infotext.DIGEST], self.reference.image)
+            self._sampling = sampling.Sampling(self.p, chosen)
 
     def install(self) -> None:
         for name in _HOOKS:
@@ -151,7 +150,7 @@ class Run:
                 forge_files.checkpoint(self.settings.model), self.settings, KEEPER.residence
             )
             if self._extractor.note:
-                self.p.comment(self._extractor.note)
+                self.say(self._extractor.note)
         return self._extractor
 
     # The two hooks. Their names are the host's.
@@ -163,19 +162,22 @@ class Run:
         """
         with self._current() as newest:
             self._asked = key = self._original("cached_params")(required_prompts, *args, **kwargs)
-            if not newest or self.settings is None or not self._applies(required_prompts):
+            if not newest or self._stopped or self.settings is None or not self._applies(required_prompts):
                 return key
-            s = self.settings
-            values = tuple(
-                getattr(s, name) for name in BY_NAME if name not in ("enabled", "reference", "model", "preset")
-            )
-            identity = (
-                self.extractor.checkpoint.identity,
-                self.extractor.precision,
-                str(getattr(forge.current_engine(), "filename", "")),
-            )
-            seeds = tuple(self._seeds(required_prompts)) if self._per_picture else ()
-            return (*key, ("zvl", self.reference.digest, values, identity, seeds))
+            with self._in_one_line():
+                return (*key, ("zvl", *self._key(required_prompts)))
+
+    def _key(self, prompts: Any) -> tuple:
+        """Everything that decides what the reference does to these prompts."""
+        s = self.settings
+        values = tuple(getattr(s, name) for name in BY_NAME if name not in ("enabled", "reference", "model", "preset"))
+        identity = (
+            self.extractor.checkpoint.identity,
+            self.extractor.precision,
+            str(getattr(forge.current_engine(), "filename", "")),
+        )
+        seeds = tuple(self._seeds(prompts)) if self._per_picture else ()
+        return self.reference.digest, values, identity, seeds
 
     def get_conds_with_caching(self, function: Callable, required_prompts: Any, *args: Any, **kwargs: Any) -> Any:
         """The host's conditioning step. What is raised here ends the run."""
@@ -185,8 +187,14 @@ class Run:
                 return original(function, required_prompts, *args, **kwargs)
             try:
                 return self._conds(original, function, required_prompts, *args, **kwargs)
+            except Stopped:  # sampling will end at once: it is given what costs least, under the host's own key
+                self._stopped = True
+                return original(function, required_prompts, *args, **kwargs)
             except ZvlError as error:
-                raise forge.refusal(str(error), forge.is_api(self.p)) from None
+                raise forge.refusal(line_of(error), forge.is_api(self.p)) from None
+
+    def _in_one_line(self) -> Any:
+        return in_one_line(lambda error: error is self._hosts)
 
     @contextlib.contextmanager
     def _current(self) -> Iterator[bool]:
@@ -202,23 +210,27 @@ class Run:
 
     def _conds(self, original: Callable, function: Callable, required_prompts: Any, *args: Any, **kwargs: Any) -> Any:
         if self.error is not None:
-            raise self.error
+            with self._in_one_line():
+                raise self.error
         if not self._applies(required_prompts):
             if not forge.is_zimage(forge.current_engine()):
-                self.p.comment(f"Z-Image VL did nothing: {type(forge.current_engine()).__name__} is not Z-Image.")
+                self.say("this checkpoint is not Z-Image, so the reference has no part in the picture.")
             return original(function, required_prompts, *args, **kwargs)
+        if forge.interrupted():
+            raise Stopped
 
         self._asked = None
 
         def conditioned(engine: Any, prompts: Any, *rest: Any, **more: Any) -> Any:
-            return self._conditioned(function, engine, prompts, *rest, **more)
+            with self._in_one_line():
+                return self._conditioned(function, engine, prompts, *rest, **more)
 
         result = original(conditioned, required_prompts, *args, **kwargs)
         self.p.extra_generation_params.update(
             infotext.write(self.settings, self.reference, self.extractor.checkpoint.name)
         )
         for line in effects.unheard(self.settings):
-            self.p.comment(line)  # the host keeps a line once, however many passes say it
+            self.say(line)
         return result
 
     def _applies(self, prompts: Any) -> bool:
@@ -235,20 +247,7 @@ class Run:
         """
         s = self.settings
         KEEPER.limit()
-        own = not ENGINES[s.engine].language_model
-        text_encoder = forge_encoder.ForgeTextEncoder(engine) if own else None
-        sources = Sources(
-            self.extractor,
-            forge_encoder.encoder(engine),
-            lambda: self._statistics(engine, prompts),
-            text_encoder,
-            KEEPER.store,
-            self.p.comment,
-            self._sweeps_layers,
-        )
-        conditioner.check_layer(s, sources)
-        if conditioner.weighs(s):
-            self._check_weights(engine)
+        sources = self.check(engine, prompts)
         texts, stacked = self._texts(function, engine, prompts, sources, *rest, **more)
         made = dict(zip(texts, conditioner.condition_all(s, self.reference, list(texts.values()), sources)))
 
@@ -263,6 +262,29 @@ class Run:
         return joined(
             [function(player(seed), with_prompts(prompts, [prompt]), *rest, **more) for prompt, seed in pictures]
         )
+
+    def check(self, engine: Any, prompts: Any) -> Sources:
+        """What the conditioning draws on, once it is known that it has what the settings ask for.
+
+        Raises:
+            ZvlError: it has not.
+        """
+        s, loaded = self.settings, forge.is_zimage(engine)
+        language_model = ENGINES[s.engine].language_model
+        sources = Sources(
+            self.extractor,
+            forge_encoder.encoder(engine) if loaded else None,
+            lambda: self._statistics(engine, prompts),
+            forge_encoder.ForgeTextEncoder(engine) if loaded and not language_model else None,
+            KEEPER.store,
+            self.say,
+            "hidden_layer" in cell_of(self.p),
+        )
+        if loaded or language_model:
+            conditioner.check_layer(s, sources)
+        if loaded and conditioner.weighs(s):
+            sampling.check(engine, s.blocks)
+        return sources
 
     def _texts(
         self, function: Callable, engine: Any, prompts: Any, sources: Sources, *rest: Any, **more: Any
@@ -287,7 +309,13 @@ class Run:
             look(self.reference, self.extractor.checkpoint.grid(self.reference, tokens), tokens, sources)
         recorder = Recorder(engine)
         with forge_encoder.told(engine) as told:
-            function(recorder, prompts, *rest, **more)
+            try:
+                function(recorder, prompts, *rest, **more)
+            except ZvlError:
+                raise
+            except BaseException as error:
+                self._hosts = error
+                raise
         kept.append((key, recorder.texts, recorder.stacked, told))
         return recorder.texts, recorder.stacked
 
@@ -300,50 +328,29 @@ class Run:
         seeds = [int(seed) for seed in getattr(self.p, "seeds", None) or []]
         return seeds if len(seeds) == len(prompts) else list(range(len(prompts)))
 
-    # The image model's attention.
-
-    @staticmethod
-    def _check_weights(engine: Any) -> None:
-        try:
-            from ..hosts import forge_attention
-        except ImportError as error:
-            raise ZvlError(
-                f"This version of the web UI samples in a way Z-Image VL does not know ({error}), so no weight can be "
-                "set. Choose weight 1, or look for an update."
-            ) from None
-        forge_attention.check(engine)
+    # The sampling, as the host calls it.
 
     def before_sampling(self) -> None:
-        """A sampling begins, of either pass: put the weights on the model that will be asked."""
         engine = forge.current_engine()
-        if self.settings is None or not conditioner.weighs(self.settings) or not forge.is_zimage(engine):
-            return
-        from ..hosts.forge_attention import Weights
-
-        self._weights = Weights(
-            self.p,
-            (Part(conditioner.weighting_of(self.settings)),),
-            lambda line: forge.refusal(line, forge.is_api(self.p)),
-        )
-        self._weights.install(engine)
+        if self._sampling is not None and not self._stopped and forge.is_zimage(engine):
+            self._sampling.begin(engine)
 
     def during_sampling(self, engine: Any) -> None:
-        """A step begins, on a model that may have come since the last one."""
-        if self._weights is not None and forge.is_zimage(engine):
-            self._weights.keep(engine)
+        if self._sampling is not None and not self._stopped and forge.is_zimage(engine):
+            self._sampling.step(engine)
 
     def after_sampling(self) -> None:
-        """Say so where the weights were not asked for, against all expectation."""
-        weights, self._weights = self._weights, None
-        if weights is not None and not weights.used:
-            self.p.comment("Z-Image VL: the weight had no effect: this web UI did not ask for it while sampling.")
-            self.p.extra_generation_params.pop(BY_NAME["weight"].infotext, None)
+        if self._sampling is not None:
+            self._sampling.end()
+            self._sampling, self._stopped = sampling.Sampling(self.p, self.settings), False
 
     def _statistics(self, engine: Any, prompts: Any) -> ReferenceStatistics:
         def measured() -> ReferenceStatistics:
             forge.show_progress("Z-Image VL: measuring the text encoder")
             recorder = Recorder(engine)
-            recorder.get_learned_conditioning(with_prompts(prompts, REFERENCE_PROMPTS))
+            with forge_encoder.interruptible(engine):
+                for prompt in REFERENCE_PROMPTS:  # one at a time: some engines take no more, and none needs more
+                    recorder.get_learned_conditioning(with_prompts(prompts, [prompt]))
             return measure(torch.cat([text.embeddings for text in recorder.texts.values()]))
 
         return KEEPER.statistics(engine, forge_encoder.text_state(engine), measured)

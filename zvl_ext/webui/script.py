@@ -8,17 +8,19 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from ..errors import PRODUCT as TITLE
 from ..hosts import forge
+from ..options import OPTIONS
 from . import panel
 from .host import WebUI
-
-TITLE = "Z-Image VL"
+from .said import tell
 
 
 class ZImageVL(forge.script_base()):
     """An AlwaysOn script. It keeps no state: that lives on the generation."""
 
     sorting_priority = 520
+    _api_info: Any = None
 
     def title(self) -> str:
         return TITLE
@@ -32,9 +34,22 @@ class ZImageVL(forge.script_base()):
             return f"zvl_{'img2img' if is_img2img else 'txt2img'}_{name}"
 
         if not forge.has_zimage():
-            return panel.build_unsupported(TITLE, elem_id)
+            return panel.build_unsupported(TITLE, elem_id, forge.without_zimage())
         components, self.infotext_fields = panel.build(TITLE, elem_id, WebUI())
+        self.paste_field_names = [name for _, name in self.infotext_fields]  # what "Send to" takes to the other tab
         return components
+
+    @property
+    def api_info(self) -> Any:
+        """What the host tells API clients of the script. It makes it of the panel, and arguments have the panel's
+        labels there; in requests they have the options' names."""
+        return self._api_info
+
+    @api_info.setter
+    def api_info(self, info: Any) -> None:
+        for argument, option in zip(getattr(info, "args", ()), OPTIONS):
+            argument.label = option.name
+        self._api_info = info
 
     def process(self, p: Any, *args: Any) -> None:
         if not forge.has_zimage():
@@ -43,10 +58,7 @@ class ZImageVL(forge.script_base()):
             from . import run  # what meets the host's models; a host without Z-Image never needs it
         except ImportError as error:  # a host whose insides have moved: the picture is made, and says so
             if args and args[0]:
-                p.comment(
-                    f"Z-Image VL did nothing: it does not know this version of the web UI ({error}). Look for an "
-                    "update."
-                )
+                tell(p, f"this version of the web UI is not known ({error}), so nothing was done. Look for an update.")
             return
         run.attach(p, args)
 

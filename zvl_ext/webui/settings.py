@@ -37,6 +37,21 @@ class Setting:
         return value if number and self.minimum <= value <= self.maximum else self.default
 
 
+@dataclass(frozen=True)
+class Switch:
+    """One checkbox; as `Setting`, on or off."""
+
+    name: str
+    default: bool
+    label: str
+    help: str
+
+    @property
+    def value(self) -> bool:
+        value = forge.setting(self.name, self.default)
+        return value if isinstance(value, bool) else self.default
+
+
 MEMORY = Setting(
     "zvl_memory", 1024, 64, 16384, 64, "Main memory for kept references and results, in MiB",
     "what Qwen3-VL made of references and prompts, so that the same ones are not read again; the longest unused goes "
@@ -46,7 +61,17 @@ DISK = Setting(
     "zvl_disk", 0, 0, 65536, 256, "Disk space for kept references and results, in MiB",
     "0 = off; hidden states of references and prompts in the extension's data folder, so that they survive a restart",
 )  # fmt: skip
-SETTINGS = (MEMORY, DISK)
+REFERENCES = Setting(
+    "zvl_references", 256, 0, 16384, 64, "Disk space for used reference images, in MiB",
+    "0 = off; kept as PNG in the extension's data folder, so that pasting a picture's parameters brings its reference "
+    "back after a restart; the button \U0001f5d1\ufe0f in the panel removes them",
+)  # fmt: skip
+NESTED = Switch(
+    "zvl_nested", True, "Use the reference in passes that other extensions make within a picture",
+    "such as ADetailer's for faces, where its own settings let this script through (script name zvl); off: these "
+    "passes have their prompt alone",
+)  # fmt: skip
+SETTINGS = (MEMORY, DISK, REFERENCES, NESTED)
 
 
 def register() -> None:
@@ -63,3 +88,8 @@ def memory_limit() -> int:
 def disk_limit() -> int:
     """Bytes on disk for what is kept; 0 keeps nothing there."""
     return int(DISK.value * MIB)
+
+
+def references_limit() -> int:
+    """Bytes on disk for used references; 0 keeps none there."""
+    return int(REFERENCES.value * MIB)

@@ -8,6 +8,8 @@ import pytest
 from host_fixtures import WebUI
 from host_runs import CAT, DOG, SPLICE, hooks, positions, same
 
+from zvl_ext.webui import infotext
+
 pytest_plugins = ["host_fixtures"]
 
 UNHEARD = {
@@ -71,7 +73,7 @@ def test_a_plain_picture_says_why(web: WebUI, picture: Any, because: str, api: b
     assert p.c is plain.c
     assert list(p.comments) == [f"Z-Image VL: the picture is as without a reference, because {because}."]
     assert not hooks(p)
-    assert not p.extra_generation_params
+    assert p.extra_generation_params == ({infotext.NOTE: next(iter(p.comments))} if api else {})
     assert web.events.count("vision") == 0
 
 

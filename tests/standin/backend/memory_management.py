@@ -21,6 +21,10 @@ class LoadedModel:
     def model(self):
         return self._patcher()
 
+    def model_unload(self, memory_to_free=None, unpatch_weights=True):
+        self.model.detach(unpatch_weights)
+        return True
+
 
 def text_encoder_device():
     return torch.device("cpu")
@@ -67,7 +71,7 @@ def unload_model(model):
 def unload_all_models():
     for entry in current_loaded_models:
         if entry.model is not None:
-            entry.model.detach()
+            entry.model_unload()
     current_loaded_models.clear()
 
 

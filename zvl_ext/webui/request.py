@@ -1,0 +1,89 @@
+"""What a generation asks of the extension: its arguments, read and judged."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from .. import conditioner, effects
+from ..errors import ZvlError
+from ..hosts import forge
+from ..options import OPTIONS, Settings
+from .axes import VALUES
+from .said import tell
+from .settings import NESTED
+
+
+def named(args: tuple | list) -> bool:
+    """Whether the arguments are the API's named form: an object in the first place. The host fills up the others."""
+    return bool(args) and isinstance(args[0], dict)
+
+
+def says_enabled(args: tuple | list) -> bool:
+    """Whether the arguments say themselves if there is to be a reference."""
+    return not named(args) or "enabled" in args[0]
+
+
+def parse(args: tuple | list, cell: dict[str, Any]) -> Settings:
+    """Settings from a script's arguments: one object in the first place (the API's named form), or all values in order.
+
+    A named form with a reference is meant to have an effect, unless it says otherwise.
+
+    Args:
+        cell: Values of the X/Y/Z plot, by name; they win.
+
+    Raises:
+        ZvlError: an unknown name, a wrong value, or a second object.
+    """
+    if not named(args):
+        return Settings.from_positions(args).changed(cell)
+    if any(isinstance(value, dict) for value in args[1:]):
+        raise ZvlError("There is more than one object in args. Put all values into the first one.")
+    chosen = Settings.from_mapping(args[0]).changed(cell)
+    return chosen if says_enabled(args) else dataclasses.replace(chosen, enabled=chosen.reference is not None)
+
+
+def unread(args: tuple | list) -> str:
+    """What of the arguments has no effect, as a line; empty where there is nothing of that kind."""
+    behind = zip(OPTIONS[1:], args[1:])  # the host puts the panel's values there: references and models are its own
+    if named(args) and any(v != option.default for option, v in behind if option.kind not in ("image", "model")):
+        return "only the first object in args is read; name the values behind it there."
+    return ""
+
+
+def asked(p: Any, args: tuple | list) -> Settings | None:
+    """The settings of a generation that is to be conditioned on a reference.
+
+    Returns:
+        None where there is nothing to do; why is said where it is not plain.
+
+    Raises:
+        ZvlError: as `parse`, and for an API request that wants a reference and has none.
+    """
+    outer = forge.enclosing(p)
+    if outer is not None and not NESTED.value:
+        return None
+    cell = cell_of(p if outer is None else outer)
+    chosen = parse(args, cell)
+    if line := unread(args):
+        tell(p, line)
+    if not chosen.enabled:
+        if not says_enabled(args):
+            tell(p, "the request has no reference, so the picture was made from the prompt alone.")
+        elif cell:
+            tell(p, "the extension is switched off, so its X/Y/Z axes change nothing.")
+    elif conditioner.plain_picture(chosen):  # the text embeddings themselves, to the last bit
+        if chosen.reference is not None:
+            tell(p, f"the picture is as without a reference, because {effects.plain_because(chosen)}.")
+    elif chosen.reference is not None:
+        return chosen
+    elif forge.is_api(p):
+        raise ZvlError("It is enabled without a reference. Send one as base64 text, or send enabled: false.")
+    else:
+        tell(p, "no reference image, so the picture was made from the prompt alone.")
+    return None
+
+
+def cell_of(p: Any) -> dict[str, Any]:
+    """What the X/Y/Z plot sets for a generation, by name."""
+    return getattr(p, VALUES, {})
