@@ -6,12 +6,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from .budget import MAX_TOKENS, dropped, inserts, lengths_agree, token_budget
 from .conditioning import Conditioning, Part, joined
+from .declaration import numbered
 from .engines import ENGINES
 from .engines.sources import Job, Sources, Text
 from .errors import ZvlError
@@ -21,7 +22,7 @@ from .mixing.match import BLOCK_PLACES, LENGTH_MATCHES, Sides
 from .mixing.normalize import NORMALIZATIONS, Normalization, Target, repair_outliers
 from .mixing.select import Rows, drop_image_rows, keep_masked_image_rows, merge_image_rows, select
 from .mixing.statistics import ReferenceStatistics
-from .options import PROMPT, Settings
+from .options import PROMPT, UNIT_OPTIONS, Settings
 from .reference import Reference, open_reference
 from .regions import region_of
 from .sequence import TEMPLATE, TOKEN_MODES, build_sequence
@@ -194,15 +195,19 @@ class Unit:
 
     Attributes:
         settings: Its own; how rows are read and mixed is alike in all units of a picture.
-        reference: The picture.
+        reference: What of the picture is read.
         region: As `conditioning.Part`'s.
         mask: Over the reference, float [height, width] in 0..1: where it counts; None: everywhere.
+        number: Which of the picture's references it is, from 1.
+        pictures: The reference and its masks as they were given, by the names of their options.
     """
 
     settings: Settings
     reference: Reference
     region: torch.Tensor | None = None
     mask: torch.Tensor | None = None
+    number: int = 1
+    pictures: dict[str, Reference] = field(default_factory=dict)
 
 
 def units_of(settings: Settings, shape: tuple[int, int]) -> list[Unit]:
@@ -214,17 +219,30 @@ def units_of(settings: Settings, shape: tuple[int, int]) -> list[Unit]:
     Raises:
         ZvlError: a reference or a mask can't be read; a mask has nothing in it.
     """
-    return [_unit(own, shape) for own in settings.units if not plain_picture(own)]
+    return [_unit(number, own, shape) for number, own in settings.units.items() if not plain_picture(own)]
 
 
-def _unit(own: Settings, shape: tuple[int, int]) -> Unit:
-    reference = open_reference(own.reference)
-    over = None if own.reference_mask is None else open_reference(own.reference_mask)
-    within = None if own.region_mask is None else mask_of(open_reference(own.region_mask))
+def _unit(number: int, own: Settings, shape: tuple[int, int]) -> Unit:
+    pictures = {
+        numbered(option.name, number): open_reference(given)
+        for option in UNIT_OPTIONS
+        if option.kind in ("image", "mask") and (given := getattr(own, option.name)) is not None
+    }
+    reference, over, within = (
+        pictures.get(numbered(name, number)) for name in ("reference", "reference_mask", "region_mask")
+    )
+    if reference is None:
+        raise ValueError(f"reference {number} is not there")
     mask = None if over is None else framed_mask(over, reference, own.crop, shape)
     if mask is not None and not bool((mask > 0).any()):
-        raise ZvlError("Z-Image VL: the reference mask has nothing of the reference in it. Paint some of it white.")
-    return Unit(own, framed(reference, own.crop, shape), region_of(own.region, within), mask)
+        raise ZvlError("The reference mask has nothing of the reference in it. Paint some of it white.")
+    region = region_of(own.region, None if within is None else mask_of(within))
+    return Unit(own, framed(reference, own.crop, shape), region, mask, number, pictures)
+
+
+def digests(units: list[Unit]) -> dict[str, str]:
+    """The digests of all pictures that units were made of, by the names of their options."""
+    return {name: picture.digest for unit in units for name, picture in unit.pictures.items()}
 
 
 def condition_all(

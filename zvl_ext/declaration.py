@@ -11,7 +11,12 @@ from .regions import rectangle
 from .weighting import ALL, block_ranges
 
 # The most characters of a value, by the kind of its option.
-_LENGTHS = {"text": 10_000, "model": 500, "blocks": 200}
+_LENGTHS = {"text": 10_000, "model": 500, "blocks": 200, "region": 100}
+
+
+def numbered(name: str, number: int) -> str:
+    """The name of a control of the reference with that number, from its name for the first one."""
+    return name if number == 1 else f"{name}_{number}"
 
 
 @dataclass(frozen=True)
@@ -53,17 +58,22 @@ class Option:
     def of_unit(self, number: int) -> Option:
         """The same control of another reference: what the first one's is called, with a number behind it."""
 
-        def numbered(text: str | None) -> str | None:
+        def with_number(text: str | None) -> str | None:
             return text and f"{text} {number}"
 
         return dataclasses.replace(
             self,
-            name=f"{self.name}_{number}",
+            name=numbered(self.name, number),
             label=f"{self.label} {number}",
-            infotext=numbered(self.infotext),
-            axis=numbered(self.axis),
+            infotext=with_number(self.infotext),
+            axis=with_number(self.axis),
             unit=number,
         )
+
+    @property
+    def first(self) -> str:
+        """The name of the same control of the first reference."""
+        return self.name.removesuffix(f"_{self.unit}") if self.unit > 1 else self.name
 
     @property
     def range(self) -> tuple[float, float]:
@@ -153,7 +163,7 @@ def _blocks(option: Option, value: Any) -> str:
 
 
 def _region(option: Option, value: Any) -> str:
-    text = " ".join(_text(option, value).split())
+    text = " ".join(_text(option, value).split()).lower() or ALL
     rectangle(text)
     return text
 

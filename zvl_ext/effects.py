@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .budget import inserts, lengths_agree
+from .declaration import numbered
 from .engines import ENGINES
-from .options import BY_NAME, PROMPT, Settings
+from .options import BY_NAME, PROMPT, UNIT_OPTIONS, UNITS, Settings
 from .presets import PRESETS
 from .sequence import TOKEN_MODES
 from .weighting import ALL, Weighting, block_ranges
@@ -44,7 +45,17 @@ RULES = (
         lambda s: not inserts(s),
         "acts on inserted tokens: it needs length match insert and a token mode with image tokens",
     ),
-    Rule(("image_dropout",), lambda s: not _has_image_rows(s), "needs a token mode with image tokens"),
+    Rule(
+        ("region", "region_mask"),
+        lambda s: not inserts(s),
+        "acts on inserted tokens: it needs length match insert and a token mode with image tokens",
+    ),
+    Rule(
+        ("image_dropout", "reference_mask"),
+        lambda s: not _has_image_rows(s),
+        "needs a token mode with image tokens",
+    ),
+    Rule(("combine",), lambda s: len(s.units) == 1, "needs a second reference"),
     Rule(
         ("start", "end", "curve"),
         lambda s: s.length_match == "truncate" and not lengths_agree(s),
@@ -92,6 +103,14 @@ RULES = (
 
 def idle(settings: Settings) -> dict[str, str]:
     """The options that have no part in the picture under these settings, each with the reason."""
+    found = _idle(settings)
+    for number in range(2, UNITS + 1):
+        own = _idle(settings.unit(number))
+        found |= {numbered(name, number): own[name] for name in _OF_A_UNIT if name in own}
+    return found
+
+
+def _idle(settings: Settings) -> dict[str, str]:
     found: dict[str, str] = {}
     for rule in RULES:
         for name in rule.names:
@@ -100,17 +119,24 @@ def idle(settings: Settings) -> dict[str, str]:
     return found
 
 
+_OF_A_UNIT = tuple(option.name for option in UNIT_OPTIONS)
+
+
 def unheard(settings: Settings) -> list[str]:
     """A line for each option that asks for something and yet has no part in the picture.
 
-    What a preset brings along asks for nothing.
+    What a preset brings along asks for nothing, and neither does what is about a reference that is not there.
     """
     brought = PRESETS.get(settings.preset, {})
-    return [
-        f"Z-Image VL: {BY_NAME[name].label} changes nothing here: it {reason}."
-        for name, reason in idle(settings).items()
-        if name in _ASKING and getattr(settings, name) not in (_ASKING[name], brought.get(name))
-    ]
+    lines = []
+    for name, reason in idle(settings).items():
+        option = BY_NAME[name]
+        first = option.first
+        value = getattr(settings, name)
+        asks = first in _ASKING and value not in (_ASKING[first], brought.get(first))
+        if asks and (option.unit < 2 or option.unit in settings.units):
+            lines.append(f"Z-Image VL: {option.label} changes nothing here: it {reason}.")
+    return lines
 
 
 # Options by which one asks for something, and the value that asks for nothing.
@@ -125,6 +151,10 @@ _ASKING = {
     "positions": "sequential",
     "storage": "auto",
     "vl_prompt": PROMPT,
+    "combine": BY_NAME["combine"].default,
+    "region": BY_NAME["region"].default,
+    "region_mask": None,
+    "reference_mask": None,
 }
 
 

@@ -282,10 +282,10 @@ class Declared:
         return dataclasses.replace(self, **others, **values)
 
     @property
-    def units(self) -> list[Settings]:
-        """As `unit`, of every reference that is there."""
-        every = [self.unit(number) for number in range(1, UNITS + 1)]
-        return [unit for unit in every if unit.reference is not None]
+    def units(self) -> dict[int, Settings]:
+        """As `unit`, of every reference that is there, by its number."""
+        every = {number: self.unit(number) for number in range(1, UNITS + 1)}
+        return {number: unit for number, unit in every.items() if unit.reference is not None}
 
     def changed(self, values: dict[str, Any]) -> Settings:
         """The same settings with other values, each checked; a `preset` among them is applied before the others."""

@@ -49,7 +49,7 @@ def rectangle(text: str) -> tuple[float, float, float, float]:
     left, top, right, bottom = (edge or 0.0 for edge in edges)
     if not (0.0 <= left < right <= 1.0 and 0.0 <= top < bottom <= 1.0):
         raise ZvlError(
-            f"Z-Image VL: the region {shown(text)} is empty or lies outside the picture: left must be smaller than "
+            f"The region {shown(text)} is empty or lies outside the picture: left must be smaller than "
             "right, top smaller than bottom, all of them from 0 to 1."
         )
     return left, top, right, bottom
@@ -83,7 +83,7 @@ def region_of(text: str, mask: torch.Tensor | None) -> torch.Tensor | None:
         inside = ((y >= top) & (y < bottom))[:, None] & ((x >= left) & (x < right))
         region = inside.float() if mask is None else mask * inside
     if region is not None and not bool((region > 0).any()):
-        raise ZvlError("Z-Image VL: the region has nothing of the picture in it. Paint some of the mask white.")
+        raise ZvlError("The region has nothing of the picture in it. Paint some of the mask white.")
     if region is not None and bool((region >= 1).all()):
         return None
     return region

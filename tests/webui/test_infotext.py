@@ -23,6 +23,11 @@ from zvl_ext.webui import infotext, run
 pytest_plugins = ["host_fixtures"]
 
 
+def of(reference: Reference) -> dict[str, str]:
+    """The digests of a picture with this one reference."""
+    return {"reference": reference.digest}
+
+
 @pytest.fixture(scope="session")
 def opened(picture: Any) -> Reference:
     return open_reference(picture)
@@ -104,7 +109,7 @@ NASTY = [
 @pytest.mark.parametrize("text", NASTY, ids=lambda text: repr(text[:24]))
 def test_every_text_comes_back(web: WebUI, opened: Reference, name: str, text: str) -> None:
     option = next(o for o in OPTIONS if o.name == name)
-    parameters = parsed(web, infotext.write(dataclasses.replace(Settings(), **{name: text}), opened, "tiny-vl"))
+    parameters = parsed(web, infotext.write(dataclasses.replace(Settings(), **{name: text}), of(opened), "tiny-vl"))
     assert infotext.read(option, parameters) == text
     assert infotext.MARK in parameters
     assert parameters["Prompt"] == "a cat, a dog: both"
@@ -130,7 +135,7 @@ def values_of(option: Any) -> list[Any]:
 
 def pasted(web: WebUI, settings: Settings, opened: Reference) -> dict[str, Any]:
     """What the options are that a picture's parameters bring back."""
-    parameters = parsed(web, infotext.write(settings, opened, "tiny-vl"))
+    parameters = parsed(web, infotext.write(settings, of(opened), "tiny-vl"))
     return {option.name: infotext.read(option, parameters) for option in WRITTEN}
 
 
@@ -176,7 +181,7 @@ def test_what_has_no_part_in_the_picture_is_not_written(opened: Reference, base:
         for value in values_of(option):
             settings = Settings.from_mapping({"preset": base, option.name: value})
             keys = {BY_NAME[name].infotext for name in idle(settings)} - {"ZVL norm"}
-            assert not keys & infotext.write(settings, opened, "tiny-vl").keys()
+            assert not keys & infotext.write(settings, of(opened), "tiny-vl").keys()
 
 
 def test_all_options_at_once(web: WebUI, opened: Reference) -> None:
@@ -205,7 +210,9 @@ def test_all_options_at_once(web: WebUI, opened: Reference) -> None:
         system_prompt="512x512",
     )
     parameters = parsed(
-        web, {"Before": 1, **infotext.write(settings, opened, "folder/model.safetensors")}, After="a, b"
+        web,
+        {"Before": 1, **infotext.write(settings, of(opened), "folder/model.safetensors")},
+        After="a, b",
     )
     assert {o.name: infotext.read(o, parameters) for o in WRITTEN} == {
         o.name: getattr(settings, o.name) for o in WRITTEN
@@ -217,7 +224,7 @@ def test_all_options_at_once(web: WebUI, opened: Reference) -> None:
 @pytest.mark.parametrize("alpha", [1 / 3, 0.1234567, 1e-7, 0.1 + 0.2])
 def test_a_number_off_the_sliders_steps_comes_back(web: WebUI, opened: Reference, alpha: float) -> None:
     """The API and the X/Y/Z plot send what they like; the picture must say what made it."""
-    parameters = parsed(web, infotext.write(dataclasses.replace(research(), alpha=alpha), opened, "tiny-vl"))
+    parameters = parsed(web, infotext.write(dataclasses.replace(research(), alpha=alpha), of(opened), "tiny-vl"))
     assert infotext.read(next(o for o in OPTIONS if o.name == "alpha"), parameters) == pytest.approx(alpha, rel=1e-9)
 
 
@@ -227,12 +234,12 @@ def test_a_number_off_the_sliders_steps_comes_back(web: WebUI, opened: Reference
 ])  # fmt: skip
 def test_the_models_name_comes_back(web: WebUI, opened: Reference, model: str) -> None:
     option = next(o for o in OPTIONS if o.name == "model")
-    assert infotext.read(option, parsed(web, infotext.write(Settings(), opened, model))) == model
+    assert infotext.read(option, parsed(web, infotext.write(Settings(), of(opened), model))) == model
 
 
 def test_a_fresh_panels_picture_can_be_read_by_itself(web: WebUI, opened: Reference) -> None:
     """The main settings and the preset's name are written whatever the defaults are."""
-    entries = infotext.write(Settings(), opened, "tiny-vl")
+    entries = infotext.write(Settings(), of(opened), "tiny-vl")
     assert entries == {
         "ZVL": __version__,
         "ZVL preset": "Balanced",
@@ -257,24 +264,26 @@ def test_a_fresh_panels_picture_can_be_read_by_itself(web: WebUI, opened: Refere
 def test_a_presets_picture_brings_back_the_preset_to_the_last_control(web: WebUI, opened: Reference, name: str) -> None:
     """Also where controls have no part in it: the panel names what all of its controls amount to."""
     settings = Settings.from_mapping({"preset": name})
-    parameters = parsed(web, infotext.write(settings, opened, "tiny-vl"))
+    parameters = parsed(web, infotext.write(settings, of(opened), "tiny-vl"))
     assert parameters["ZVL preset"] == infotext.preset(parameters) == name
     for option in WRITTEN:
         assert infotext.read(option, parameters) == getattr(settings, option.name)
 
 
 def test_settings_of_ones_own_have_no_presets_name(web: WebUI, opened: Reference) -> None:
-    entries = infotext.write(research(alpha=0.31), opened, "tiny-vl")
+    entries = infotext.write(research(alpha=0.31), of(opened), "tiny-vl")
     assert "ZVL preset" not in entries
     assert infotext.preset(parsed(web, entries)) == CUSTOM
 
 
 def test_values_speak_against_a_presets_name_that_they_do_not_have(web: WebUI, opened: Reference) -> None:
     """Parameters are edited by hand, and presets may change."""
-    parameters = parsed(web, infotext.write(Settings(), opened, "tiny-vl") | {"ZVL weight": "0.7"})
+    parameters = parsed(web, infotext.write(Settings(), of(opened), "tiny-vl") | {"ZVL weight": "0.7"})
     assert infotext.preset(parameters) == CUSTOM
     assert infotext.read(BY_NAME["weight"], parameters) == 0.7
-    assert infotext.preset(parsed(web, infotext.write(Settings(), opened, "x") | {"ZVL preset": "Gone"})) == "Balanced"
+    assert (
+        infotext.preset(parsed(web, infotext.write(Settings(), of(opened), "x") | {"ZVL preset": "Gone"})) == "Balanced"
+    )
 
 
 def test_parameters_of_another_picture_set_nothing(web: WebUI) -> None:

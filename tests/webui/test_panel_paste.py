@@ -63,7 +63,7 @@ def test_pasting_sets_every_control(built: Built, made: dict[str, Any], picture:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_pasting_a_presets_picture_sets_every_control_to_the_preset(built: Built, picture: Any, preset: str) -> None:
     settings = Settings.from_mapping({"preset": preset})
-    values = built.pasted(infotext.write(settings, open_reference(picture), "tiny-vl"))
+    values = built.pasted(infotext.write(settings, {"reference": open_reference(picture).digest}, "tiny-vl"))
     for option in OPTIONS:
         if option.infotext and option.kind not in ("image", "model"):
             assert values[option.name] == getattr(settings, option.name)

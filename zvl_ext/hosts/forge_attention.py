@@ -12,20 +12,18 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from backend import attention as host_attention
 from backend.sampling.condition import ConditionCrossAttn
-from modules import prompt_parser
 
 from ..conditioning import Conditioning, Part
 from ..errors import ZvlError
 from ..weighting import ALL, check_blocks, way
 from .forge_blocks import ELSEWHERE, EXCHANGED, MARKS, UNKNOWN, Call, blocks_of, routed, uncompiled
+from .forge_step import CARRIED, Half, conditional, unconditional
 
-CARRIED = "zvl_conditioning"  # on a tensor of the host's conditioning
 _PARTLY = f"Only a part of the image model's blocks took the weight. {ELSEWHERE}"
 
 
@@ -125,14 +123,21 @@ class Weights:
         seed: Any,
     ) -> tuple:
         """The host's hook, once for each step: what it is about to condition on, with the weights of this step."""
-        denoiser, conditioning = self.p.sampler.model_wrap_cfg, self.p.sampler.sampler_extra_args["cond"]
+        denoiser, given = self.p.sampler.model_wrap_cfg, self.p.sampler.sampler_extra_args
         done = way(denoiser.step, denoiser.total_steps)
-        order, marked, lost = _at_step(conditioning, denoiser.step, done)
-        if len(order[0]) != len(cond):
+        half = conditional(given["cond"], denoiser.step, done)
+        other = unconditional(given.get("uncond"), denoiser.step, done)
+        if half is None and (other is None or uncond is None):
             raise ZvlError(EXCHANGED)
-        cond = [self._marked(each, [row[i][0] for row in order], marked, lost) for i, each in enumerate(cond)]
+        if half is not None:
+            if half.order is None or len(half.order[0]) != len(cond):
+                raise ZvlError(EXCHANGED)
+            places = [[picture[i][0] for picture in half.order] for i in range(len(cond))]
+            cond = [self._marked(each, half, place) for each, place in zip(cond, places)]
+        else:
+            cond = [self._marked(each) for each in cond]
         if uncond is not None:
-            uncond = [self._marked(each, None, marked, None) for each in uncond]
+            uncond = [self._marked(each, other) for each in uncond]
         inner = options.get("model_function_wrapper")
 
         def wrapper(apply: Callable, args: dict) -> Any:
@@ -149,19 +154,29 @@ class Weights:
             raise self._refuse(str(error)) from None
 
     @staticmethod
-    def _marked(entry: dict, places: list[int] | None, marked: torch.Tensor, lost: torch.Tensor | None) -> dict:
+    def _marked(entry: dict, half: Half | None = None, places: list[int] | None = None) -> dict:
         """One entry of the host's conditioning with marks beside it, and with less of the reference in the prompt's
-        rows."""
+        rows.
+
+        Args:
+            half: What it is of; None where nothing of it is ours.
+            places: Which of the half's rows are the entry's; None: all of them.
+        """
         conds = dict(entry["model_conds"])
         rows = conds["c_crossattn"].cond
-        marks = rows.new_zeros(*rows.shape[:2], 2) if places is None else marked[places].to(rows.device)
+        if half is None:
+            conds[MARKS] = ConditionCrossAttn(rows.new_zeros(*rows.shape[:2], 2))
+            return {**entry, "model_conds": conds}
+        marks = half.marks if places is None else half.marks[places]
         if marks.shape[:2] != rows.shape[:2]:
             raise ZvlError(EXCHANGED)
-        if lost is not None:
-            rows = rows - lost[places].to(rows)
-            conds["c_crossattn"] = conds["c_crossattn"]._copy_with(rows)
-        conds[MARKS] = ConditionCrossAttn(marks)
-        return {**entry, "cross_attn": rows if lost is not None else entry.get("cross_attn"), "model_conds": conds}
+        conds[MARKS] = ConditionCrossAttn(marks.to(rows.device))
+        if half.lost is None:
+            return {**entry, "model_conds": conds}
+        lost = half.lost if places is None else half.lost[places]
+        rows = rows - lost.to(rows)
+        conds["c_crossattn"] = conds["c_crossattn"]._copy_with(rows)
+        return {**entry, "cross_attn": rows, "model_conds": conds}
 
     @contextlib.contextmanager
     def _hooked(self, model: Any, weights: list[float]) -> Iterator[None]:
@@ -175,45 +190,6 @@ class Weights:
             if not self.used and call.calls and not call.whole:
                 raise ZvlError(_PARTLY)
             self.used = self.used or call.whole
-
-
-def _at_step(conditioning: Any, step: int, done: float) -> tuple[list, torch.Tensor, torch.Tensor | None]:
-    """What the host's sampler conditions on at a step, put together by the host's own function.
-
-    Returns:
-        For each picture its sub-prompts as (place, weight); the marks at these places, [places, rows, 2]; and what the
-        prompts' rows lose against those with the reference at its full part, [places, rows, hidden], or None.
-    """
-    carried = [
-        getattr(entry.cond, CARRIED, None)
-        for parts in conditioning.batch
-        for each in parts
-        for entry in each.schedules
-        if isinstance(entry.cond, torch.Tensor)
-    ]
-    if not any(carried):
-        raise ZvlError(EXCHANGED)
-
-    def rebuilt(column: Callable[[torch.Tensor, Conditioning | None], torch.Tensor]) -> tuple[list, torch.Tensor]:
-        def line(each: Any) -> Any:
-            schedules = [
-                SimpleNamespace(end_at_step=e.end_at_step, cond=column(e.cond, getattr(e.cond, CARRIED, None)))
-                for e in each.schedules
-            ]
-            return SimpleNamespace(schedules=schedules, weight=each.weight)
-
-        batch = [[line(each) for each in parts] for parts in conditioning.batch]
-        return prompt_parser.reconstruct_multicond_batch(SimpleNamespace(batch=batch), step)
-
-    def marks_of(rows: torch.Tensor, own: Conditioning | None) -> torch.Tensor:
-        return rows.new_zeros(len(rows), 2) if own is None or own.marks is None else own.marks.to(rows)
-
-    def lost_of(rows: torch.Tensor, own: Conditioning | None) -> torch.Tensor:
-        return torch.zeros_like(rows) if own is None else (own.rows - own.at(done)).to(rows)
-
-    order, marked = rebuilt(marks_of)
-    changes = any(own is not None and own.at(done) is not own.rows for own in carried)
-    return order, marked, rebuilt(lost_of)[1] if changes else None
 
 
 def _masks(function: Any) -> bool | None:

@@ -13,11 +13,10 @@ import re
 from typing import Any
 
 from .. import __version__
-from ..declaration import Option
+from ..declaration import Option, numbered
 from ..effects import idle
 from ..options import BY_NAME, OPTIONS, PROMPT, Settings, preset_of
 from ..presets import CUSTOM, PRESETS
-from ..reference import Reference
 
 MARK = "ZVL"
 PRESET = "ZVL preset"  # for people: what is pasted is the values
@@ -50,13 +49,23 @@ _UNNAMED: dict[str, Any] = {
     "storage": "auto",
     "proportional": True,
     "block_place": "front",
+    "combine": "each alone",
+    "crop": "whole",
+    "region": "all",
+    "negative": False,
 }
+# Those of further references are the first one's.
+_UNNAMED |= {o.name: _UNNAMED[o.first] for o in OPTIONS if o.unit > 1 and o.first in _UNNAMED}
 # The same in pictures of version 0.1: all its defaults, and what its inserted rows were.
 _UNNAMED_0_1 = _UNNAMED | {"proportional": False, "block_place": "behind head", "outlier_direction": "both"}
 
 
-def write(settings: Settings, reference: Reference, model: str) -> dict[str, str]:
-    """The infotext entries of a generation whose conditioning has been made."""
+def write(settings: Settings, digests: dict[str, str], model: str) -> dict[str, str]:
+    """The infotext entries of a generation whose conditioning has been made.
+
+    Args:
+        digests: Of the references and masks that had a part, by the options' names.
+    """
     entries = {MARK: __version__}
     if settings.preset != CUSTOM:
         entries[PRESET] = settings.preset
@@ -65,13 +74,16 @@ def write(settings: Settings, reference: Reference, model: str) -> dict[str, str
         value = getattr(settings, option.name)
         if option.infotext is None or option.name == "scale_to_text":
             continue
-        if option.name == "normalization" and not settings.scale_to_text:
+        if option.kind in ("image", "mask"):
+            if option.name in digests:
+                entries[option.infotext] = digests[option.name][:DIGEST]
+        elif option.unit and numbered("reference", option.unit) not in digests:
+            continue  # a reference that is not there has no weight
+        elif option.name == "normalization" and not settings.scale_to_text:
             entries[option.infotext] = "none"  # two controls for one thing: a picture names one
-        elif option.kind == "image":
-            entries[option.infotext] = reference.digest[:DIGEST]
         elif option.kind == "model":
             entries[option.infotext] = _escaped(TEXT + model) if _MISREAD.match(model) else _escaped(model)
-        elif option.name not in silent and (option.name in _ALWAYS or value != _UNNAMED[option.name]):
+        elif option.name not in silent and (option.first in _ALWAYS or value != _UNNAMED[option.name]):
             entries[option.infotext] = _written(option, value)
     return entries
 
@@ -112,7 +124,7 @@ def read(option: Option, parameters: dict[str, str]) -> Any:
     """
     if MARK not in parameters:
         return None
-    if _text(option, parameters) is None and option.kind not in ("image", "model"):
+    if _text(option, parameters) is None and option.kind not in ("image", "mask", "model"):
         return getattr(_made(parameters), option.name)
     return _value(option, parameters)
 
@@ -126,9 +138,16 @@ def _text(option: Option, parameters: dict[str, str]) -> str | None:
     return parameters.get(option.infotext or "")
 
 
+def _reference_of(option: Option) -> str:
+    """The key of the reference that an option is about."""
+    return BY_NAME[numbered("reference", option.unit)].infotext or ""
+
+
 def _value(option: Option, parameters: dict[str, str]) -> Any:
     """The value of one option by itself, as `read`."""
     text = _text(option, parameters)
+    if text is None and option.unit > 1 and _reference_of(option) not in parameters:
+        return option.default  # nothing is known of a reference that was not there
     if text is None:
         unnamed = _UNNAMED_0_1 if parameters[MARK].startswith("0.1.") else _UNNAMED
         return unnamed.get(option.name, option.default)
@@ -149,7 +168,7 @@ def preset(parameters: dict[str, str]) -> str | None:
 
 def _made(parameters: dict[str, str]) -> Settings:
     """The settings of a picture."""
-    values = {o.name: _value(o, parameters) for o in OPTIONS if o.infotext and o.kind not in ("image", "model")}
+    values = {o.name: _value(o, parameters) for o in OPTIONS if o.infotext and o.kind not in ("image", "mask", "model")}
     made = Settings(**{name: value for name, value in values.items() if value is not None})
     # What has no part in a picture is not in its parameters: there it is as the preset has it, which was chosen.
     silent, chosen = idle(made), PRESETS.get(parameters.get(PRESET, ""), {})
