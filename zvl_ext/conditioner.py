@@ -58,8 +58,9 @@ def _job(settings: Settings, reference: Reference, text: Text, sources: Sources)
         return filled(name, getattr(settings, name), text.prompt, sources.encode)
 
     checkpoint = sources.extractor.checkpoint
-    ids = text.ids
+    ids, masked = text.ids, text.masked
     if settings.vl_prompt != PROMPT:
+        masked = 0  # what the host masks is of its own prompt
         ids = tuple(sources.encode(TEMPLATE.format(own("vl_prompt"))))
     budget = token_budget(settings, len(text.ids))
     grid = checkpoint.grid(reference, budget)
@@ -69,7 +70,7 @@ def _job(settings: Settings, reference: Reference, text: Text, sources: Sources)
             f"Z-Image VL: the reference was reduced from {wanted[0] * wanted[1]} to {grid[0] * grid[1]} tokens, "
             f"so that the conditioning has no more than {MAX_TOKENS}."
         )
-    sequence = build_sequence(ids, grid, sources.encode, own("system_prompt"), checkpoint.vision_tokens)
+    sequence = build_sequence(ids, grid, sources.encode, own("system_prompt"), checkpoint.vision_tokens, masked)
     return Job(text, sequence if TOKEN_MODES[settings.token_mode].text else sequence.without_text(), budget)
 
 
