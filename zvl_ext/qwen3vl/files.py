@@ -42,7 +42,7 @@ def open_checkpoint(path: str, name: str = "") -> Checkpoint:
 def _open_folder(path: str, name: str) -> Checkpoint:
     files, folders = _weights(path, name)
     config = _config(path, name, files, folders)
-    kind = kinds.of_config(config) or Kind("a model that its config.json does not name")
+    kind = kinds.of_config(config) or Kind("another model")
     _require(kind, name, ", by its config.json")
     try:
         names = main_files(path, files) or folders
