@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 from ..errors import ZvlError
-from ..outside import open_regular, shown
+from ..outside import no_file, open_regular, shown
 from ..pictures.formats import SIGN, may_be_picture
 from ..qwen3vl.checkpoint import Checkpoint
 from ..qwen3vl.files import open_checkpoint
