@@ -307,7 +307,7 @@ def _infotext_fields(made: dict[str, Any], host: Host) -> list:
     def reader(option: Option) -> Callable[[dict], Any]:
         def read(parameters: dict) -> Any:
             if option.kind == "image":
-                return _pasted_reference(parameters, host)
+                return _recent(parameters, host)
             value = infotext.read(option, parameters)
             if option.kind == "model":
                 value = _pasted_model(value, host)
@@ -322,7 +322,7 @@ def _infotext_fields(made: dict[str, Any], host: Host) -> list:
     return [host.paste_field(made[name], Sent(name, read)) for name, read in {**readers, **unwritten}.items()]
 
 
-def _pasted_reference(parameters: dict, host: Host) -> Any:
+def _recent(parameters: dict, host: Host) -> Any:
     """The reference of pasted parameters. One that is not kept leaves the control empty, never with another picture."""
     if infotext.MARK not in parameters:
         return None
