@@ -6,16 +6,14 @@ looked at first, because "a header is too large" about a web page that was saved
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any
+from dataclasses import dataclass
 
-from ..errors import ZvlError
 from ..outside import open_regular, reason
-from . import gguf_header, safetensors_header
+from . import gguf_header, kinds, safetensors_header
+from .kinds import Kind
 from .pieces import Pieces
 
 SAFETENSORS = (".safetensors", ".sft")
@@ -32,17 +30,15 @@ _OTHERS = (
 
 @dataclass(frozen=True)
 class Peek:
-    """The beginning of one file.
+    """What the beginnings of one model's files tell.
 
     Attributes:
-        shapes: Its tensors' shapes, by the names in the file; a GGUF's are not read.
-        fields: A GGUF's entries before its vocabulary.
-        unfinished: Why the file is not whole, as the end of "it is not whole: …"; empty where nothing is missing.
+        kind: Which model it is; None where nothing tells.
+        problem: Why a file is not whole, as the end of "it is not whole: …"; empty where nothing is missing.
     """
 
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    fields: Mapping[str, Any] = field(default_factory=dict)
-    unfinished: str = ""
+    kind: Kind | None
+    problem: str = ""
 
 
 def is_weights(name: str) -> bool:
@@ -50,38 +46,52 @@ def is_weights(name: str) -> bool:
     return name.lower().endswith(WEIGHTS)
 
 
-def peek(path: str) -> Peek:
-    """Look at a file's beginning, once for each state of the file.
-
-    Raises:
-        OSError: it can't be read, or it is no regular file.
-        ValueError: it is not what its name says; the message says what it is, as the end of "it is not whole: …".
-    """
-    info = os.stat(path)
-    found = _peek(path, info.st_size, info.st_mtime_ns, info.st_ino)
-    if isinstance(found, str):
-        raise ValueError(found)
-    return found
+def peek(paths: list[str]) -> Peek:
+    """Look at the beginnings of one model's files, once for each state of them."""
+    states = []
+    for path in paths:
+        try:
+            info = os.stat(path)
+        except OSError as error:
+            return Peek(None, f"it can't be read: {reason(error)}")
+        states.append((path, info.st_size, info.st_mtime_ns, info.st_ino))
+    return _peek(tuple(states))
 
 
 @functools.lru_cache(maxsize=4096)
-def _peek(path: str, *state: int) -> Peek | str:
-    """Refusals are kept as well: most files of a shared folder are none of ours."""
-    with open_regular(path) as file:
-        if not (begin := file.read(32)):
-            return "it is empty"
-    with Pieces(path, os.path.basename(path)) as pieces:
+def _peek(states: tuple[tuple[str, int, int, int], ...]) -> Peek:
+    """What can't be read is kept as well: most files of a shared folder are none of ours."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    kind: Kind | None = None
+    problems = []
+    for path, *_ in states:
         try:
             if path.lower().endswith(GGUF):
-                return Peek(fields=MappingProxyType(gguf_header.read_entries(pieces)))
-            _, entries = safetensors_header.read_entries(pieces)
-        except ZvlError as error:
-            raise OSError(str(error)) from error
-        except ValueError as error:
-            return next((what for sign, what in _OTHERS if begin.startswith(sign)), reason(error))
+                with Pieces(path, os.path.basename(path)) as pieces:
+                    kind = kinds.of_fields(gguf_header.read_entries(pieces))
+            else:
+                more, problem = _safetensors(path)
+                shapes |= more
+                problems += [problem] * bool(problem)
+        except (OSError, ValueError) as error:
+            problems.append(_what_else(path) or reason(error))
+    return Peek(kind or (kinds.of_tensors(shapes) if shapes else None), next(iter(problems), ""))
+
+
+def _safetensors(path: str) -> tuple[dict[str, tuple[int, ...]], str]:
+    with Pieces(path, os.path.basename(path)) as pieces:
+        _, entries = safetensors_header.read_entries(pieces)
         size, end = pieces.version[0], safetensors_header.end_of(entries, pieces)
     missing = f"{_bytes(size)} of {_bytes(end)} are there: a download that has not finished" if size < end else ""
-    return Peek(MappingProxyType({name: entry.shape for name, entry in entries.items()}), unfinished=missing)
+    return {name: entry.shape for name, entry in entries.items()}, missing
+
+
+def _what_else(path: str) -> str:
+    """What a file without a header of weights is; empty where nothing tells, or it can't be opened."""
+    with contextlib.suppress(OSError), open_regular(path) as file:
+        begin = file.read(32)
+        return next((what for sign, what in _OTHERS if begin.startswith(sign)), "") if begin else "it is empty"
+    return ""
 
 
 def _bytes(count: int) -> str:
