@@ -21,8 +21,14 @@ pytest_plugins = ["host_fixtures"]
 WAYS = {"blend": {}, "splice": SPLICE, "mrope": SPLICE | {"positions": "mrope"}}
 
 
+def is_newest(text_engine: Any) -> bool:
+    return hasattr(text_engine.tokenizer, "tokenizer")
+
+
 def newer(web: WebUI, **options: Any) -> None:
     engine = web.engine
+    if is_newest(engine.text_processing_engine_gemma):
+        pytest.skip("this web UI has it")
     engine.text_processing_engine_gemma = TextEngine(engine.text_processing_engine_gemma, **options)
 
 
@@ -71,12 +77,15 @@ def test_what_stands_behind_an_end_of_text_is_masked_as_the_web_ui_masks_it(
 ) -> None:
     """A prompt may hold the text of a special token; this one's tokenizer has another for it."""
     line = "a photo, of a cat"
-    comma = web.engine.text_processing_engine_gemma.tokenizer([","])["input_ids"][0]
+    text_engine = web.engine.text_processing_engine_gemma
+    if is_newest(text_engine):
+        pytest.skip("this web UI's own end of text is a constant of its code")
+    comma = text_engine.tokenizer([","])["input_ids"][0]
     assert len(comma) == 1
     if which == "the newer engine":
         newer(web, pad=comma[0])
     else:
-        web.engine.text_processing_engine_gemma.id_pad = comma[0]
+        text_engine.id_pad = comma[0]
     settings = SPLICE | BARE | {"positions": positions}
     read: list[torch.Tensor] = []
     handle = web.engine.text_encoder.model.layers[0].register_forward_pre_hook(

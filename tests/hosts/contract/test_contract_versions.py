@@ -41,6 +41,8 @@ def test_an_engine_that_returns_one_tensor_gets_one(web: WebUI, picture: Any, mo
 def test_a_wrapped_tokenizer_is_unwrapped(web: WebUI, picture: Any, by_hand: Any) -> None:
     text_engine = web.engine.text_processing_engine_gemma
     inner = text_engine.tokenizer
+    if hasattr(inner, "tokenizer"):
+        pytest.skip("this web UI wraps it by itself")
 
     class Wrapper:
         tokenizer = staticmethod(inner)
