@@ -33,7 +33,7 @@ class Sides:
     def without_first(self, vl_holds_first: bool) -> Sides:
         """Without the text's row 0, nor that of vl where it holds position 0: what stays as it is takes no part."""
         vl, own = (self.vl[1:], self.own[1:]) if vl_holds_first else (self.vl, self.own)
-        return Sides(vl, own, self.text[1:], self.head - 1, self.tail)
+        return Sides(vl, own, self.text[1:], max(self.head - 1, 0), self.tail)
 
 
 def interpolate(vl: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
