@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import struct
 import sys
 
@@ -59,7 +60,7 @@ def test_both_files_are_one_model(language, tower, pair, state):
 
 def test_its_header_tells_the_configuration_beyond_the_shapes(irregular, tmp_path):
     """Vision heads, MRoPE's sections, theta and DeepStack's layers are not what published models have."""
-    config = irregular.config
+    config = copy.deepcopy(irregular.config)
     config.vision_config.deepstack_visual_indexes = [0, 1, 3]
     state = tiny.inner_state(irregular)
     ggufs.save_language(state, config, tmp_path / "lm.gguf")
