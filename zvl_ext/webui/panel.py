@@ -294,6 +294,8 @@ class Sent(str):
     """What an infotext field is told by: called, it gives what pasted parameters put into the control; as text, it is
     the name by which the web UI's "Send to" buttons pair the controls of two tabs."""
 
+    _read: Callable[[dict], Any]
+
     def __new__(cls, name: str, read: Callable[[dict], Any]) -> Sent:
         made = super().__new__(cls, f"Z-Image VL: {name}")
         made._read = read
