@@ -20,7 +20,7 @@ from zvl_ext.hosts.family import without_qwen3vl, without_zimage
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
 PACKAGES = ("torch", "safetensors", "pillow", "numpy", "diffusers")
-TESTING = ("pytest", "pytest-cov", "pytest-xdist", "hypothesis", "setuptools>=77")  # a test builds the wheel
+TESTING = ("pytest", "pytest-cov", "pytest-xdist", "hypothesis", "gguf", "setuptools>=77")  # a test builds the wheel
 # The web UI's gradio, with a transformers that takes the same huggingface-hub. gradio leaves its own requirements open,
 # but does not work with newer releases of these two.
 PANEL = ("gradio==4.40.0", "fastapi<0.113", "pydantic<2.11")

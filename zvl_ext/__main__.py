@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import codecs
+import io
+import os
 import sys
 from typing import NoReturn
 
@@ -20,7 +23,7 @@ from .commands import (
     statistics,
     vision_tower,
 )
-from .errors import ZvlError
+from .errors import ZvlError, line_of
 
 COMMANDS = (generate, extract, encode, blend, statistics, demo, evaluate, benchmark, cache, vision_tower, options)
 
@@ -40,19 +43,60 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run a command; whatever goes wrong is one line on standard error.
+
+    Args:
+        arguments: Of a program that calls this, which gets Ctrl-C as KeyboardInterrupt; default: the process' own.
+
+    Returns:
+        The exit code: 0; 2 where something is refused; 130 after a person's Ctrl-C.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_PLAIN)
     try:
         args = build_parser().parse_args(arguments)
         args.run(args)
-    except ZvlError as error:
-        print("zvl_ext: " + " ".join(str(error).split()), file=sys.stderr)
-        return 2
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads the output has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except ImportError as error:
-        print(
-            f"zvl_ext: {error}. Install it with: python -m pip install torch transformers safetensors pillow numpy",
-            file=sys.stderr,
-        )
-        return 2
+        return _refuse(f"{error}. Install it with: python -m pip install torch transformers safetensors pillow numpy")
+    except KeyboardInterrupt:
+        if arguments is not None:
+            raise
+        return 130
+    except SystemExit:
+        raise
+    except BaseException as error:  # a panic of tokenizers is no Exception
+        if os.environ.get("ZVL_TRACEBACK") and not isinstance(error, ZvlError):
+            raise
+        where = "Set ZVL_TRACEBACK=1 to see where."
+        return _refuse(line_of(error).replace("The console says where.", where))
     return 0
+
+
+def _refuse(line: str) -> int:
+    line = " ".join(line.split())
+    if len(line) > _LONGEST:  # what is wrong stands in front, what to do at the end
+        line = f"{line[: _LONGEST * 2 // 3]} ... {line[-_LONGEST // 3 + 5 :]}"
+    print(f"zvl_ext: {line}", file=sys.stderr)
+    return 2
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """What an output's encoding lacks: × as x, anything else as JSON and Python write it."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    return missing.translate(_WRITTEN).encode("ascii", "backslashreplace").decode(), error.end
+
+
+_LONGEST = 280  # characters of a refusal
+_PLAIN = "zvl_plain"
+_WRITTEN = str.maketrans({"×": "x", "–": "-", "…": "...", "·": "*"})
+codecs.register_error(_PLAIN, _plain)
 
 
 if __name__ == "__main__":

@@ -68,8 +68,9 @@ def _job(settings: Settings, reference: Reference, text: Text, sources: Sources,
         return filled(name, getattr(settings, name), text.prompt, sources.encode)
 
     checkpoint = sources.extractor.checkpoint
-    ids = text.ids
+    ids, masked = text.ids, text.masked
     if settings.vl_prompt != PROMPT:
+        masked = 0  # what the host masks is of its own prompt
         ids = tuple(sources.encode(TEMPLATE.format(own("vl_prompt"))))
     budget = token_budget(settings, len(text.ids), references)
     grid = checkpoint.grid(reference, budget)
@@ -79,7 +80,7 @@ def _job(settings: Settings, reference: Reference, text: Text, sources: Sources,
             f"Z-Image VL: the reference was reduced from {wanted[0] * wanted[1]} to {grid[0] * grid[1]} tokens, "
             f"so that the conditioning has no more than {MAX_TOKENS}."
         )
-    sequence = build_sequence(ids, grid, sources.encode, own("system_prompt"), checkpoint.vision_tokens)
+    sequence = build_sequence(ids, grid, sources.encode, own("system_prompt"), checkpoint.vision_tokens, masked)
     return Job(text, sequence if TOKEN_MODES[settings.token_mode].text else sequence.without_text(), budget)
 
 
@@ -240,6 +241,16 @@ def _unit(number: int, own: Settings, shape: tuple[int, int]) -> Unit:
     return Unit(own, framed(reference, own.crop, shape), region, mask, number, pictures)
 
 
+def parts_of(units: list[Unit]) -> tuple[Part, ...]:
+    """What is known of units before anything is read: their weights and their regions, in the order of their marks."""
+    return tuple(Part(weighting_of(unit.settings), region=unit.region) for unit in units)
+
+
+def units_weigh(units: list[Unit]) -> bool:
+    """Whether any of them wants something of the image model besides rows, as `weighs`."""
+    return any(weighs(unit.settings) or (unit.region is not None and inserts(unit.settings)) for unit in units)
+
+
 def digests(units: list[Unit]) -> dict[str, str]:
     """The digests of all pictures that units were made of, by the names of their options."""
     return {name: picture.digest for unit in units for name, picture in unit.pictures.items()}
@@ -282,10 +293,8 @@ def condition_units(
     def made(text: Text, rows: tuple[Rows, ...], seed: int) -> Conditioning:
         base, read = text.embeddings.float(), iter(rows)
         parts = tuple(
-            _part_of(unit, base, next(read), statistics, seed)
-            if unit.settings.negative == negative
-            else Part(weighting_of(unit.settings))
-            for unit in units
+            _part_of(unit, base, next(read), statistics, seed) if unit.settings.negative == negative else nothing
+            for unit, nothing in zip(units, parts_of(units))
         )
         place = BLOCK_PLACES[acting[0].settings.block_place](rows[0].head)
         return _finite(joined(base, parts, place, text.embeddings.dtype), text.embeddings)

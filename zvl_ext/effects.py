@@ -159,7 +159,12 @@ _ASKING = {
 
 
 def plain_because(settings: Settings) -> str:
-    """Why the picture is made as without a reference; "" where it is not."""
+    """Why the picture is made as without a reference; "" where it is not, because one of the references acts."""
+    reasons = [_plain_because(unit) for unit in settings.units.values()] or [_plain_because(settings)]
+    return reasons[0] if all(reasons) else ""
+
+
+def _plain_because(settings: Settings) -> str:
     if settings.alpha == 0.0:
         return "alpha is 0"
     if inserts(settings) and settings.weight == 0.0:

@@ -94,6 +94,6 @@ def remove(path: str) -> bool:
         os.remove(path)
     except FileNotFoundError:
         pass
-    except OSError:  # open in another process on Windows, or a read-only folder
+    except (OSError, ValueError):  # open in another process on Windows, a read-only folder; a NUL in the name
         return False
     return True

@@ -12,7 +12,7 @@ import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .declaration import Option, declared
+from .declaration import Option, declared, numbered
 from .errors import ZvlError, shown
 from .presets import CUSTOM, PRESETS, START
 from .weighting import CURVES
@@ -248,11 +248,13 @@ class Declared:
     def from_mapping(cls, values: dict[str, Any]) -> Settings:
         """Settings from named values, as an API client sends them.
 
-        A `preset` is applied first, so that a value named beside it wins.
+        A `preset` is applied first, so that a value named beside it wins. `references` may hold a list of objects, one
+        for each reference, with "image" and the other names that a reference has for itself.
 
         Raises:
             ZvlError: an unknown name, a wrong type or a value out of range.
         """
+        values = _flat(values)
         for name in values:
             if name not in BY_NAME:
                 typed = name[:_LONGEST_NAME] if isinstance(name, str) else ""
@@ -318,6 +320,28 @@ else:
     )
 
 BY_NAME: dict[str, Option] = {option.name: option for option in OPTIONS}
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Named values with those of a list of references under their own names."""
+    if "references" not in values:
+        return values
+    given = values["references"]
+    if not isinstance(given, list) or not all(isinstance(each, dict) for each in given):
+        raise ZvlError(f"Z-Image VL: references must be a list of objects, not {shown(given)}.")
+    if len(given) > UNITS:
+        raise ZvlError(f"Z-Image VL: {len(given)} references were given, a picture has {UNITS} at most.")
+    flat = {name: value for name, value in values.items() if name != "references"}
+    names = {"image": "reference"} | {o.name: o.name for o in UNIT_OPTIONS if o.name != "reference"}
+    for number, each in enumerate(given, 1):
+        for name, value in each.items():
+            if name not in names:
+                known = ", ".join(names)
+                raise ZvlError(f"Z-Image VL: a reference has no {shown(name)}; it may have {known}.")
+            if (full := numbered(names[name], number)) in flat:
+                raise ZvlError(f"Z-Image VL: {full} is given twice, by its name and in references.")
+            flat[full] = value
+    return flat
 
 
 def preset_of(settings: Settings) -> str:

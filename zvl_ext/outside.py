@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from typing import Any, BinaryIO
 
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # an escape of half a character; with its other half it is a whole one
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
@@ -67,8 +69,10 @@ def parse_json(data: bytes | str) -> Any:
     wrong, too. The caller bounds the length.
     """
     try:
-        value = json.loads(data.decode("utf-8-sig") if isinstance(data, bytes) else data, parse_constant=_refuse)
-        json.dumps(value, ensure_ascii=False).encode()
+        text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
+        value = json.loads(text, parse_constant=_refuse)
+        if isinstance(data, str) or _HALF.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except UnicodeError:

@@ -69,6 +69,7 @@ class Sequence:
         system: Number of system ids in front of the host's first token.
         head: Number of host tokens before the vision block.
         tail: Number of host tokens after the prompt: the template's end.
+        masked: Number of last ids that the host's text encoder lets no token attend to: those behind an <|endoftext|>.
     """
 
     ids: tuple[int, ...]
@@ -77,6 +78,7 @@ class Sequence:
     system: int
     head: int
     tail: int = 0
+    masked: int = 0
 
     @property
     def image_tokens(self) -> int:
@@ -94,7 +96,7 @@ class Sequence:
 
     def without_text(self) -> Sequence:
         """The sequence up to the fork: all that the image positions need."""
-        return dataclasses.replace(self, ids=self.ids[: self.fork], tail=0)
+        return dataclasses.replace(self, ids=self.ids[: self.fork], tail=0, masked=0)
 
     def rows(self, token_mode: str) -> list[int]:
         """Positions that a token mode selects, in order; m of them.
@@ -146,6 +148,7 @@ def build_sequence(
     encode: Encode,
     system_prompt: str = "",
     vision: VisionTokens = VisionTokens(),
+    masked: int = 0,
 ) -> Sequence:
     """Put the vision block behind the template's head.
 
@@ -154,6 +157,7 @@ def build_sequence(
         grid: Image tokens as (rows, columns).
         encode: The tokenizer as a function from text (with special tokens' text) to ids.
         system_prompt: A system turn that goes in front, or "".
+        masked: How many of the last text ids the host masks.
 
     Raises:
         ZvlError: The ids do not begin with Z-Image's template.
@@ -169,4 +173,6 @@ def build_sequence(
     system = encode(SYSTEM.format(system_prompt)) if system_prompt else []
     block = [vision.start, *[vision.image] * (grid[0] * grid[1]), vision.end]
     ids = (*system, *text_ids[: len(head)], *block, *text_ids[len(head) :])
-    return Sequence(ids, len(system) + len(head) + 1, (grid[0], grid[1]), len(system), len(head), len(encode(TAIL)))
+    return Sequence(
+        ids, len(system) + len(head) + 1, (grid[0], grid[1]), len(system), len(head), len(encode(TAIL)), masked
+    )

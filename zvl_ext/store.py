@@ -263,7 +263,7 @@ class Disk:
     def _list(self, names: re.Pattern[str]) -> list[File]:
         """The regular files of these names."""
         found = []
-        with contextlib.suppress(OSError), os.scandir(self.folder) as entries:
+        with contextlib.suppress(OSError, ValueError), os.scandir(self.folder) as entries:
             for each in entries:
                 with contextlib.suppress(OSError):  # removed by another process since
                     if names.fullmatch(each.name) and each.is_file(follow_symlinks=False):

@@ -1,7 +1,7 @@
 """`cache`: where, how much, and away with it."""
 
 import torch
-from command_line import strict
+from command_line import assert_refused, strict
 
 from zvl_ext.store import Disk, data_folder
 
@@ -9,9 +9,12 @@ from zvl_ext.store import Disk, data_folder
 def test_cache_tells_where_and_how_much_and_clears(process, cli, tmp_path):
     folder = tmp_path / "data" / "cache"
     disk = Disk(str(folder), 100_000)
+    for arguments in (["--clear"], ["--json"], []):
+        assert_refused(cli("cache", "--folder", folder, *arguments), str(folder), "no such folder")
+    assert not folder.exists()
+    folder.mkdir(parents=True)
     told = cli("cache", "--folder", folder)
     assert (told.code, told.out, told.err) == (0, f"{folder}: 0 entries, 0 bytes\n", "")
-    assert not folder.exists()
     for key in "ab":
         disk.put(key, {"x": torch.zeros(1000)})
     (folder / "mine.txt").write_text("mine")

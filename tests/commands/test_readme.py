@@ -20,4 +20,4 @@ def test_every_preset_is_explained():
 
 def test_every_command_is_shown():
     for command in COMMANDS:
-        assert f"python -m zvl_ext {command.__name__.rpartition('.')[2]}" in README
+        assert f"python -m zvl_ext {command.__name__.rpartition('.')[2].replace('_', '-')}" in README

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -76,11 +77,35 @@ def test_a_folder_without_config_is_refused(copied, refused):
         open_checkpoint(str(copied))
 
 
-@pytest.mark.parametrize("kind", ["qwen3", "qwen2_5_vl", "qwen3_vl_moe", "llama", None])
-def test_the_config_of_another_model_is_refused_with_its_name(kind, copied, refused):
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("qwen3", "Qwen3 .*text only"),
+        ("qwen2_5_vl", r"Qwen2\.5-VL"),
+        ("qwen3_5", r"Qwen3\.5"),
+        ("qwen3_vl_moe", "Qwen3-VL-MoE"),
+        ("llama", "llama"),
+        ("a\nb\ud800" + "x" * 10_000, "a b.x"),
+        (None, "another model"),
+        (5, "another model"),
+        ([], "another model"),
+    ],
+)
+def test_the_config_of_another_model_is_refused_with_its_name(kind, said, copied, refused):
     config = json.loads((copied / "config.json").read_text())
+    if isinstance(kind, str):  # JSON can't hold half a character
+        kind = kind.encode("utf-8", "replace").decode()
     (copied / "config.json").write_text(json.dumps(config | {"model_type": kind}))
-    with refused(f"not a Qwen3-VL .*{kind}"):
+    with refused(f"copied is not a Qwen3-VL-4B: it is .*{said}"):
+        open_checkpoint(str(copied))
+
+
+@pytest.mark.parametrize(("width", "size"), [(2048, "2B"), (4096, "8B"), (5120, "32B")])
+def test_another_size_is_refused_with_its_size_and_not_to_be_downloaded_again(width, size, copied, refused):
+    config = json.loads((copied / "config.json").read_text())
+    config["text_config"]["hidden_size"] = width
+    (copied / "config.json").write_text(json.dumps(config))
+    with refused(f"copied is not a Qwen3-VL-4B: it is a Qwen3-VL-{size}(?!.* again)"):
         open_checkpoint(str(copied))
 
 
@@ -179,10 +204,9 @@ def test_an_empty_index_is_refused(copied, refused):
         open_checkpoint(str(copied))
 
 
-@pytest.mark.parametrize("gone", ["visual.", "language_model."])
-def test_a_model_without_eyes_or_without_language_is_refused(gone, state, tmp_path, refused):
-    rest = {name: value for name, value in state.items() if not name.startswith(gone)}
-    with refused("is not a Qwen3-VL: it has no vision tower or no language model"):
+def test_a_model_without_eyes_is_refused(state, tmp_path, refused):
+    rest = {name: value for name, value in state.items() if not name.startswith("visual.")}
+    with refused("is not a Qwen3-VL-4B: it is a Qwen3 .*text only: it has no vision tower"):
         open_checkpoint(str(tiny.save_single(rest, tmp_path / "one.safetensors")))
 
 
@@ -205,14 +229,29 @@ def test_a_missing_tensor_is_named(name, copied, refused):
 
 
 @pytest.mark.parametrize(
-    "name", ["language_model.layers.0.mlp.extra.weight", "visual.blocks.9.norm1.weight", "something.else"]
+    "name",
+    [
+        "language_model.layers.999999999.mlp.up_proj.weight",
+        "language_model.layers.7.mlp.up_proj.weight",
+        "language_model.layers.05.mlp.up_proj.weight",
+        f"language_model.layers.{'9' * 5000}.mlp.up_proj.weight",
+        "visual.blocks.9.norm1.weight",
+        "visual.deepstack_merger_list.4.norm.weight",
+    ],
+    ids=range(6),
 )
-def test_a_tensor_too_many_is_named(name, copied, refused):
+@pytest.mark.parametrize("shape", [(2,), (0,)])
+def test_a_layer_after_a_gap_is_named_and_never_counted(name, shape, copied, state, tmp_path, refused):
     tensors = load_file(copied / "model.safetensors")
-    tensors[name if name == "something.else" else "model." + name] = torch.zeros(2)
+    tensors["model." + name] = torch.zeros(shape)
     save_file(tensors, copied / "model.safetensors")
-    with refused(f"the tensor {name} is not part of a Qwen3-VL"):
-        load(open_checkpoint(str(copied)), torch.float32)
+    save_file(
+        tiny.in_layout(state, "model.language_model + model.visual") | {"model." + name: torch.zeros(shape)},
+        tmp_path / "one.safetensors",
+    )
+    for path in (copied, tmp_path / "one.safetensors"):
+        with refused(f"the tensor {re.escape(name[:40])}.* is not part of a Qwen3-VL|the weights have"):
+            open_checkpoint(str(path))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,9 +8,11 @@ import torch
 from safetensors.torch import save_file
 from weights import EMBEDDING, every_weight, loaded_state
 
+from zvl_ext.qwen3vl import vision
 from zvl_ext.qwen3vl.files import open_checkpoint
 from zvl_ext.qwen3vl.fp8 import dequantize
 from zvl_ext.qwen3vl.language import load
+from zvl_ext.qwen3vl.scales import block_of
 
 
 @pytest.mark.parametrize("layout", tiny.LAYOUTS)
@@ -87,34 +89,131 @@ def test_other_dtypes_of_fp8_and_of_scales_are_read():
     )
 
 
-@pytest.mark.parametrize("shape", [(5,), (3, 3), (7, 1), (2, 2, 2)])
-def test_a_scale_that_does_not_fit_its_tensor_is_refused_by_name(shape, state, tmp_path, refused):
-    stored, _ = tiny.quantize(state, "rows")
-    stored["language_model.layers.2.mlp.down_proj.weight_scale"] = torch.ones(shape)
-    path = tiny.save_single(stored, tmp_path / "fp8.safetensors")
-    with refused(r"^fp8\.safetensors: the scale of language_model\.layers\.2\.mlp\.down_proj"):
-        load(open_checkpoint(str(path)), torch.float32)
+# --- refused where the language model is asked for: for engine splice such a file is as good as any
+
+LAYER = "language_model.layers.2.mlp.down_proj"
+
+
+@pytest.fixture
+def opens_for_splice_only(state, tmp_path, refused, model):
+    """Saves tensors: the file opens, its vision tower is read, and its language model is refused with a pattern."""
+
+    def check(stored: dict[str, torch.Tensor], pattern: str) -> None:
+        path = tiny.save_single(stored, tmp_path / "q.safetensors", metadata=tiny.config_metadata(model.config))
+        opened = open_checkpoint(str(path))
+        tower = vision.load(opened, torch.float32)
+        assert all(torch.equal(value, state["visual." + name]) for name, value in tower.named_parameters())
+        for asked in (opened.require_language, lambda: opened.check_layer(-2), lambda: load(opened, torch.float32)):
+            with refused(pattern):
+                asked()
+        with refused(rf"{pattern}.*Engine splice can use the file.*5\.2 GB"):
+            opened.require_language()
+
+    return check
+
+
+def quantized(state: dict[str, torch.Tensor], kind: str) -> dict[str, torch.Tensor]:
+    stored, _ = tiny.quantize(state, kind)
+    return stored | {name: value for name, value in state.items() if name.startswith("visual.")}
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 3), (7, 1), (2, 2, 2), (96,), (65, 1), (0,), (64, 96), (64, 5, 1)])
+def test_a_scale_that_does_not_fit_its_tensor_is_refused_by_name(shape, state, opens_for_splice_only):
+    """But for (64, 96): a number for each weight is a block of one."""
+    stored = quantized(state, "rows") | {LAYER + ".weight_scale": torch.ones(shape)}
+    if shape == (64, 96):
+        assert block_of((64, 96), shape) == (1, 1)
+        return
+    opens_for_splice_only(
+        stored, r"^q\.safetensors: the scale of language_model\.layers\.2\.mlp\.down_proj\.weight does"
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.float8_e4m3fn])
+def test_a_scale_in_a_form_that_is_none_of_numbers_is_refused(dtype, state, opens_for_splice_only):
+    stored = quantized(state, "rows") | {LAYER + ".weight_scale": torch.ones(64).to(dtype)}
+    opens_for_splice_only(stored, r"the scale of language_model\.layers\.2\.mlp\.down_proj\.weight is stored as")
+
+
+NOTES = [
+    {"format": "nvfp4"},
+    {"format": "mxfp8"},
+    {"format": "int8"},
+    {"format": "int8_tensorwise", "convrot": True},
+    {"format": "float8_e5m2"},
+    {"format": "float8_e4m3fn_of_the_future"},
+    {"format": "convrot_w4a4"},
+    {"format": 8},
+    {"format": None},
+    {"format": ["float8_e4m3fn"]},
+    {"format": "float8_e4m3fn", "convrot": True, "convrot_groupsize": 32},
+    {"format": "float8_e4m3fn", "convrot": True, "convrot_groupsize": "16"},
+    {"format": "float8_e4m3fn", "convrot": True, "convrot_groupsize": -4},
+    {"format": "float8_e4m3fn", "convrot": True, "convrot_groupsize": 10**30},
+    {},
+    [],
+    "float8_e4m3fn",
+    5,
+]
+
+
+@pytest.mark.parametrize("said", NOTES)
+def test_another_quantization_is_refused_by_its_name(said, state, opens_for_splice_only):
+    stored = quantized(state, "comfy") | {LAYER + ".comfy_quant": tiny.as_bytes(said)}
+    opens_for_splice_only(stored, r"down_proj\.comfy_quant says")
 
 
 @pytest.mark.parametrize(
-    "said", [{"format": "nvfp4"}, {"format": "int8"}, {"format": 8}, {"format": None}, {}, [], "float8_e4m3fn", 5]
+    "note",
+    [
+        torch.tensor([255, 0, 1], dtype=torch.uint8),
+        torch.tensor(list(b"[" * 60_000), dtype=torch.uint8),
+        torch.tensor(list(b'{"a":' * 10_000), dtype=torch.uint8),
+        torch.tensor(list(b'{"format": ' + b"1" * 5000 + b"}"), dtype=torch.uint8),
+        torch.tensor(list(b'{"format": "\\ud800"}'), dtype=torch.uint8),
+        torch.zeros(2**20, dtype=torch.uint8),
+        torch.zeros(0, dtype=torch.uint8),
+        torch.zeros(5),
+        torch.zeros(3, 3, 3, dtype=torch.int64),
+    ],
+    ids=["bytes", "deep", "deeper", "long number", "half a character", "long", "empty", "floats", "numbers"],
 )
-def test_another_quantization_is_refused_by_its_name(said, state, tmp_path, refused):
-    stored, _ = tiny.quantize(state, "comfy")
-    stored["language_model.layers.2.mlp.down_proj.comfy_quant"] = tiny.as_bytes(said)
-    with refused(r"down_proj\.comfy_quant says"):
-        open_checkpoint(str(tiny.save_single(stored, tmp_path / "q.safetensors")))
+def test_a_quantization_note_of_any_content_is_refused(note, state, opens_for_splice_only):
+    stored = quantized(state, "comfy") | {LAYER + ".comfy_quant": note}
+    opens_for_splice_only(stored, r"down_proj\.comfy_quant says")
 
 
-def test_a_quantization_note_that_is_not_json_is_refused(state, tmp_path, refused):
-    stored, _ = tiny.quantize(state, "comfy")
-    stored["language_model.layers.2.mlp.down_proj.comfy_quant"] = torch.tensor([255, 0, 1], dtype=torch.uint8)
-    with refused(r"down_proj\.comfy_quant says"):
-        open_checkpoint(str(tiny.save_single(stored, tmp_path / "q.safetensors")))
+def test_notes_in_the_metadata_count_as_well(state, tmp_path, refused):
+    stored = quantized(state, "comfy")
+    del stored[LAYER + ".comfy_quant"]
+    notes = {"layers": {"model." + LAYER: {"format": "nvfp4"}, "model.something.else": {"format": "nvfp4"}}}
+    path = tiny.save_single(stored, tmp_path / "q.safetensors", metadata={"_quantization_metadata": json.dumps(notes)})
+    with refused(r"down_proj\.comfy_quant says 'nvfp4'"):
+        open_checkpoint(str(path)).require_language()
+
+
+@pytest.mark.parametrize("text", ["", "[", "[]", "5", "{}", '{"layers": 3}', '{"layers": [1]}', "[" * 100_000])
+def test_metadata_that_is_no_note_says_nothing(text, state, tmp_path):
+    path = tiny.save_single(state, tmp_path / "one.safetensors", metadata={"_quantization_metadata": text})
+    open_checkpoint(str(path)).require_language()
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32, torch.bool, torch.float64])
-def test_weights_in_another_dtype_are_refused_by_name(dtype, state, tmp_path, refused):
-    state["language_model.layers.1.mlp.up_proj.weight"] = state["language_model.layers.1.mlp.up_proj.weight"].to(dtype)
-    with refused(r"language_model\.layers\.1\.mlp\.up_proj\.weight is stored as"):
+def test_weights_in_another_dtype_are_refused_by_name(dtype, state, opens_for_splice_only):
+    name = "language_model.layers.1.mlp.up_proj.weight"
+    opens_for_splice_only(
+        state | {name: state[name].to(dtype)}, r"language_model\.layers\.1\.mlp\.up_proj\.weight is stored as"
+    )
+
+
+@pytest.mark.parametrize("leaf", ["weight_scale_2", "pre_quant_scale", "weight_zero_point", "scale_weight_tensor"])
+def test_what_changes_the_meaning_of_a_weight_beside_it_is_refused(leaf, state, opens_for_splice_only):
+    """The second scale of nvfp4, of ModelOpt's smoothing and of musubi-tuner; a zero point."""
+    stored = quantized(state, "rows") | {f"{LAYER}.{leaf}": torch.ones(1)}
+    opens_for_splice_only(stored, rf"language_model\.layers\.2\.mlp\.down_proj\.weight has {leaf} beside it")
+
+
+def test_a_vision_tower_that_cannot_be_read_is_refused_when_it_is_opened(state, tmp_path, refused):
+    state["visual.blocks.1.mlp.linear_fc1.weight"] = state["visual.blocks.1.mlp.linear_fc1.weight"].to(torch.int32)
+    with refused(r"the tensor visual\.blocks\.1\.mlp\.linear_fc1\.weight is stored as I32, which can't be read"):
         open_checkpoint(str(tiny.save_single(state, tmp_path / "q.safetensors")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,10 +18,22 @@ from backend.diffusion_engine import zimage
 from backend.nn.llm import llama
 from backend.operations import using_forge_operations
 from backend.patcher.base import ModelPatcher
-from backend.text_processing.qwen3_engine import Qwen3TextProcessingEngine
 from tokenizers import Tokenizer
 
+# Its name is another one in newer web UIs.
+(_TextEngine,) = (part for name, part in vars(zimage).items() if name in ("Qwen3TextProcessingEngine", "Qwen34BEngine"))
 TEXT_LAYERS = 3
+
+
+def _tokenizer(tokenizer: Tokenizer) -> Callable[[Any], dict]:
+    """As transformers' tokenizers are called: with one text or with several."""
+
+    def tokenize(texts: str | list[str]) -> dict:
+        if isinstance(texts, str):
+            return {"input_ids": tokenizer.encode(texts, add_special_tokens=False).ids}
+        return {"input_ids": [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]}
+
+    return tokenize
 
 
 def make_text_encoder(seed: int, hidden: int = 64) -> tuple[torch.nn.Module, transformers.Qwen3Model]:
@@ -65,12 +78,7 @@ class ZImage(zimage.ZImage):
         self.forge_objects = SimpleNamespace(
             clip=clip, unet=SimpleNamespace(model=SimpleNamespace(predictor=predictor))
         )
-        self.text_processing_engine_gemma = Qwen3TextProcessingEngine(
-            text_encoder=self.text_encoder,
-            tokenizer=lambda texts: {
-                "input_ids": [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
-            },
-        )
+        self.text_processing_engine_gemma = _TextEngine(self.text_encoder, _tokenizer(tokenizer))
         self.filename = filename
         self.extra_generation_params: dict[str, Any] = {}
         self.comments: list[str] = []

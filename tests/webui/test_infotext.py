@@ -10,6 +10,7 @@ import pytest
 from host_fixtures import WebUI
 from host_runs import same
 from infotexts import WRITTEN, own, parsed
+from modules import infotext_utils
 from published import as_published, research
 
 from zvl_ext import __version__
@@ -101,7 +102,8 @@ NASTY = [
     'he said "no"', '"', '""', '"quoted"', '"half', "back\\slash", "\\", '\\"', '\\", Seed: 7, X: "', "two\nlines",
     "\n", "ends with a newline\n", "tab\tand\rreturn", "{prompt}", "{prompt} and {more}", "日本語 🍎 ünï", "\u2028",
     "None", "True", "0.5", "Negative prompt: x", "Steps: 1, Sampler: y, CFG scale: 2", "<b>&amp;</b>",
-    "comma at the end,", ":", ",", "x" * 5000,
+    "comma at the end,", ":", ",", "x" * 5000, "blanks at the end  ", "a, b  ", "no-break at the end\xa0", "\x85",
+    "\ud83c", "half of \ud83c, and more ", '"[1]"', '"a" and "b"',
 ]  # fmt: skip
 
 
@@ -113,6 +115,16 @@ def test_every_text_comes_back(web: WebUI, opened: Reference, name: str, text: s
     assert infotext.read(option, parameters) == text
     assert infotext.MARK in parameters
     assert parameters["Prompt"] == "a cat, a dog: both"
+
+
+@pytest.mark.parametrize("text", NASTY, ids=lambda text: repr(text[:24]))
+def test_a_text_comes_back_as_the_last_value_of_the_parameters(web: WebUI, opened: Reference, text: str) -> None:
+    """There the web UI strips what is blank; and a picture holds no half characters."""
+    entries = infotext.write(dataclasses.replace(Settings(), system_prompt=text), opened, "tiny-vl")
+    named = [name for name in ("ZVL", "ZVL engine", "ZVL size", "ZVL system") if name in entries]  # "": none is written
+    line = ", ".join(f"{name}: {infotext_utils.quote(entries[name])}" for name in named)
+    parameters = infotext_utils.parse_generation_parameters(f"a cat\n{line}".encode().decode())
+    assert infotext.read(BY_NAME["system_prompt"], parameters) == text
 
 
 def values_of(option: Any) -> list[Any]:
@@ -230,7 +242,7 @@ def test_a_number_off_the_sliders_steps_comes_back(web: WebUI, opened: Reference
 
 @pytest.mark.parametrize("model", [
     "tiny-vl", "sub folder/qwen3vl_4b_fp8_scaled.safetensors", "a, b", "it's: here", 'q"uote', "été", "-x",
-    "512x512",
+    "512x512", "blank at the end ",
 ])  # fmt: skip
 def test_the_models_name_comes_back(web: WebUI, opened: Reference, model: str) -> None:
     option = next(o for o in OPTIONS if o.name == "model")

@@ -185,7 +185,8 @@ def test_no_weights_say_what_to_get_and_where_to_put_it(web: WebUI) -> None:
     for part in (
         "Qwen/Qwen3-VL-4B-Instruct",
         "8.9 GB",
-        "qwen3vl_4b_bf16.safetensors",
+        "mmproj-Qwen3VL-4B-Instruct-F16.gguf",
+        "0.8 GB",
         "qwen3vl_4b_fp8_scaled.safetensors",
         "5.2 GB",
         str(web.weights),

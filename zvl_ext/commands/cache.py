@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from typing import Any
+
+from ..errors import ZvlError
 
 
 def add(commands: Any) -> None:
@@ -19,16 +22,12 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     from ..store import Disk, data_folder
 
+    if args.folder is not None and not os.path.isdir(args.folder):
+        raise ZvlError(f"--folder {args.folder}: there is no such folder.")
     disk = Disk(args.folder or data_folder(), limit=0)
     removed = disk.clear() if args.clear else 0
-    sizes = [file.size for file in disk.files()]
+    entries = len(disk.files())
     if args.json:
-        print(
-            json.dumps(
-                {"folder": disk.folder, "entries": len(sizes), "bytes": sum(sizes), "removed": removed}, indent=2
-            )
-        )
+        print(json.dumps({"folder": disk.folder, "entries": entries, "bytes": disk.size, "removed": removed}, indent=2))
         return
-    print(
-        f"{disk.folder}: {len(sizes)} entries, {sum(sizes)} bytes{f'; {removed} files removed' if args.clear else ''}"
-    )
+    print(f"{disk.folder}: {entries} entries, {disk.size} bytes{f'; {removed} files removed' if args.clear else ''}")

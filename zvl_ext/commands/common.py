@@ -11,6 +11,7 @@ from typing import Any
 from ..declaration import Option
 from ..errors import ZvlError
 from ..options import BY_NAME, Settings
+from ..outside import no_file
 
 
 def value(option: Option) -> Any:
@@ -68,10 +69,10 @@ def device(name: str) -> str:
 def check_out(path: str, flag: str = "--out") -> None:
     """Refuse before the work, not after it."""
     folder = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(folder) or os.path.isdir(path):
-        raise ZvlError(
-            f"{flag} {path}: {'this is a folder' if os.path.isdir(path) else 'there is no folder ' + folder}."
-        )
+    if not os.path.isdir(folder):
+        raise ZvlError(f"{flag} {path}: there is no folder {folder}.")
+    if os.path.exists(path) and (kind := no_file(path)):  # a pipe or a device would be replaced by the file
+        raise ZvlError(f"{flag} {path}: this is {kind}.")
 
 
 def given(pairs: list[str]) -> dict[str, Any]:

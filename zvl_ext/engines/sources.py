@@ -118,12 +118,14 @@ class Text:
         embeddings: float [n, hidden].
         inputs: The text encoder's input embeddings [n, hidden], emphasis included, for splice; None where the host
             keeps them.
+        masked: How many of the last ids the host lets no token attend to.
     """
 
     prompt: str
     ids: tuple[int, ...]
     embeddings: torch.Tensor
     inputs: torch.Tensor | None = None
+    masked: int = 0
 
     @functools.cached_property
     def digest(self) -> str:

@@ -33,9 +33,12 @@ def embeddings(
         ends: Those of vision_start and vision_end, [2, hidden].
         image: Image tokens [N, hidden].
         head: How many text rows stand before the vision block.
+
+    Returns:
+        On the text's device and in its dtype, wherever the others come from.
     """
-    parts = [text[:head], ends[:1], image.to(text), ends[1:], text[head:]]
-    return torch.cat(parts if system is None else [system, *parts])
+    parts = [text[:head], ends[:1], image, ends[1:], text[head:]]
+    return torch.cat([part.to(text) for part in (parts if system is None else [system, *parts])])
 
 
 def look(reference: Reference, grid: tuple[int, int], budget: int, sources: Sources) -> ImageTokens:
@@ -105,4 +108,4 @@ def _spliced_embeddings(settings: Settings, image: ImageTokens, job: Job, source
             [*sequence.ids[sequence.system : sequence.system + sequence.head], *sequence.ids[sequence.fork :]]
         )
     system = encoder.embed(list(sequence.ids[: sequence.system])) if sequence.system else None
-    return embeddings(own, system, encoder.embed([vision.start, vision.end]).to(own), image.tokens, sequence.head)
+    return embeddings(own, system, encoder.embed([vision.start, vision.end]), image.tokens, sequence.head)

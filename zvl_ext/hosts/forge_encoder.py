@@ -10,7 +10,7 @@ import functools
 import uuid
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from backend import memory_management as mm
@@ -54,24 +54,38 @@ def _language_model(engine: Any) -> Any:
     return found[0]
 
 
+class Read(NamedTuple):
+    """One sequence that the text encoder has read.
+
+    Attributes:
+        inputs: Input embeddings [n, hidden]; None where the host leaves it to the model to look them up.
+        masked: How many of the last ids no token attends to. The web UI masks what stands behind an <|endoftext|>.
+    """
+
+    ids: list[int]
+    inputs: Any
+    masked: int
+
+
 @contextlib.contextmanager
-def observed(engine: Any) -> Iterator[list[tuple[list[int], Any]]]:
-    """What the text encoder reads while the context is open: (ids, input embeddings [n, hidden]) of each sequence, in
-    order.
+def observed(engine: Any) -> Iterator[list[Read]]:
+    """What the text encoder reads while the context is open, in order.
 
     Watching the module gives what was really read: templates, emphasis and BREAK included, whatever the engine's class.
     """
     model = _language_model(engine)
     ids: list[list[int]] = []
-    seen: list[tuple[list[int], Any]] = []
+    seen: list[Read] = []
 
     def watch_ids(module: Any, inputs: tuple) -> None:
         ids.extend(inputs[0].tolist())
 
     def watch_embeds(module: Any, args: tuple, kwargs: dict) -> None:
         embeds = kwargs.get("embeds")
+        mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
         rows = [None] * len(ids) if embeds is None else list(embeds.detach())
-        seen.extend(zip(ids, rows))
+        masked = [0] * len(ids) if mask is None else [len(line) - int(line.sum()) for line in mask]
+        seen.extend(map(Read, ids, rows, masked))
         ids.clear()
 
     handles = [
@@ -171,7 +185,8 @@ class ForgeTextEncoder(TextEncoder):
     def embed(self, ids: list[int]) -> Any:
         self._place()
         check_ids(ids, self._model.embed_tokens.num_embeddings, "The text encoder")
-        return self._model.embed_tokens(torch.tensor(ids, device=self._device())).float()
+        # Where the embedding is: a host that is short of memory leaves it on the CPU.
+        return self._model.embed_tokens(torch.tensor(ids, device=self._model.embed_tokens.weight.device)).float()
 
     def states(
         self, rows: Any, indices: Iterable[int], image: ImageTokens | None, sequence: Sequence | None, first: int = 0
@@ -181,6 +196,7 @@ class ForgeTextEncoder(TextEncoder):
 
         def forward() -> Any:
             mask = torch.ones(1, rows.shape[0], dtype=torch.long, device=rows.device)
+            mask[:, rows.shape[0] - (sequence.masked if sequence else 0) :] = 0
             with watched(self._model.layers, check_interrupted):
                 return self._model(None, attention_mask=mask, embeds=rows[None], num_tokens=[rows.shape[0]])[0]
 

@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 from ..errors import ZvlError
-from ..outside import open_regular, shown
+from ..outside import no_file, open_regular, shown
 from ..pictures.formats import SIGN, may_be_picture
 from ..qwen3vl.checkpoint import Checkpoint
 from ..qwen3vl.files import open_checkpoint
@@ -127,13 +127,15 @@ def reference_folder() -> str:
 
 def reference_files() -> list[str]:
     """The names of the files in the reference folder that begin as a picture does."""
-    found = []
+    return [name for name, path in reference_paths().items() if _begins_as_picture(path)]
+
+
+def reference_paths() -> dict[str, str]:
+    """The files in the reference folder, name -> path: none that is hidden, or has a name that a page can't show."""
     with contextlib.suppress(OSError), os.scandir(reference_folder()) as entries:
-        for entry in entries:
-            # Not hidden, and a name that a page can show: a file system may hold others.
-            if entry.name.isprintable() and not entry.name.startswith(".") and _begins_as_picture(entry.path):
-                found.append(entry.name)
-    return sorted(found)
+        found = {e.name: e.path for e in entries if e.name.isprintable() and not e.name.startswith(".")}
+        return {name: found[name] for name in sorted(found) if not no_file(found[name])}
+    return {}
 
 
 def _begins_as_picture(path: str) -> bool:

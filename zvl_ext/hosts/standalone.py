@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
+import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -41,7 +43,8 @@ _SMALL = 10**9  # parameters up to which "auto" computes in float32 on the CPU: 
 
 
 class StandaloneExtractor:
-    """Qwen3-VL held on one device, loaded on first use.
+    """Qwen3-VL held on one device, loaded on first use. Threads that share it take turns: a pass puts hooks on the
+    model.
 
     Args:
         device: `auto` (the first accelerator, else the CPU) or a torch device's name.
@@ -66,6 +69,7 @@ class StandaloneExtractor:
         self.precision = f"{self.device} {self.dtype}" + (" fp8" if storage == "fp8" else "")
         self._model: language.Qwen3VL | None = None
         self._tower: VisionTower | None = None
+        self._turn = threading.RLock()
 
     def extend(
         self,
@@ -76,24 +80,27 @@ class StandaloneExtractor:
         prefix: Pass | None = None,
         tails: list[Pass | None] | None = None,
     ) -> tuple[Pass, list[Pass | None]]:
-        if self._model is None:
-            self._model = language.load(self.checkpoint, self.dtype, depth, self.storage)
-        elif self._model.depth < depth:
-            self._model.deepen(depth)
-        self._model.module.to(self.device)
-        return self._model.extend(sequences, reference, tokens, depth, prefix, tails)
+        with self._turn:
+            if self._model is None:
+                self._model = language.load(self.checkpoint, self.dtype, depth, self.storage)
+            elif self._model.depth < depth:
+                self._model.deepen(depth)
+            self._model.module.to(self.device)
+            return self._model.extend(sequences, reference, tokens, depth, prefix, tails)
 
     def image_tokens(self, reference: Reference, tokens: int) -> torch.Tensor:
-        if self._tower is None:
-            self._tower = vision.load(self.checkpoint, self.dtype).to(self.device)
-        return vision.stacked_tokens(self._tower, sized(reference, tokens, self.checkpoint.unit))
+        with self._turn:
+            if self._tower is None:
+                self._tower = vision.load(self.checkpoint, self.dtype).to(self.device)
+            return vision.stacked_tokens(self._tower, sized(reference, tokens, self.checkpoint.unit))
 
     def unload(self) -> None:
-        self._model = self._tower = None
+        with self._turn:
+            self._model = self._tower = None
 
 
 class StandaloneTextEncoder(TextEncoder):
-    """A text encoder of transformers (Qwen3Model or alike) as splice's language model.
+    """A text encoder of transformers (Qwen3Model or alike) as splice's language model. Threads take turns.
 
     Args:
         model: The model, on its device.
@@ -104,6 +111,7 @@ class StandaloneTextEncoder(TextEncoder):
         self.model = model
         self.layers = len(model.layers)
         self.identity = name
+        self._turn = threading.RLock()
 
     @torch.inference_mode()
     def embed(self, ids: list[int]) -> torch.Tensor:
@@ -125,13 +133,15 @@ class StandaloneTextEncoder(TextEncoder):
             last: torch.Tensor = self.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
             return last
 
-        if image is None:
-            return states_at(self.model, first, indices, forward)
-        if sequence is None:
-            raise ValueError("image tokens need the sequence that they stand in")
-        with as_qwen3vl(
-            self.model.layers, image, sequence.image_start, "position_embeddings", self._rotary_tables(image, sequence)
-        ):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._turn)
+            if image is not None:
+                if sequence is None:
+                    raise ValueError("image tokens need the sequence that they stand in")
+                tables = self._rotary_tables(image, sequence)
+                stack.enter_context(
+                    as_qwen3vl(self.model.layers, image, sequence.image_start, "position_embeddings", tables)
+                )
             return states_at(self.model, first, indices, forward)
 
     def _rotary_tables(self, image: ImageTokens, sequence: Sequence) -> Callable[[Tables], Tables]:
@@ -148,7 +158,8 @@ def _rope_theta(config: TextConfig) -> float:
 
 
 class ZImage:
-    """Z-Image through diffusers, with a Qwen3-VL beside it: the whole product without a web UI.
+    """Z-Image through diffusers, with a Qwen3-VL beside it: the whole product without a web UI. Threads that share it
+    take turns in each of its models.
 
     Args:
         z_image: A diffusers folder of Z-Image.
@@ -174,7 +185,7 @@ class ZImage:
 
         self.extractor = StandaloneExtractor(open_checkpoint(qwen3_vl), device, dtype)
         self.pipeline = ZImagePipeline.from_pretrained(
-            z_image, tokenizer=None, torch_dtype=self.extractor.dtype, local_files_only=True
+            z_image, tokenizer=None, torch_dtype=self.extractor.dtype, local_files_only=True, use_safetensors=True
         ).to(self.extractor.device)
         self.pipeline.set_progress_bar_config(disable=True)
         self.encode = tokenizer(os.path.join(z_image, "tokenizer"))
@@ -182,6 +193,7 @@ class ZImage:
         self.text_encoder = StandaloneTextEncoder(language_model, os.path.abspath(z_image))
         self.store = Store()
         self._other: StandaloneExtractor | None = None
+        self._turn = threading.RLock()
         self._reference_prompts = reference_prompts
 
     @functools.cached_property
@@ -224,11 +236,12 @@ class ZImage:
         device, storage = ("cpu" if settings.device == "cpu" else str(main.device)), settings.storage
         if (device, storage) == (str(main.device), main.storage):
             return main
-        if self._other is None or (str(self._other.device), self._other.storage) != (device, storage):
-            self._other = StandaloneExtractor(
-                main.checkpoint, device, "auto" if device != str(main.device) else main.dtype, storage
-            )
-        return self._other
+        with self._turn:
+            other = self._other
+            if other is None or (str(other.device), other.storage) != (device, storage):
+                dtype = "auto" if device != str(main.device) else main.dtype
+                self._other = other = StandaloneExtractor(main.checkpoint, device, dtype, storage)
+            return other
 
     def unload(self) -> None:
         """Free the memory that Qwen3-VL takes; it is loaded again when it is needed."""
@@ -282,7 +295,7 @@ class ZImage:
             rows, negatives = (
                 [each.rows.to(self.extractor.device, self.extractor.dtype) for each in half] for half in (part, other)
             )
-            with weighted(self.pipeline.transformer, [*part, *other], steps):
+            with self._turn, weighted(self.pipeline.transformer, [*part, *other], steps):
                 output = self.pipeline(
                     prompt_embeds=rows,
                     negative_prompt_embeds=negatives or None,

@@ -65,7 +65,9 @@ def _from_folder(folder: str, dtype: str) -> Any:
     from transformers import AutoModel
 
     try:
-        return AutoModel.from_pretrained(folder, dtype=DTYPES.get(dtype, "auto"), local_files_only=True)
+        return AutoModel.from_pretrained(
+            folder, dtype=DTYPES.get(dtype, "auto"), local_files_only=True, use_safetensors=True
+        )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ZvlError(f"{folder} can't be loaded as a text encoder ({reason}).") from error

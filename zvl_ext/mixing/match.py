@@ -33,7 +33,7 @@ class Sides:
     def without_first(self, vl_holds_first: bool) -> Sides:
         """Without the text's row 0, nor that of vl where it holds position 0: what stays as it is takes no part."""
         vl, own = (self.vl[1:], self.own[1:]) if vl_holds_first else (self.vl, self.own)
-        return Sides(vl, own, self.text[1:], self.head - 1, self.tail)
+        return Sides(vl, own, self.text[1:], max(self.head - 1, 0), self.tail)
 
 
 def interpolate(vl: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -60,8 +60,10 @@ _PAIRINGS = {"interpolate": interpolate, "truncate": truncate}
 
 def _paired(mode: str) -> Callable[[Sides, Blend], torch.Tensor]:
     def matched(sides: Sides, blend: Blend) -> torch.Tensor:
+        if mode == "interpolate" and not (len(sides.vl) and len(sides.text)):  # nothing to resample, or into nothing
+            return sides.text
         vl, text = match_length(sides.vl, sides.text, mode)
-        return blend(text, vl)
+        return blend(text, vl) if len(text) else text
 
     return matched
 
@@ -114,10 +116,12 @@ def match_text(vl: torch.Tensor, text: torch.Tensor, head: int, tail: int) -> to
 
     The template's first `head` and last `tail` rows are attention sinks of the image model: they stay one to one, and
     only the rows of the text between them are resampled. Where one of the texts is empty, the text embeddings' rows
-    stay.
+    stay. Texts too short for the template's rows have none of it: they are resampled as a whole.
     """
     if vl.shape[0] == text.shape[0]:
         return vl
+    if head + tail > min(vl.shape[0], text.shape[0]):
+        return match_length(vl, text, "interpolate")[0] if text.shape[0] else text
     between, wanted = vl[head : vl.shape[0] - tail], text[head : text.shape[0] - tail]
     if between.shape[0] and wanted.shape[0]:
         wanted, _ = match_length(between, wanted, "interpolate")

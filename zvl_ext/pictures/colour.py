@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    from PIL import ImageCms
 
 _BAND = 2**21  # pixels that are converted at a time: what is made on the way stays small
 _LONGEST_PROFILE = 2**23  # bytes; those of printers have up to 3 MiB
@@ -123,7 +127,7 @@ def _plain(part: Image.Image) -> Image.Image:
     return part.convert("RGB")
 
 
-def _changes_nothing(transform: Image.core.CmsTransform) -> bool:
+def _changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:
     """Whether a profile is sRGB under another name, as most are: then no value is rounded a second time."""
     levels = np.linspace(0, 255, 18).round().astype(np.uint8)
     colours = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(1, -1, 3)

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ..errors import ZvlError
 from ..outside import reason
@@ -121,7 +121,8 @@ def _load_decoders() -> None:
 def _takes(key: str, start: bytes) -> bool:
     accept = Image.OPEN[key][1] if key in Image.OPEN else None
     # Text instead of True says that this Pillow was built without the decoder.
-    return accept is not None and (taken := accept(start[:SIGN])) and not isinstance(taken, str)
+    taken = accept(start[:SIGN]) if accept is not None else False
+    return bool(taken) and not isinstance(taken, str)
 
 
 # --- opening
@@ -269,7 +270,7 @@ def _guarded(work: Callable[[], Image.Image]) -> Image.Image:
         raise ZvlError(
             f"Reference image: more than {MAX_PIXELS // 10**6} million pixels. Make it smaller first."
         ) from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise _unreadable() from error
     except MemoryError as error:
         raise ZvlError("Reference image: there is not enough memory to open it. Make it smaller first.") from error

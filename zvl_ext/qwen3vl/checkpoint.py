@@ -17,7 +17,7 @@ from ..sequence import VisionTokens
 from .forms import FORMS
 from .pieces import Pieces, Version
 from .scales import Block
-from .wanted import WANTED, WANTED_FOR_BLEND
+from .wanted import WANTED_FOR_BLEND
 
 if TYPE_CHECKING:
     import torch
@@ -159,25 +159,16 @@ class Checkpoint:
                 + ("Choose a Qwen3-VL-4B." if width == 2560 else "Choose a Qwen3-VL of the same width.")
             )
 
-    def require_vision(self) -> None:
-        """Raise ZvlError unless the vision tower's tensors can be read."""
-        self._require("visual.", f"{self.name} has no vision tower. {WANTED}.", WANTED)
-
     def require_language(self) -> None:
-        """Raise ZvlError unless the language model's tensors can be read, too: engine blend reads with it."""
-        self.require_vision()
-        missing = f"{self.name} has no language model: it serves engine splice. For engine blend: {WANTED_FOR_BLEND}."
-        self._require(
-            "language_model.", missing, f"Engine splice can use the file. For engine blend: {WANTED_FOR_BLEND}"
-        )
-
-    def _require(self, prefix: str, missing: str, instead: str) -> None:
-        part = {name: stored for name, stored in self.tensors.items() if name.startswith(prefix)}
-        if not part or (prefix == "language_model." and EMBEDDING not in part):
-            raise ZvlError(missing)
-        for stored in part.values():
-            if stored.problem:
-                raise ZvlError(f"{self.name}: {stored.problem}. {instead}.")
+        """Raise ZvlError unless there is a language model that can be read, too: engine blend reads with it."""
+        if EMBEDDING not in self.tensors:
+            raise ZvlError(
+                f"{self.name} has no language model: it serves engine splice. For engine blend {WANTED_FOR_BLEND}."
+            )
+        if problem := next((stored.problem for stored in self.tensors.values() if stored.problem), ""):
+            raise ZvlError(
+                f"{self.name}: {problem}. Engine splice can use the file. For engine blend {WANTED_FOR_BLEND}."
+            )
 
     def read(self, names: Iterable[str], dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
         """Read tensors in the given dtype, file by file, whatever form they are stored in."""
@@ -200,7 +191,7 @@ class Checkpoint:
                 for name in members:
                     stored = self.tensors[name]
                     if stored.problem:
-                        raise ZvlError(f"{self.name}: {stored.problem}. {WANTED}.")
+                        raise ZvlError(f"{self.name}: {stored.problem}.")
                     scale = self.scales[name] if self.is_packed(name) and name in self.scales else None
                     yield name, _read(stored, opened), None if scale is None else _read(scale, opened)
 

@@ -30,11 +30,16 @@ def from_metadata(metadata: dict[str, str]) -> Section | None:
     return config if usable else None
 
 
-def config_from_shapes(shapes: Shapes, name: str = "the file") -> Section:
+def config_from_shapes(
+    shapes: Shapes, name: str = "the file", vision_more: Section | None = None, text_more: Section | None = None
+) -> Section:
     """Qwen3-VL's configuration from the shapes of its tensors (names as in Qwen3VLModel).
 
     What shapes do not tell is what all published Qwen3-VL have in common: 16 vision heads, merge 2, rope theta 5e6 and
     interleaved MRoPE in the proportion 24 : 20 : 20. A vision tower alone gets a language model of no layers.
+
+    Args:
+        vision_more, text_more: What the file says of the two sections besides.
 
     Raises:
         ZvlError: a tensor that is needed is missing, or has no shape of a Qwen3-VL's.
@@ -82,7 +87,7 @@ def config_from_shapes(shapes: Shapes, name: str = "the file") -> Section:
                 "num_key_value_heads": shape(layer + "self_attn.k_proj.weight", 2)[0] // head_dim,
                 "head_dim": head_dim,
             }
-        return complete({"text_config": text, "vision_config": vision})
+        return complete({"text_config": text | (text_more or {}), "vision_config": vision | (vision_more or {})})
     except FaultError as error:
         raise ZvlError(f"{name}: its tensors are not those of a Qwen3-VL: {error}.") from None
 

@@ -15,8 +15,8 @@ from .checkpoint import Checkpoint, readable_shapes
 from .folders import CONFIG, CONFIG_LIMIT, FolderError, is_unfinished, main_files, missing, part_of
 from .headers import read_headers
 from .kinds import Kind
-from .listing import find, kind_of, mmproj_beside, unfinished
-from .peek import GGUF, is_weights
+from .listing import find, mmproj_beside, unfinished
+from .peek import GGUF, is_weights, peek
 from .wanted import WANTED
 
 __all__ = ["find", "open_checkpoint"]
@@ -42,7 +42,7 @@ def open_checkpoint(path: str, name: str = "") -> Checkpoint:
 def _open_folder(path: str, name: str) -> Checkpoint:
     files, folders = _weights(path, name)
     config = _config(path, name, files, folders)
-    kind = kinds.of_config(config) or Kind("a model that its config.json does not name")
+    kind = kinds.of_config(config) or Kind("another model")
     _require(kind, name, ", by its config.json")
     try:
         names = main_files(path, files) or folders
@@ -67,7 +67,7 @@ def _open_file(path: str, name: str) -> Checkpoint:
         raise ZvlError(
             f"{name} is part {part[1]} of {part[2]} of a model. Choose its folder, with all parts and config.json."
         )
-    kind = kind_of([path]) or Kind("a file without tensors")
+    kind = peek([path]).kind or Kind("a file without tensors")
     tower = mmproj_beside(path, kind.width) if kind.eyes_apart else ""
     if kind.eyes_apart and not tower:
         raise ZvlError(f"{name} is {kind.name}. Put its mmproj file, the vision tower, beside it.")
@@ -120,7 +120,7 @@ def _require(kind: Kind, name: str, by: str = "") -> None:
 
 def _require_whole(path: str, name: str) -> None:
     """Raise ZvlError for what would be found out late, or told in a library's words."""
-    if problem := unfinished(path):
+    if problem := unfinished([path]):
         base = os.path.basename(path)
         whole = base if name.endswith(base) else f"{name}: {base}"
         form = "GGUF" if path.lower().endswith(GGUF) else "safetensors"

@@ -142,9 +142,8 @@ def read_gguf(files: list[str], name: str) -> tuple[Tensors, dict[str, str]]:
     tower.tensors = _with_frames(tower.tensors)
     tensors = {own: stored for each in opened for own, stored in each.tensors.items()}
     language = next((each for each in opened if not each.vision), None)
-    config = config_from_shapes(readable_shapes(tensors), name)
-    config["vision_config"] |= _vision_config(tower)
-    config["text_config"] |= _text_config(language) if language else {}
+    said = _text_config(language) if language else {}
+    config = config_from_shapes(readable_shapes(tensors), name, _vision_config(tower), said)
     return tensors, {"config": json.dumps(config)}
 
 
@@ -196,6 +195,5 @@ def _text_config(language: GGUF) -> dict[str, Any]:
     if theta:
         said["rope_theta"] = theta
     if isinstance(sections, list) and len(sections) >= 3:
-        rope = {"rope_type": "default", "mrope_interleaved": True, "mrope_section": sections[:3]}
-        said |= {"rope_scaling": rope, "rope_parameters": None}
+        said["rope_scaling"] = {"rope_type": "default", "mrope_interleaved": True, "mrope_section": sections[:3]}
     return said

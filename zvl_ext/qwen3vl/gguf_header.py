@@ -87,18 +87,38 @@ class _Stream:
         return None
 
 
+def read_entries(file: Pieces) -> dict[str, Any]:
+    """The entries before the vocabulary's, which tell what the file is: the vocabulary takes most of the time.
+
+    Raises:
+        ValueError: as `read_header`.
+    """
+    stream, _, entries = _begin(file)
+    values: dict[str, Any] = {}
+    for _ in range(entries):
+        if (key := stream.text()).startswith("tokenizer."):
+            break
+        values[key] = stream.value(stream.number("I"))
+    return values
+
+
+def _begin(file: Pieces) -> tuple[_Stream, int, int]:
+    """The file behind its first numbers, and how many tensors and entries it has."""
+    stream = _Stream(file)
+    if stream.take(4) != b"GGUF":
+        raise ValueError("it does not begin as one")
+    if (version := stream.number("I")) not in (2, 3):
+        raise ValueError(f"its version is {version}")
+    return stream, stream.count(_MOST, "tensors"), stream.count(_MOST, "entries")
+
+
 def read_header(file: Pieces) -> tuple[dict[str, Any], dict[str, Entry]]:
     """The entries by their keys (None for long arrays), and the tensors by their names.
 
     Raises:
         ValueError: it is not a GGUF file, or not a whole header; the message says so in a few words.
     """
-    stream = _Stream(file)
-    if stream.take(4) != b"GGUF":
-        raise ValueError("it does not begin as one")
-    if (version := stream.number("I")) not in (2, 3):
-        raise ValueError(f"its version is {version}")
-    tensors, entries = stream.count(_MOST, "tensors"), stream.count(_MOST, "entries")
+    stream, tensors, entries = _begin(file)
     values = {stream.text(): stream.value(stream.number("I")) for _ in range(entries)}
     found: dict[str, Entry] = {}
     for _ in range(tensors):

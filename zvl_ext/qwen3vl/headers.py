@@ -36,8 +36,19 @@ def read_headers(files: list[str], name: str) -> tuple[dict[str, Stored], dict[s
         ZvlError: a file is not whole, or there is no vision tower that can be read.
     """
     if all(file.lower().endswith(".gguf") for file in files):
-        stored_in_gguf, config = read_gguf(files, name)
-        return stored_in_gguf, {}, config
+        tensors, metadata = read_gguf(files, name)
+        scales: dict[str, Stored] = {}
+    else:
+        tensors, scales, metadata = _read_safetensors(files, name)
+    tower = [stored for own, stored in tensors.items() if own.startswith("visual.")]
+    if not tower:
+        raise ZvlError(f"{name} is not a Qwen3-VL: it has no vision tower. {WANTED}.")
+    if problem := next((stored.problem for stored in tower if stored.problem), ""):
+        raise ZvlError(f"{name}: {problem}. {WANTED}.")
+    return tensors, scales, metadata
+
+
+def _read_safetensors(files: list[str], name: str) -> tuple[dict[str, Stored], dict[str, Stored], dict[str, str]]:
     found: dict[str, Stored] = {}
     metadata: dict[str, str] = {}
     said: dict[str, Note] = {}
@@ -75,8 +86,6 @@ def read_headers(files: list[str], name: str) -> tuple[dict[str, Stored], dict[s
         for own, stored in weights.items()
         if has_place(own)
     }
-    if not any(own.startswith("visual.") for own in tensors):
-        raise ZvlError(f"{name} is not a Qwen3-VL: it has no vision tower. {WANTED}.")
     return tensors, scales, metadata
 
 

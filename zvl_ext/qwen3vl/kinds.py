@@ -5,7 +5,6 @@ For the list of models, which offers what fits and nothing else, and for what is
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -98,49 +97,54 @@ def of_fields(fields: Mapping[str, Any]) -> Kind:
     return Kind(f"a GGUF of {shown(kind, quotes=False)}" if kind else "a GGUF of another model")
 
 
-# What tells a kind: a pattern that is found in one of its tensors' names. The first that is found counts, so what
-# stands in all-in-one files beside an image model comes before it.
-_SIGNS: tuple[tuple[str, str], ...] = (
-    (r"\.lora_|\.lokr_|\.hada_|^lora_", "a LoRA"),
-    (r"\bvisual\.deepstack_merger_list\.", "Qwen3-VL"),
-    (r"\bvisual\.merger\.ln_q\.", "Qwen2.5-VL"),
-    (r"\blinear_attn\.", "Qwen3.5"),
-    (r"\bvisual\.pos_embed\.", "Qwen3-VL"),
+# What tells a kind: texts of which one stands in the names of its tensors, all in lines of their own. The first kind
+# that is found counts, so what stands in all-in-one files beside an image model comes before it.
+_SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("a LoRA", (".lora_", ".lokr_", ".hada_", "\nlora_")),
+    ("Qwen3-VL", ("visual.deepstack_merger_list.",)),
+    ("Qwen2.5-VL", ("visual.merger.ln_q.",)),
+    ("Qwen3.5", (".linear_attn.",)),
+    ("Qwen3-VL", ("visual.pos_embed.",)),
     (
-        r"\b(double_blocks|joint_blocks|single_transformer_blocks|transformer_blocks|cap_embedder|input_blocks)\.",
         "an image model",
+        (
+            "diffusion_model.",
+            "double_blocks.",
+            "joint_blocks.",
+            "transformer_blocks.",
+            "input_blocks.",
+            "cap_embedder.",
+        ),
     ),
-    (r"\bdiffusion_model\.", "an image model"),
-    (r"\.SelfAttention\.", "a T5 text encoder"),
-    (r"\btext_model\.|\bresblocks\.|\btext_projection\b", "a CLIP text encoder"),
-    (r"\bvision_model\.", "a CLIP vision model"),
-    (r"\bpre_feedforward_layernorm\.", "a Gemma text encoder"),
-    (r"\bself_attn\.q_norm\.", "Qwen3"),
-    (r"\bself_attn\.q_proj\.bias$", "a Qwen2 or Qwen2.5, text only"),
-    (r"\bself_attn\.q_proj\.|\battn_q\.", "another language model"),
-    (r"\b(decoder|encoder)\.(conv_in|conv1|mid)\b", "a VAE"),
+    ("a T5 text encoder", (".SelfAttention.",)),
+    ("a CLIP text encoder", ("text_model.", "resblocks.", "text_projection")),
+    ("a CLIP vision model", ("vision_model.",)),
+    ("a Gemma text encoder", (".pre_feedforward_layernorm.",)),
+    ("Qwen3", (".self_attn.q_norm.",)),
+    ("a Qwen2 or Qwen2.5, text only", (".self_attn.q_proj.bias",)),
+    ("another language model", (".self_attn.q_proj.", ".attn_q.")),
+    ("a VAE", ("coder.conv_in.", "coder.conv1.", "coder.mid")),
 )
-_COMPILED = tuple((re.compile(pattern, re.MULTILINE), name) for pattern, name in _SIGNS)
-_EXPERTS = re.compile(r"\bmlp\.experts\b|\bmlp\.gate\.weight$", re.MULTILINE)
-_GATED_EYES = re.compile(r"\bvisual\.blocks\.\d+\.mlp\.gate_proj\.", re.MULTILINE)
+_EXPERTS = (".mlp.experts.", ".mlp.gate.weight\n")
+_GATED_EYES = "visual.blocks.0.mlp.gate_proj."
 # Endings of tensors whose rows or columns are the width of the hidden states.
 _MERGED, _EMBEDDING, _NORM = "visual.merger.linear_fc2.weight", "embed_tokens.weight", "input_layernorm.weight"
 
 
 def of_tensors(shapes: Shapes) -> Kind:
     """The kind that tensors tell, whatever stands before their names."""
-    names = "\n".join(shapes)
-    name = next((name for pattern, name in _COMPILED if pattern.search(names)), "a file of another model")
+    names = "\n".join(("", *shapes, ""))
+    name = next((name for name, signs in _SIGNS if any(sign in names for sign in signs)), "a file of another model")
     language = _ending(shapes, _NORM)
     merged = _ending(shapes, _MERGED)
     width = (merged or language or (0,))[0]
-    if name == "Qwen3-VL" and _EXPERTS.search(names):
+    if name == "Qwen3-VL" and any(sign in names for sign in _EXPERTS):
         return Kind("a Qwen3-VL-MoE")
     if name == "Qwen3-VL":
         if not language:
             return Kind(f"the vision tower of {_sized(name, width)}", eyes=True, width=width)
         return Kind(f"a {_sized(name, width)}", eyes=True, language=True, width=width)
-    if name == "Qwen2.5-VL" and not _GATED_EYES.search(names):
+    if name == "Qwen2.5-VL" and _GATED_EYES not in names:
         name = "Qwen2-VL"
     return _named(name, (language or (0,))[0]) if name[0].isupper() else Kind(name)
 

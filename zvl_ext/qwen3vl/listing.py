@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from ..outside import no_file, read_json, read_regular, reason
+from ..outside import no_file, read_json, read_regular
 from . import kinds
 from .folders import CONFIG, CONFIG_LIMIT, FolderError, is_unfinished, main_files, missing, on_its_way, part_of, sets
 from .kinds import Kind
@@ -72,13 +72,12 @@ def look(places: list[str]) -> Listing:
     found: dict[str, Model] = {}
     cut = ""
     try:
-        for place in places:
-            root = os.path.abspath(place)
+        for root in (os.path.abspath(place) for place in places if "\0" not in place):
             for model in search.models(root):
                 name = next((name for name in _names(model.path, root) if name not in found), "")
                 if name:
                     found[name] = replace(model, name=name)
-    except TimeoutError as error:
+    except _CutError as error:
         cut = str(error)
     fitting = [model for model in found.values() if model.kind and model.kind.fits]
     fitting.sort(key=lambda model: (bool(model.problem), not (model.kind and model.kind.language)))
@@ -93,22 +92,10 @@ def mmproj_beside(path: str, width: int) -> str:
         for name in sorted(os.listdir(folder)):
             other = os.path.join(folder, name)
             if name.lower().endswith(GGUF):
-                kind = kind_of([other])
+                kind = peek([other]).kind
                 if kind and kind.eyes and not kind.language and kind.width == width:
                     return other
     return ""
-
-
-def kind_of(paths: list[str]) -> Kind | None:
-    """The kind of model that the files of one are, by their beginnings; None where they have none that tells."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in paths:
-        with contextlib.suppress(OSError, ValueError):
-            seen = peek(path)
-            if seen.fields:
-                return kinds.of_fields(seen.fields)
-            shapes |= seen.shapes
-    return kinds.of_tensors(shapes) if shapes else None
 
 
 def _names(path: str, root: str) -> Iterator[str]:
@@ -127,6 +114,10 @@ def _names(path: str, root: str) -> Iterator[str]:
         yield f"{base}/{relative}"
 
 
+class _CutError(Exception):
+    """A search has to end; the message says where and why."""
+
+
 @dataclass
 class _Search:
     """One search: what it may still look at, and what it has seen."""
@@ -143,7 +134,7 @@ class _Search:
         cache, by whatever links they are reached. Other links below the same root are names that the user gave.
 
         Raises:
-            TimeoutError: the search has to end here; the message says why.
+            _CutError: the search has to end here; the message says why.
         """
         self.elsewhere |= self.here
         self.here.clear()
@@ -180,7 +171,7 @@ class _Search:
         self.left -= 1
         if self.left < 0 or time.monotonic() > self.until:
             why = f"{_ENTRIES} entries were looked at" if self.left < 0 else f"it took {_SECONDS:.0f} seconds"
-            raise TimeoutError(f"The search for weights ended in {folder}: {why}. Name the model's own folder.")
+            raise _CutError(f"The search for weights ended in {folder}: {why}. Name the model's own folder.")
 
     def _in(self, folder: str, files: list[str], folders: list[str]) -> Iterator[Model]:
         """The models whose files lie in this folder itself."""
@@ -200,7 +191,7 @@ class _Search:
         for members in sets(weights).values():
             self._step(folder)
             paths = [os.path.join(folder, name) for name in members]
-            kind = kind_of(paths)
+            kind = peek(paths).kind
             if kind and kind.eyes_apart and mmproj_beside(paths[0], kind.width):
                 kind = replace(kind, eyes=True)
             if part_of(members[0]):
@@ -214,19 +205,15 @@ class _Search:
         cached = _SNAPSHOT.search(path.replace(os.sep, "/"))
         if key not in (self.elsewhere | self.here if cached else self.elsewhere):
             self.here.add(key)
-            yield Model("", path, kind, problem or next(filter(None, map(unfinished, weights)), ""))
+            yield Model("", path, kind, problem or unfinished(weights))
 
 
-def unfinished(path: str) -> str:
-    """Why a file is not whole, as a line goes on after its name; empty where it is, as far as its beginning tells."""
-    if on_its_way(path):
-        return "is a download that has not finished"
-    try:
-        return peek(path).unfinished
-    except OSError as error:
-        return f"can't be read ({reason(error)})"
-    except ValueError as error:
-        return str(error)
+def unfinished(paths: list[str]) -> str:
+    """Why a model's files are not whole, as the end of "it is not whole: …"; empty where they are, as far as their
+    beginnings tell."""
+    if any(map(on_its_way, paths)):
+        return "a download that has not finished"
+    return peek(paths).problem
 
 
 def _config_kind(folder: str) -> Kind | None:

@@ -40,6 +40,23 @@ def read_header(file: Pieces) -> tuple[dict[str, str], dict[str, Entry]]:
     Raises:
         ValueError: it is not a whole safetensors file; the message says so in a few words.
     """
+    metadata, found = read_entries(file)
+    if (end := end_of(found, file)) != file.version[0]:
+        raise ValueError(f"its tensors end at byte {end}, it has {file.version[0]}")
+    return metadata, found
+
+
+def end_of(entries: dict[str, Entry], file: Pieces) -> int:
+    """How many bytes a file with these tensors has when it is whole."""
+    return max((entry.start + entry.size for entry in entries.values()), default=file.version[0])
+
+
+def read_entries(file: Pieces) -> tuple[dict[str, str], dict[str, Entry]]:
+    """The same of a file whose tensors need not all be there.
+
+    Raises:
+        ValueError: as `read_header`.
+    """
     whole = file.version[0]
     if whole < 8:
         raise ValueError("it ends in its header")
@@ -54,9 +71,6 @@ def read_header(file: Pieces) -> tuple[dict[str, str], dict[str, Entry]]:
     metadata = header.pop("__metadata__", None)
     metadata = metadata if isinstance(metadata, dict) else {}
     found = {name: _entry(value, 8 + size) for name, value in header.items()}
-    end = max((entry.start + entry.size for entry in found.values()), default=8 + size)
-    if end != whole:
-        raise ValueError(f"its tensors end at byte {end}, it has {whole}")
     return {key: text for key, text in metadata.items() if isinstance(text, str)}, found
 
 

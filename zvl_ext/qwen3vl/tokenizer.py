@@ -118,9 +118,8 @@ def _from_vocabulary(folder: str) -> Tokenizer:
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     vocabulary = read_json(os.path.join(folder, _VOCABULARY), _LIMIT)
-    if not isinstance(vocabulary, dict) or sorted(map(str, vocabulary.values())) != sorted(
-        map(str, range(len(vocabulary)))
-    ):
+    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else [None]
+    if not all(type(id) is int for id in ids) or set(ids) != set(range(len(ids))):
         raise ValueError("it does not number its entries one after another")
     lines = read_regular(os.path.join(folder, _MERGES), _LIMIT).decode("utf-8").split("\n")
     merges = [tuple(line.split(" ")) for line in lines if line.strip() and not line.startswith("#version")]

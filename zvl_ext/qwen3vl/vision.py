@@ -72,6 +72,5 @@ def load(checkpoint: Checkpoint, dtype: torch.dtype) -> VisionTower:
     Raises:
         ZvlError: as `language.load`.
     """
-    checkpoint.require_vision()
     _, tower_class, _ = transformers_classes()
     return build(tower_class, checkpoint, dtype, "visual.", "vision_config")

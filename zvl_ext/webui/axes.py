@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -56,15 +55,16 @@ def value_of(option: Option, x: Any) -> Any:
 def open_named(name: str) -> Any:
     """A reference image by file name in the reference folder. The name is looked up in a listing, never used as a
     path."""
-    files = forge_files.reference_files()
-    if name not in files:
+    path = forge_files.reference_paths().get(name)
+    if path is None:
+        files = forge_files.reference_files()
         there = ", ".join(files[:8]) if files else "nothing yet"
         raise ZvlError(
             f"There is no reference image {shown(name)} in {forge_files.reference_folder()} (there is {there})."
         )
     from ..reference import open_file
 
-    return open_file(os.path.join(forge_files.reference_folder(), name))
+    return open_file(path)
 
 
 def _apply(option: Option) -> Callable:

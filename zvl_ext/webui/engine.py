@@ -57,11 +57,11 @@ class Recorder(_Engine):
         rows = dict(zip(prompts, result)) if isinstance(result, (list, torch.Tensor)) else {}
         read = dict(zip(unique, seen))
         if len(seen) != len(unique) or any(
-            p not in rows or rows[p].ndim != 2 or len(read[p][0]) != rows[p].shape[0] for p in unique
+            p not in rows or rows[p].ndim != 2 or len(read[p].ids) != rows[p].shape[0] for p in unique
         ):
             raise ZvlError(forge_encoder.UNKNOWN)
         self.stacked = isinstance(result, torch.Tensor)
-        self.texts |= {p: Text(p, tuple(read[p][0]), rows[p], read[p][1]) for p in unique}
+        self.texts |= {p: Text(p, tuple(read[p].ids), rows[p], read[p].inputs, read[p].masked) for p in unique}
         return result
 
 

@@ -294,6 +294,8 @@ class Sent(str):
     """What an infotext field is told by: called, it gives what pasted parameters put into the control; as text, it is
     the name by which the web UI's "Send to" buttons pair the controls of two tabs."""
 
+    _read: Callable[[dict], Any]
+
     def __new__(cls, name: str, read: Callable[[dict], Any]) -> Sent:
         made = super().__new__(cls, f"Z-Image VL: {name}")
         made._read = read
@@ -307,7 +309,7 @@ def _infotext_fields(made: dict[str, Any], host: Host) -> list:
     def reader(option: Option) -> Callable[[dict], Any]:
         def read(parameters: dict) -> Any:
             if option.kind == "image":
-                return _pasted_reference(parameters, host)
+                return _recent(parameters, host)
             value = infotext.read(option, parameters)
             if option.kind == "model":
                 value = _pasted_model(value, host)
@@ -322,7 +324,7 @@ def _infotext_fields(made: dict[str, Any], host: Host) -> list:
     return [host.paste_field(made[name], Sent(name, read)) for name, read in {**readers, **unwritten}.items()]
 
 
-def _pasted_reference(parameters: dict, host: Host) -> Any:
+def _recent(parameters: dict, host: Host) -> Any:
     """The reference of pasted parameters. One that is not kept leaves the control empty, never with another picture."""
     if infotext.MARK not in parameters:
         return None

@@ -40,13 +40,15 @@ def parse(args: tuple | list, cell: dict[str, Any]) -> Settings:
     if any(isinstance(value, dict) for value in args[1:]):
         raise ZvlError("There is more than one object in args. Put all values into the first one.")
     chosen = Settings.from_mapping(args[0]).changed(cell)
-    return chosen if says_enabled(args) else dataclasses.replace(chosen, enabled=chosen.reference is not None)
+    return chosen if says_enabled(args) else dataclasses.replace(chosen, enabled=bool(chosen.units))
 
 
 def unread(args: tuple | list) -> str:
     """What of the arguments has no effect, as a line; empty where there is nothing of that kind."""
     behind = zip(OPTIONS[1:], args[1:])  # the host puts the panel's values there: references and models are its own
-    if named(args) and any(v != option.default for option, v in behind if option.kind not in ("image", "model")):
+    if named(args) and any(
+        v != option.default for option, v in behind if option.kind not in ("image", "mask", "model")
+    ):
         return "only the first object in args is read; name the values behind it there."
     return ""
 
@@ -72,15 +74,16 @@ def asked(p: Any, args: tuple | list) -> Settings | None:
             tell(p, "the request has no reference, so the picture was made from the prompt alone.")
         elif cell:
             tell(p, "the extension is switched off, so its X/Y/Z axes change nothing.")
-    elif conditioner.plain_picture(chosen):  # the text embeddings themselves, to the last bit
-        if chosen.reference is not None:
-            tell(p, f"the picture is as without a reference, because {effects.plain_because(chosen)}.")
-    elif chosen.reference is not None:
-        return chosen
-    elif forge.is_api(p):
-        raise ZvlError("It is enabled without a reference. Send one as base64 text, or send enabled: false.")
-    else:
+    elif not chosen.units:
+        if conditioner.plain_picture(chosen):  # the text embeddings themselves, to the last bit
+            return None
+        if forge.is_api(p):
+            raise ZvlError("It is enabled without a reference. Send one as base64 text, or send enabled: false.")
         tell(p, "no reference image, so the picture was made from the prompt alone.")
+    elif why := effects.plain_because(chosen):
+        tell(p, f"the picture is as without a reference, because {why}.")
+    else:
+        return chosen
     return None
 
 

@@ -22,8 +22,8 @@ from ..errors import Stopped, ZvlError, in_one_line, line_of
 from ..hosts import forge, forge_encoder, forge_files
 from ..hosts.forge_extractor import ForgeExtractor
 from ..mixing.statistics import REFERENCE_PROMPTS, ReferenceStatistics, measure
-from ..options import BY_NAME, Settings
-from ..reference import Reference, open_reference
+from ..options import OPTIONS, Settings
+from ..sequence import TOKEN_MODES
 from . import infotext, sampling
 from .engine import Player, Recorder, joined, with_prompts
 from .kept import KEEPER
@@ -67,10 +67,15 @@ def check(p: Any, args: tuple | list, cell: dict[str, Any]) -> None:
         cell: Values of the X/Y/Z plot, by name.
     """
     chosen = parse(args, cell)
-    if chosen.enabled and chosen.reference is not None and not conditioner.plain_picture(chosen):
+    if chosen.enabled and (units := conditioner.units_of(chosen, _shape(p))):
         run = Run(p)
-        run.settings = chosen
+        run.settings, run.units = chosen, units
         run.check(forge.current_engine(), None)
+
+
+def _shape(p: Any) -> tuple[int, int]:
+    """The picture's width and height."""
+    return int(getattr(p, "width", 0) or 1), int(getattr(p, "height", 0) or 1)
 
 
 def detach(p: Any) -> bool:
@@ -96,11 +101,16 @@ def detach(p: Any) -> bool:
 _CURRENT: ContextVar[Run | None] = ContextVar("zvl_run", default=None)
 
 
+def _is_negative(prompts: Any) -> bool:
+    return bool(getattr(prompts, "is_negative_prompt", False))
+
+
 class Run:
     """One generation's settings and hooks.
 
     Attributes:
-        settings, reference: None where the extension takes no part.
+        settings: None where the extension takes no part.
+        units: The references that have one.
         error: What is wrong with the request; raised in the conditioning step.
         before: Hooks that were on `p` already.
     """
@@ -108,7 +118,7 @@ class Run:
     def __init__(self, p: Any):
         self.p = p
         self.settings: Settings | None = None
-        self.reference: Reference | None = None
+        self.units: list[conditioner.Unit] = []
         self.error: Exception | None = None
         self.before: dict[str, Callable] = {}
         self._extractor: ForgeExtractor | None = None
@@ -128,9 +138,26 @@ class Run:
         """Read the arguments; leaves `settings` None where there is nothing to do."""
         chosen = asked(self.p, args)
         if chosen is not None:
-            self.settings, self.reference = chosen, open_reference(chosen.reference)
-            KEEPER.recent.put(self.reference.digest[: infotext.DIGEST], self.reference.image)
-            self._sampling = sampling.Sampling(self.p, chosen)
+            self.settings, self.units = chosen, conditioner.units_of(chosen, _shape(self.p))
+            self._check_guidance()
+            for picture in (each for unit in self.units for each in unit.pictures.values()):
+                KEEPER.recent.put(picture.digest[: infotext.DIGEST], picture.image)
+            self._sampling = sampling.Sampling(self.p, self.units)
+
+    def _check_guidance(self) -> None:
+        """Raise ZvlError where a negative reference has no half to act in."""
+        scales = [getattr(self.p, "cfg_scale", 1.0)]
+        if getattr(self.p, "enable_hr", False):
+            scales.append(getattr(self.p, "hr_cfg", 1.0))
+        if self._negative and all(scale == 1.0 for scale in scales):
+            raise ZvlError(
+                "A negative reference acts by guidance, and at CFG scale 1 there is none. Set CFG scale to 1.5 or "
+                "more, or switch Negative reference off."
+            )
+
+    @property
+    def _negative(self) -> bool:
+        return any(unit.settings.negative for unit in self.units)
 
     def install(self) -> None:
         for name in _HOOKS:
@@ -170,14 +197,19 @@ class Run:
     def _key(self, prompts: Any) -> tuple:
         """Everything that decides what the reference does to these prompts."""
         s = self.settings
-        values = tuple(getattr(s, name) for name in BY_NAME if name not in ("enabled", "reference", "model", "preset"))
+        values = tuple(
+            getattr(s, option.name)
+            for option in OPTIONS
+            if option.kind not in ("image", "mask", "model") and option.name not in ("enabled", "preset")
+        )
         identity = (
             self.extractor.checkpoint.identity,
             self.extractor.precision,
             str(getattr(forge.current_engine(), "filename", "")),
         )
         seeds = tuple(self._seeds(prompts)) if self._per_picture else ()
-        return self.reference.digest, values, identity, seeds
+        pictures = tuple(sorted(conditioner.digests(self.units).items()))
+        return pictures, _shape(self.p), values, identity, seeds
 
     def get_conds_with_caching(self, function: Callable, required_prompts: Any, *args: Any, **kwargs: Any) -> Any:
         """The host's conditioning step. What is raised here ends the run."""
@@ -227,15 +259,19 @@ class Run:
 
         result = original(conditioned, required_prompts, *args, **kwargs)
         self.p.extra_generation_params.update(
-            infotext.write(self.settings, self.reference, self.extractor.checkpoint.name)
+            infotext.write(self.settings, conditioner.digests(self.units), self.extractor.checkpoint.name)
         )
         for line in effects.unheard(self.settings):
             self.say(line)
         return result
 
     def _applies(self, prompts: Any) -> bool:
-        """Negative prompts stay plain text; another architecture stays as it is."""
-        return not getattr(prompts, "is_negative_prompt", False) and forge.is_zimage(forge.current_engine())
+        """Negative prompts stay plain text without a negative reference, and other prompts without another one;
+        another architecture stays as it is."""
+        return self._acting(prompts) and forge.is_zimage(forge.current_engine())
+
+    def _acting(self, prompts: Any) -> bool:
+        return any(unit.settings.negative == _is_negative(prompts) for unit in self.units)
 
     def _conditioned(self, function: Callable, engine: Any, prompts: Any, *rest: Any, **more: Any) -> Any:
         """Call the host's function twice: once to learn what texts it encodes, once to give it the conditioning.
@@ -245,11 +281,11 @@ class Run:
         the text encoder, which splice needs again after it, and Qwen3-VL (engine blend) after the text encoder has read
         everything.
         """
-        s = self.settings
         KEEPER.limit()
         sources = self.check(engine, prompts)
         texts, stacked = self._texts(function, engine, prompts, sources, *rest, **more)
-        made = dict(zip(texts, conditioner.condition_all(s, self.reference, list(texts.values()), sources)))
+        negative = _is_negative(prompts)
+        made = dict(zip(texts, conditioner.condition_units(self.units, list(texts.values()), sources, negative)))
 
         def player(seed: int) -> Player:
             return Player(engine, functools.cache(lambda prompt: made[prompt](seed)), stacked)
@@ -282,8 +318,8 @@ class Run:
         )
         if loaded or language_model:
             conditioner.check_layer(s, sources)
-        if loaded and conditioner.weighs(s):
-            sampling.check(engine, s.blocks)
+        if loaded and conditioner.units_weigh(self.units):
+            sampling.check(engine, self.units)
         return sources
 
     def _texts(
@@ -306,7 +342,8 @@ class Run:
             self.settings.engine
         ].language_model:  # before the text encoder, which is needed once more after it
             tokens = self.settings.reference_tokens
-            look(self.reference, self.extractor.checkpoint.grid(self.reference, tokens), tokens, sources)
+            for unit in self.units:
+                look(unit.reference, self.extractor.checkpoint.grid(unit.reference, tokens), tokens, sources)
         recorder = Recorder(engine)
         with forge_encoder.told(engine) as told:
             try:
@@ -322,7 +359,7 @@ class Run:
     @property
     def _per_picture(self) -> bool:
         """Whether the pictures of a batch differ in their conditioning by their seeds."""
-        return self.settings.image_dropout > 0 and self.settings.token_mode != "text"
+        return any(u.settings.image_dropout > 0 for u in self.units) and TOKEN_MODES[self.settings.token_mode].image
 
     def _seeds(self, prompts: Any) -> list[int]:
         seeds = [int(seed) for seed in getattr(self.p, "seeds", None) or []]
@@ -342,7 +379,7 @@ class Run:
     def after_sampling(self) -> None:
         if self._sampling is not None:
             self._sampling.end()
-            self._sampling, self._stopped = sampling.Sampling(self.p, self.settings), False
+            self._sampling, self._stopped = sampling.Sampling(self.p, self.units), False
 
     def _statistics(self, engine: Any, prompts: Any) -> ReferenceStatistics:
         def measured() -> ReferenceStatistics:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from .. import conditioner
-from ..conditioning import Part
+from ..conditioner import Unit
 from ..errors import ZvlError
 from ..hosts import forge
-from ..options import BY_NAME, Settings
+from ..options import OPTIONS
 from ..weighting import way
 from . import infotext
 from .said import tell
 
 
-def check(engine: Any, blocks: str) -> None:
-    """Raise ZvlError where a loaded engine's image model can't be given the weight, or has none of the blocks named."""
+def check(engine: Any, units: list[Unit]) -> None:
+    """Raise ZvlError where a loaded engine's image model can't be given the weights, or lacks blocks that are named."""
     try:
         from ..hosts import forge_attention
     except ImportError as error:
@@ -23,20 +23,21 @@ def check(engine: Any, blocks: str) -> None:
             f"This version of the web UI samples in a way Z-Image VL does not know ({error}), so no weight can be "
             "set. Choose weight 1, or look for an update."
         ) from None
-    forge_attention.check(engine, blocks)
+    for unit in units:
+        forge_attention.check(engine, unit.settings.blocks)
 
 
 class Sampling:
     """The sampling of one batch, of one pass or two.
 
     Attributes:
-        acted: Whether a step has begun in which the reference has a part.
+        acted: Whether a step has begun in which a reference has a part.
     """
 
-    def __init__(self, p: Any, settings: Settings):
+    def __init__(self, p: Any, units: list[Unit]):
         self._p = p
-        self._weighting = conditioner.weighting_of(settings)
-        self._weighs = conditioner.weighs(settings)
+        self._parts = conditioner.parts_of(units)
+        self._weighs = conditioner.units_weigh(units)
         self._weights: Any = None  # hosts.forge_attention.Weights of the pass that is going on
         self._steps = 0
         self.acted = False
@@ -48,14 +49,15 @@ class Sampling:
         from ..hosts.forge_attention import Weights
 
         api = forge.is_api(self._p)
-        self._weights = Weights(self._p, (Part(self._weighting),), lambda line: forge.refusal(line, api))
+        self._weights = Weights(self._p, self._parts, lambda line: forge.refusal(line, api))
         self._weights.install(engine)
 
     def step(self, engine: Any) -> None:
         """A step begins, on a model that may have come since the last one."""
         denoiser = self._p.sampler.model_wrap_cfg
         self._steps += 1
-        self.acted = self.acted or self._weighting.at(way(denoiser.step, denoiser.total_steps)) != 0.0
+        done = way(denoiser.step, denoiser.total_steps)
+        self.acted = self.acted or any(part.weighting.at(done) for part in self._parts)
         if self._weights is not None:
             self._weights.keep(engine)
 
@@ -66,7 +68,9 @@ class Sampling:
             infotext.clear(parameters)
             tell(self._p, line)
         elif self._weights is not None and not self._weights.used:  # against all expectation
-            parameters.pop(BY_NAME["weight"].infotext, None)
+            for option in OPTIONS:
+                if option.first == "weight":
+                    parameters.pop(option.infotext, None)
             tell(self._p, "the weight had no effect: this web UI did not ask for it while sampling.")
 
     def _without(self) -> str:

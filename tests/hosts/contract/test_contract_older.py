@@ -27,6 +27,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(params=[*FEATURES, "all"])
 def older(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """An older web UI. Asked for in front of `web`, which begins with what it finds."""
+    monkeypatch.setattr(mm, "current_loaded_models", [])
     for name, change in FEATURES.items():
         if request.param in (name, "all"):
             change(monkeypatch)
@@ -35,6 +36,7 @@ def older(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 
 @pytest.fixture
 def old(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mm, "current_loaded_models", [])
     for change in FEATURES.values():
         change(monkeypatch)
 

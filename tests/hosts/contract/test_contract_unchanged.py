@@ -54,5 +54,5 @@ def test_another_architecture_stays_as_it_is_and_the_picture_says_so(
     assert on.c is plain.c
     assert on.uc is plain.uc
     assert web.events.count("vl") == 0
-    assert any("AnotherArchitecture is not Z-Image" in comment for comment in on.comments)
+    assert any("this checkpoint is not Z-Image" in comment for comment in on.comments)
     assert not any(key.startswith("ZVL") for key in on.extra_generation_params)

@@ -74,7 +74,11 @@ class Bench:
         """What the miniature Qwen3-VL says about each reference, word by word the most probable."""
         from transformers import Qwen3VLForConditionalGeneration
 
-        model = Qwen3VLForConditionalGeneration.from_pretrained(self.folder, local_files_only=True).float().eval()
+        model = (
+            Qwen3VLForConditionalGeneration.from_pretrained(self.folder, local_files_only=True, use_safetensors=True)
+            .float()
+            .eval()
+        )
         checkpoint, encode = self.model.extractor.checkpoint, self.model.encode
         grid = (family.GRID, family.GRID)
         sequence = build_sequence(self.model.text("").ids, grid, encode, vision=checkpoint.vision_tokens)

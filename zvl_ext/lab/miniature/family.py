@@ -7,6 +7,7 @@ The folder of weights has two parts, laid out as their big counterparts are: `z-
 from __future__ import annotations
 
 import json
+import logging
 import os
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -243,7 +244,7 @@ def be_quiet() -> None:
     import transformers
 
     for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
+        library.utils.logging.set_verbosity(logging.CRITICAL)  # an error is raised as well, and told in a line of ours
         library.utils.logging.disable_progress_bar()
 
 

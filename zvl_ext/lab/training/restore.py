@@ -47,7 +47,7 @@ def restore(published: str, work: str) -> None:
         return model
 
     def pretrained(kind: Any, folder: str) -> nn.Module:
-        model: nn.Module = kind.from_pretrained(folder, local_files_only=True)
+        model: nn.Module = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         return model
 
     def image_model() -> nn.Module:

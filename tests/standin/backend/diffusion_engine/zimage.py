@@ -1,6 +1,7 @@
 import torch
 
 from backend import memory_management
+from backend.text_processing.qwen3_engine import Qwen3TextProcessingEngine  # noqa: F401
 
 
 class ZImage:

@@ -23,9 +23,15 @@ class Qwen3TextProcessingEngine:
         self.text_encoder, self.tokenizer = text_encoder, tokenizer
         self.llama_template = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
         self.intermediate_output = -2
+        self.id_pad = 151643  # <|endoftext|>
 
     def tokenize(self, texts):
         return self.tokenizer([self.llama_template.format(text) for text in texts])["input_ids"]
+
+    def mask(self, ids):
+        """1 up to the first <|endoftext|>, and 0 behind it."""
+        end = ids.index(self.id_pad) + 1 if self.id_pad in ids else len(ids)
+        return torch.tensor([[1] * end + [0] * (len(ids) - end)])
 
     def __call__(self, texts):
         known = {}
@@ -36,12 +42,12 @@ class Qwen3TextProcessingEngine:
                 weights = torch.tensor([w for (_, w), part in zip(parts, ids) for _ in part])
                 embeds = self.text_encoder.get_input_embeddings()(torch.tensor([[i for part in ids for i in part]]))
                 embeds = embeds * weights[None, :, None]
-                mask = torch.ones(embeds.shape[:2], dtype=torch.long)
+                mask = self.mask([i for part in ids for i in part])
                 known[line] = self.text_encoder(
                     None,
                     attention_mask=mask,
                     embeds=embeds,
-                    num_tokens=[embeds.shape[1]],
+                    num_tokens=[int(mask.sum())],
                     intermediate_output=self.intermediate_output,
                     final_layer_norm_intermediate=False,
                 )[1][0]

@@ -105,6 +105,8 @@ class Llama2_(nn.Module):  # noqa: N801
         x = self.embed_tokens(x) if embeds is None else embeds
         count = x.shape[1]
         mask = torch.full((count, count), torch.finfo(x.dtype).min / 4).triu(1)
+        if attention_mask is not None:  # 0: no token attends to it
+            mask = mask + (1.0 - attention_mask.to(x.dtype))[:, None, None] * (torch.finfo(x.dtype).min / 4)
         tables = rotary(self.config, torch.arange(count))
         wanted = None if intermediate_output is None else len(self.layers) + intermediate_output
         intermediate = None
