@@ -10,7 +10,7 @@ import pytest
 import torch
 from published import research
 
-from zvl_ext.conditioner import condition_all, plain_picture, weighting_of
+from zvl_ext.conditioner import condition_units, plain_picture, units_of, weighting_of
 from zvl_ext.conditioning import Conditioning
 from zvl_ext.effects import RULES, idle, plain_because, unheard
 from zvl_ext.mixing.statistics import measure
@@ -27,7 +27,7 @@ RULED: list[tuple[tuple[str, ...], dict[str, Any], dict[str, Any]]] = [
     (WEIGHED, {}, {**INSERTED, "merge": 2}),
     (WEIGHED, {"token_mode": "all"}, {**INSERTED, "image_dropout": 0.5}),
     (WEIGHED, {**INSERTED, "token_mode": "text"}, {**INSERTED, "token_mode": "image", "merge": 3}),
-    (("image_dropout",), {}, {"token_mode": "image"}),
+    (("image_dropout", "reference_mask"), {}, {"token_mode": "image"}),
     (
         ("start", "end", "curve"),
         {"length_match": "truncate", "token_mode": "image"},
@@ -44,6 +44,8 @@ RULED: list[tuple[tuple[str, ...], dict[str, Any], dict[str, Any]]] = [
     (("storage",), {"engine": "splice"}, {}),
     (("outlier_threshold", "outlier_direction"), {}, {"outlier_repair": "zero"}),
     (("normalization",), {"scale_to_text": False}, {}),
+    (("region", "region_mask"), {"token_mode": "all"}, INSERTED),
+    (("combine",), {"reference": "x"}, {"reference": "x", "reference_3": "y"}),
     (("vl_prompt",), {"token_mode": "image"}, {"token_mode": "all"}),
     (("vl_prompt",), {"token_mode": "image_no_markers"}, {}),
 ]
@@ -83,7 +85,8 @@ BASES: dict[str, dict[str, Any]] = {
     "counted": {**INSERTED, "merge": 2, "image_dropout": 0.3, "proportional": True, "curve": "ease in"},
 }
 # Where a result is computed and what is read are not of the settings that make the picture.
-VARIED = [o for o in OPTIONS if o.infotext and o.kind not in ("image", "model")]
+# Further references are the first one's declarations once more.
+VARIED = [o for o in OPTIONS if o.infotext and o.kind not in ("image", "mask", "model") and o.unit < 2]
 OTHERS: dict[str, list[Any]] = {  # values to be tried, where the ends and the choices are not the ones
     "hidden_layer": [-3, -1],
     "reference_tokens": [4, 8, 24, 64],
@@ -92,7 +95,9 @@ OTHERS: dict[str, list[Any]] = {  # values to be tried, where the ends and the c
     "system_prompt": ["", "Look."],
     "blocks": ["all", "early", "0-9:0.5, 20-29"],
     "image_dropout": [0.0, 0.3, 0.9],
+    "region": ["all", "left", "0, 0, 0.3, 1"],
 }
+SHAPE = (64, 64)  # of the picture: another one than the reference's
 
 
 def base_of(name: str) -> Settings:
@@ -109,7 +114,9 @@ def others(option: Any) -> list[Any]:
 
 def parts(made: Conditioning) -> tuple[Any, ...]:
     """All that an image model gets at any step: nothing of the weighting where there is nothing to weigh."""
-    return made.rows, made.plain, made.marks, None if made.steady else [part.weighting for part in made.parts]
+    weighed = [] if made.steady else made.parts
+    regions = [part.region for part in weighed if part.region is not None and made.marks is not None]
+    return made.rows, made.plain, made.marks, [part.weighting for part in weighed], *regions
 
 
 def identical(one: Conditioning, other: Conditioning) -> bool:
@@ -118,7 +125,8 @@ def identical(one: Conditioning, other: Conditioning) -> bool:
             return a.dtype == b.dtype and torch.equal(a, b)
         return not isinstance(a, torch.Tensor) and not isinstance(b, torch.Tensor) and a == b
 
-    return all(same(a, b) for a, b in zip(parts(one), parts(other)))
+    mine, others = parts(one), parts(other)
+    return len(mine) == len(others) and all(same(a, b) for a, b in zip(mine, others))
 
 
 @pytest.fixture
@@ -129,14 +137,14 @@ def conditioned(sources: Any, reference: Any, text_of: Any) -> Any:
     spread[3], spread[5] = spread[3] / 1e3, spread[5] * 1e3  # so that there are outliers on both sides
     statistics = dataclasses.replace(measured, per_dim_std=spread)
     sources.statistics = lambda: statistics
-    return lambda settings: condition_all(settings, reference, [text], sources)[0](7)
+    return lambda settings: condition_units(units_of(settings, SHAPE), [text], sources)[0](7)
 
 
 @pytest.mark.parametrize("base", BASES)
 def test_an_option_that_is_called_idle_changes_not_a_bit_and_every_other_one_something(
-    base: str, conditioned: Any
+    base: str, conditioned: Any, reference: Any
 ) -> None:
-    settings = base_of(base)
+    settings = dataclasses.replace(base_of(base), reference=reference)
     silent, made = idle(settings), conditioned(settings)
     for option in VARIED:
         if option.name == "storage":  # what the weights are kept in is the loader's; here nothing is loaded by it

@@ -19,7 +19,7 @@ from zvl_ext.options import OPTIONS
 # version. A new room is put into this table on purpose, as low as it can be.
 FLOORS = (
     ("__init__", "errors", "outside"),
-    ("pictures",),
+    ("pictures", "regions"),
     (
         "reference",
         "sequence",
@@ -32,7 +32,7 @@ FLOORS = (
         "entry",
         "folder",
     ),
-    ("texts", "regions", "framing", "conditioning"),
+    ("texts", "framing", "conditioning"),
     ("mixing", "qwen3vl", "store"),
     ("engines",),
     ("budget",),

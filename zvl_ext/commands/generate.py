@@ -10,7 +10,8 @@ import time
 from typing import Any
 
 from ..errors import ZvlError
-from ..options import BY_NAME, Settings
+from ..declaration import numbered
+from ..options import BY_NAME, UNITS, Settings
 from ..output import written
 from .common import check_out, device, given, value, whole
 
@@ -24,7 +25,12 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--prompt", required=True)
     parser.add_argument("--negative", default="", help="a negative prompt, for guidance above 0")
-    parser.add_argument("--reference", metavar="FILE", help="the reference image; without one: the prompt alone")
+    parser.add_argument(
+        "--reference",
+        action="append",
+        metavar="FILE",
+        help="a reference image; may be given several times; without one: the prompt alone",
+    )
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option, see `options`")
     parser.add_argument("--seed", type=whole(0, _SEEDS - 1), help="default: a random one, which is told")
     parser.add_argument("--out", default="zvl.png", help="the PNG to write; default: %(default)s")
@@ -44,13 +50,16 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     check_out(args.out)
     named = given(args.set)
-    settings = Settings.from_mapping({**named, "enabled": args.reference is not None})
+    files = args.reference or []
+    settings = Settings.from_mapping({**named, "enabled": bool(files)})
     from ..reference import open_file
 
-    reference = open_file(args.reference) if args.reference else None
-    if reference is None and named:
+    if len(files) > UNITS:
+        raise ZvlError(f"{len(files)} references were named, a picture has {UNITS} at most.")
+    references = {numbered("reference", number): open_file(file) for number, file in enumerate(files, 1)}
+    if not references and named:
         raise ZvlError("--set says how a reference acts, and there is none. Name one with --reference FILE.")
-    if reference is not None and args.conditioning:
+    if references and args.conditioning:
         raise ZvlError("--conditioning has its reference in it already: leave out --reference.")
     try:
         from ..lab import demo
@@ -64,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
     if args.size:
         weights.sampling["size"] = (args.size, args.size)
     seed = random.randrange(_SEEDS) if args.seed is None else args.seed  # noqa: S311
-    made = _made(args, weights, dataclasses.replace(settings, reference=reference), seed)
+    made = _made(args, weights, dataclasses.replace(settings, **references), seed)
     _write(made.pictures[0], made.parameters[0], args.out)
     if args.json:
         said = {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..conditioner import condition_all
+from ..conditioner import Unit, condition_units, plain_picture
 from ..conditioning import Conditioning
 from ..engines.sources import ImageTokens, Sources, Text, TextEncoder
 from ..engines.text_encoder import as_qwen3vl, mrope_tables, states_at
@@ -225,10 +225,33 @@ class ZImage:
         say: Callable[[str], None] = lambda line: None,
     ) -> Conditioning:
         """What the image model gets for a prompt as text, for `generate`."""
+        units = [] if plain_picture(settings) else [Unit(settings, reference)]
+        return self.condition_units(units, prompt, seed, say)
+
+    def condition_units(
+        self,
+        units: list[Unit],
+        prompt: str,
+        seed: int = 0,
+        say: Callable[[str], None] = lambda line: None,
+        negative: bool = False,
+    ) -> Conditioning:
+        """As `condition`, with several references.
+
+        Args:
+            negative: Whether the prompt is the negative one.
+        """
+        if not units:
+            return Conditioning(self.text(prompt).embeddings)
         sources = Sources(
-            self._extractor_for(settings), self.encode, lambda: self.statistics, self.text_encoder, self.store, say
+            self._extractor_for(units[0].settings),
+            self.encode,
+            lambda: self.statistics,
+            self.text_encoder,
+            self.store,
+            say,
         )
-        return condition_all(settings, reference, [self.text(prompt)], sources)[0](seed)
+        return condition_units(units, [self.text(prompt)], sources, negative)[0](seed)
 
     def _extractor_for(self, settings: Settings) -> StandaloneExtractor:
         """The one for a device and a storage; besides the first there is one more at most."""

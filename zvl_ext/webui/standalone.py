@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from ..budget import inserts
-from ..conditioner import plain_picture
+from ..conditioner import digests, plain_picture, units_of
 from ..conditioning import Conditioning
 from ..effects import plain_because, unheard
 from ..hosts.standalone import ZImage
@@ -117,31 +117,34 @@ def make(
     """
     settings, model, made = request.settings, weights.model, Made()
     guided = request.sampling["guidance"] > 0
-    reference = None
-    if settings.enabled and settings.reference is not None:
-        reference = open_reference(settings.reference)
-    elif settings.enabled:
+    fitted = weights.fitted(settings)
+    units = units_of(fitted, request.sampling["size"]) if settings.enabled else []
+    if settings.enabled and not settings.units:
         made.say("No reference image, so the picture was made from the prompt alone.")
-    if reference is not None and plain_picture(settings):
+    elif settings.enabled and not units:
         made.say(f"The picture is as without a reference, because {plain_because(settings)}.")
-        reference = None
-    if reference is None:
+    if not guided and any(unit.settings.negative for unit in units):
+        raise ZvlError(
+            "A negative reference acts by guidance, and at guidance 0 there is none. Set guidance to 0.5 or more, or "
+            "switch Negative reference off."
+        )
+    if not units:
         rows = model.text(request.prompt).embeddings if conditioning is None else conditioning
         conditionings = [Conditioning(rows)] * len(request.seeds)
     else:
-        fitted = weights.fitted(settings)
-        conditionings = [model.condition(fitted, reference, request.prompt, seed, made.say) for seed in request.seeds]
-        made.settings = infotext.write(settings, reference, model.extractor.checkpoint.name)
-        lines, more = weights.differences(settings, reference)
+        conditionings = [model.condition_units(units, request.prompt, seed, made.say) for seed in request.seeds]
+        made.settings = infotext.write(settings, digests(units), model.extractor.checkpoint.name)
+        lines, more = weights.differences(settings, units[0].reference)
         made.settings |= more
         for line in (*lines, *(each.removeprefix("Z-Image VL: ") for each in unheard(settings))):
             made.say(line)
+    against = [model.condition_units(units, request.negative, seed, made.say, negative=True) for seed in request.seeds]
     made.tokens = len(conditionings[0])
     made.pictures = model.generate(
         conditionings,
         request.seeds,
         **request.sampling,
-        negative=request.negative if guided else "",
+        negative=against if guided else "",
         on_step=on_step,
     )
     if request.negative and not guided:
@@ -156,7 +159,7 @@ SWEPT = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5)  # weights of a sweep; of alpha, t
 def make_beside_plain(weights: Weights, request: Request, on_step: OnStep | None = None) -> Made:
     """Pictures, and in front of them the first one's without the reference, where that is another."""
     settings = request.settings
-    if not settings.enabled or settings.reference is None or plain_picture(settings):
+    if not settings.enabled or not settings.units or plain_because(settings):
         made = make(weights, request, on_step)
         made.captions = ["without the reference"] * len(made.pictures)
         return _measured(weights, request, made)
@@ -204,8 +207,8 @@ def _joined(weights: Weights, parts: list[tuple[Request, str]], on_step: OnStep 
 
 
 def _measured(weights: Weights, request: Request, made: Made) -> Made:
-    if request.settings.enabled and request.settings.reference is not None:
-        shown = open_reference(request.settings.reference)
+    if request.settings.enabled and request.settings.units:
+        shown = open_reference(next(iter(request.settings.units.values())).reference)
         made.measures = weights.measures(made.pictures, request.prompt, shown)
     return made
 
