@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import codecs
 import io
+import json
 import os
 import sys
 from typing import NoReturn
@@ -86,11 +87,11 @@ def _refuse(line: str) -> int:
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
-    """What an output's encoding lacks: × as x, anything else as JSON and Python write it."""
+    """What an output's encoding lacks: × as x, anything else as JSON writes it."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    missing = error.object[error.start : error.end]
-    return missing.translate(_WRITTEN).encode("ascii", "backslashreplace").decode(), error.end
+    missing = error.object[error.start : error.end].translate(_WRITTEN)
+    return json.dumps(missing)[1:-1], error.end
 
 
 _LONGEST = 280  # characters of a refusal

@@ -73,7 +73,8 @@ def _text_of(error: BaseException) -> str:
 def shown(value: Any) -> str:
     """A value as a message shows it: short, on one line, and safe whatever it is."""
     if isinstance(value, str):
-        return repr(value) if len(value) <= _LONGEST_VALUE else repr(value[: _LONGEST_VALUE - 3]) + "..."
+        written = repr(value[: _LONGEST_VALUE + 1])  # what can't be printed is several characters there
+        return written if len(written) <= _LONGEST_VALUE + 2 else written[: _LONGEST_VALUE - 2] + "..."
     if isinstance(value, int) and value.bit_length() > 64:  # Python refuses to write out a number of many digits
         return "a number of that size"
     if value is None or isinstance(value, (bool, int, float)):

@@ -131,6 +131,63 @@ def test_json_and_sliders_may_write_whole_numbers_either_way(name, value, meant)
     assert (checked, type(checked)) == (meant, type(meant))
 
 
+TEXTS = [option for option in OPTIONS if option.kind in ("text", "model", "blocks")]
+
+
+@pytest.mark.parametrize("option", TEXTS, ids=lambda option: option.name)
+def test_every_text_has_a_length(option, refused):
+    assert option.length > 0
+    long = ("all:1." if option.kind == "blocks" else "").ljust(option.length, "0")
+    assert option.check(long) == long
+    with refused(f"{option.name} must be a text of at most {option.length} characters"):
+        option.check(long + "0")
+
+
+@pytest.mark.parametrize("option", TEXTS, ids=lambda option: option.name)
+@pytest.mark.parametrize("text", ["cat \ud83d", "\udc00", "a\ud83d\ud83db"], ids=ascii)
+def test_half_of_a_pair_of_surrogates_is_no_text(option, text, refused):
+    """JavaScript cuts texts between UTF-16 units, and JSON brings the halves."""
+    with refused(f"{option.name} must be valid Unicode text"):
+        option.check(text)
+
+
+def test_what_is_no_text_has_no_length():
+    assert {option.length for option in OPTIONS if option not in TEXTS} == {None}
+
+
+def _deep(levels):
+    value = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+UNSHOWABLE = {
+    "many digits": 10**5000,
+    "deep": _deep(5000),
+    "a long list": ["x" * 1000] * 1000,
+    "an object": {"a": 10**5000},
+    "not printable": "\x00" * 500,
+    "half an emoji": "\ud83d" * 500,
+    "lines": "a\nb\u2028c" * 50,
+}
+
+
+@pytest.mark.parametrize("name", ["alpha", "hidden_layer", "token_mode", "enabled", "merge"])
+@pytest.mark.parametrize("value", UNSHOWABLE.values(), ids=UNSHOWABLE)
+def test_what_can_not_be_shown_is_refused_like_any_other(name, value, refused):
+    with refused(rf"^.*{name}.{{,150}}$"):
+        BY_NAME[name].check(value)
+
+
+@pytest.mark.parametrize(
+    "name", [10**5000, "x" * 10**6, "\ud83d", ("a",) * 9, None], ids=["digits", "long", "half", "tuple", "none"]
+)
+def test_an_unknown_name_that_can_not_be_shown(name, refused):
+    with refused("^.{,200}$"):
+        Settings.from_mapping({name: 1})
+
+
 def test_an_empty_text_box_is_empty_text():
     assert BY_NAME["vl_prompt"].check(None) == ""
     assert BY_NAME["model"].check(None) == ""

@@ -206,3 +206,12 @@ def test_the_identity_is_that_of_the_weights_as_they_were_opened(copied):
     before = opened.identity
     (copied / "model.safetensors").unlink()
     assert opened.identity == before
+
+
+def test_the_identity_stays_when_a_model_is_built(copied):
+    """transformers 5 writes into what it builds a configuration of."""
+    opened = open_checkpoint(str(copied))
+    before, config = opened.identity, copy.deepcopy(opened.config)
+    load(opened, torch.float32)
+    assert opened.identity == before
+    assert opened.config == config

@@ -69,6 +69,8 @@ def _enter_real(host: str) -> None:
 
         sd_samplers.set_samplers()
         extensions.list_extensions()
+        if folder := getattr(shared.opts, "temp_dir", ""):
+            os.makedirs(folder, exist_ok=True)
         shared.opts.data["grid_save"] = False
         shared.opts.data["disabled_extensions"] = [e.name for e in extensions.extensions if e.is_builtin]
     finally:

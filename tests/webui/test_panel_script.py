@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import hosts
@@ -93,3 +94,19 @@ def test_recent_references_can_be_pasted_again(web: WebUI, picture: Any) -> None
     key = next(iter(KEEPER.recent._kept))
     assert len(key) == infotext.DIGEST
     assert isinstance(KEEPER.recent.get(key), Image.Image)
+
+
+@pytest.mark.skipif(not hosts.REAL, reason="the stand-in has no API")
+def test_script_info_names_the_options(runner: Any) -> None:
+    info = runner.alwayson_scripts[0].api_info
+    assert [argument.label for argument in info.args] == ORDER
+    assert info.name == TITLE.lower()
+
+
+def test_what_the_web_ui_tells_of_the_arguments_has_the_options_names(runner: Any) -> None:
+    script = runner.alwayson_scripts[0]
+    labels = [component.label for component in runner.inputs[script.args_from : script.args_to]]
+    script.api_info = SimpleNamespace(args=[SimpleNamespace(label=label) for label in labels])
+    assert [argument.label for argument in script.api_info.args] == ORDER
+    script.api_info = None
+    assert script.api_info is None

@@ -9,8 +9,8 @@ import random
 import time
 from typing import Any
 
-from ..errors import ZvlError
 from ..declaration import numbered
+from ..errors import ZvlError
 from ..options import BY_NAME, UNITS, Settings
 from ..output import written
 from .common import check_out, device, given, value, whole

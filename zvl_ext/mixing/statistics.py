@@ -101,9 +101,16 @@ def compare(text: torch.Tensor, vl: torch.Tensor, threshold: float = 10.0) -> Co
         "vl_tokens": vl.shape[0],
         "text_std": float(std(text)),
         "vl_std": float(std(vl)),
-        "correlation": float(torch.corrcoef(torch.stack([text_std, vl_std]))[0, 1].nan_to_num()),
+        "correlation": _correlation(text_std, vl_std),
         "median_ratio": float(ratio.median()),
         "worst_ratio": float(distance.max()),
         "worst_dimensions": [[i, float(ratio[i])] for i in worst],
         "outliers": int((distance > threshold).sum()),
     }
+
+
+def _correlation(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Of two rows of numbers; 0 where one of them does not vary."""
+    if one.numel() < 2:
+        return 0.0
+    return float(torch.corrcoef(torch.stack([one, other]))[0, 1].nan_to_num())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -40,9 +41,10 @@ def transformers_classes() -> tuple[type[VLModel], type[VisionTower], type[Any]]
 def config_object(config: dict[str, Any]) -> Any:
     """transformers' configuration from a checkpoint's plain data."""
     *_, config_class = transformers_classes()
-    made = config_class(
-        **{k: v for k, v in config.items() if k not in ("architectures", "model_type", "quantization_config")}
-    )
+    own = copy.deepcopy(
+        {key: value for key, value in config.items() if key != "model_type"}
+    )  # version 5 writes into it
+    made = config_class(**own)
     made._attn_implementation = "sdpa"
     made.vision_config._attn_implementation = "sdpa"
     return made

@@ -11,7 +11,9 @@ import torch
 from ..conditioning import Conditioning
 from ..engines.sources import Text
 from ..errors import ZvlError
-from ..hosts import forge_encoder
+from ..hosts import forge, forge_encoder
+from ..mixing.statistics import REFERENCE_PROMPTS, ReferenceStatistics, measure
+from .kept import KEEPER
 
 
 def with_prompts(prompts: Any, others: Iterable[str]) -> Any:
@@ -81,3 +83,30 @@ class Player(_Engine):
 
         rows = [carry(each.rows, each) for each in made]
         return Stack.of(rows) if self._stacked else rows
+
+
+def told_again(engine: Any, key: tuple) -> tuple[dict[str, Text], bool] | None:
+    """What a Recorder has learned from an engine that was asked for the same before: `texts` and `stacked`.
+
+    Whatever the engine told its predictor then is told again: its shift, in some web UIs.
+    """
+    for known, texts, stacked, told in KEEPER.recordings(engine):
+        if known == key:
+            for tell in told:
+                tell()
+            return texts, stacked
+    return None
+
+
+def statistics_of(engine: Any, prompts: Any) -> ReferenceStatistics:
+    """The reference statistics of an engine's text encoder, measured.
+
+    Args:
+        prompts: The host's list of any prompts, for its form.
+    """
+    forge.show_progress("Z-Image VL: measuring the text encoder")
+    recorder = Recorder(engine)
+    with forge_encoder.interruptible(engine):
+        for prompt in REFERENCE_PROMPTS:  # one at a time: some engines take no more, and none needs more
+            recorder.get_learned_conditioning(with_prompts(prompts, [prompt]))
+    return measure(torch.cat([text.embeddings for text in recorder.texts.values()]))

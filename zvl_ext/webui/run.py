@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
-import torch
-
 from .. import conditioner, effects
 from ..engines import ENGINES
 from ..engines.sources import Sources
@@ -21,11 +19,11 @@ from ..engines.splice import look
 from ..errors import Stopped, ZvlError, in_one_line, line_of
 from ..hosts import forge, forge_encoder, forge_files
 from ..hosts.forge_extractor import ForgeExtractor
-from ..mixing.statistics import REFERENCE_PROMPTS, ReferenceStatistics, measure
+from ..mixing.statistics import ReferenceStatistics
 from ..options import OPTIONS, Settings
 from ..sequence import TOKEN_MODES
 from . import infotext, sampling
-from .engine import Player, Recorder, joined, with_prompts
+from .engine import Player, Recorder, joined, statistics_of, told_again, with_prompts
 from .kept import KEEPER
 from .request import asked, cell_of, parse
 from .said import tell
@@ -251,13 +249,16 @@ class Run:
         if forge.interrupted():
             raise Stopped
 
-        self._asked = None
+        self._asked, made = None, []
 
         def conditioned(engine: Any, prompts: Any, *rest: Any, **more: Any) -> Any:
             with self._in_one_line():
-                return self._conditioned(function, engine, prompts, *rest, **more)
+                made.append(self._conditioned(function, engine, prompts, *rest, **more))
+            return made[-1]
 
         result = original(conditioned, required_prompts, *args, **kwargs)
+        if not made:  # from the host's cache: another picture may have set another shift since
+            self._recorded(function, forge.current_engine())
         self.p.extra_generation_params.update(
             infotext.write(self.settings, conditioner.digests(self.units), self.extractor.checkpoint.name)
         )
@@ -277,9 +278,8 @@ class Run:
         """Call the host's function twice: once to learn what texts it encodes, once to give it the conditioning.
 
         Each model is placed on the device once, however many prompts a batch has: the vision tower alone (engine
-            splice) before
-        the text encoder, which splice needs again after it, and Qwen3-VL (engine blend) after the text encoder has read
-        everything.
+        splice) before the text encoder, which splice needs again after it, and Qwen3-VL (engine blend) after the text
+        encoder has read everything.
         """
         KEEPER.limit()
         sources = self.check(engine, prompts)
@@ -330,17 +330,9 @@ class Run:
         In a grid over alpha the host's own cache can't help, because every cell's conditioning is another: without
         this, each cell would load the text encoder again.
         """
-        key = (function, self._asked, forge_encoder.text_state(engine))
-        keeps = self._asked is not None and forge.setting("persistent_cond_cache", True)
-        kept = KEEPER.recordings(engine) if keeps else []
-        for known, texts, stacked, told in kept:
-            if known == key:
-                for tell in told:
-                    tell()
-                return texts, stacked
-        if not ENGINES[
-            self.settings.engine
-        ].language_model:  # before the text encoder, which is needed once more after it
+        if known := self._recorded(function, engine):
+            return known
+        if not ENGINES[self.settings.engine].language_model:  # before the text encoder, which is needed after it, too
             tokens = self.settings.reference_tokens
             for unit in self.units:
                 look(unit.reference, self.extractor.checkpoint.grid(unit.reference, tokens), tokens, sources)
@@ -353,8 +345,20 @@ class Run:
             except BaseException as error:
                 self._hosts = error
                 raise
-        kept.append((key, recorder.texts, recorder.stacked, told))
+        if self._keeps:
+            KEEPER.recordings(engine).append((self._key_of(function, engine), recorder.texts, recorder.stacked, told))
         return recorder.texts, recorder.stacked
+
+    def _recorded(self, function: Callable, engine: Any) -> tuple[dict, bool] | None:
+        """What `_texts` gave when the host asked for the same before."""
+        return told_again(engine, self._key_of(function, engine)) if self._keeps else None
+
+    def _key_of(self, function: Callable, engine: Any) -> tuple:
+        return function, self._asked, forge_encoder.text_state(engine)
+
+    @property
+    def _keeps(self) -> bool:
+        return self._asked is not None and forge.setting("persistent_cond_cache", True)
 
     @property
     def _per_picture(self) -> bool:
@@ -382,12 +386,5 @@ class Run:
             self._sampling, self._stopped = sampling.Sampling(self.p, self.units), False
 
     def _statistics(self, engine: Any, prompts: Any) -> ReferenceStatistics:
-        def measured() -> ReferenceStatistics:
-            forge.show_progress("Z-Image VL: measuring the text encoder")
-            recorder = Recorder(engine)
-            with forge_encoder.interruptible(engine):
-                for prompt in REFERENCE_PROMPTS:  # one at a time: some engines take no more, and none needs more
-                    recorder.get_learned_conditioning(with_prompts(prompts, [prompt]))
-            return measure(torch.cat([text.embeddings for text in recorder.texts.values()]))
-
-        return KEEPER.statistics(engine, forge_encoder.text_state(engine), measured)
+        state = forge_encoder.text_state(engine)
+        return KEEPER.statistics(engine, state, lambda: statistics_of(engine, prompts))

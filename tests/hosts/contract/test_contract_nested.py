@@ -99,3 +99,14 @@ def test_a_copy_that_is_prepared_anew_leaves_the_picture_its_parameters(web: Web
     run.attach(other, [as_published({"reference": picture, **named})])
     assert p.extra_generation_params == parameters
     assert run.current(p) is not None
+
+
+def test_the_shift_is_the_pictures_own_though_a_face_pass_has_set_another(web: WebUI, picture: Any) -> None:
+    """Some web UIs set it whenever they encode a prompt, and never when they find one in their cache."""
+    first = web.run(web.p(DOG, distilled_cfg_scale=3.0), reference=picture)
+    if not web.engine.shifts:
+        pytest.skip("this web UI's engine does not set it there")
+    web.engine.shifts.append(6.0)
+    again = web.run(web.p(DOG, distilled_cfg_scale=3.0), reference=picture)
+    assert again.c is first.c, "it was found in the web UI's cache"
+    assert web.engine.shifts[-1] == 3.0
