@@ -282,14 +282,14 @@ def test_a_grid_that_changes_nothing_is_not_refused(grid: Grid, picture: Any, ar
 def test_one_failing_cell_leaves_the_others(grid: Grid, picture: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     p = grid.web.p()
     p.script_args = [as_published({"enabled": True, "reference": picture})]
-    made = run.conditioner.condition_all
+    made = run.conditioner.condition_units
 
     def fails(settings: Any, *args: Any) -> Any:
         if settings.hidden_layer == -4:
             raise ZvlError("This one fails.")
         return made(settings, *args)
 
-    monkeypatch.setattr(run.conditioner, "condition_all", fails)
+    monkeypatch.setattr(run.conditioner, "condition_units", fails)
     cells = grid.run(p, ("hidden_layer", [-8, -4, -2]))
     assert len(cells) == 2
     for (c, _), layer in zip(cells, (-8, -2)):

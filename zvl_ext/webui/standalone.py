@@ -16,6 +16,7 @@ from ..budget import inserts
 from ..conditioner import digests, plain_picture, units_of
 from ..conditioning import Conditioning
 from ..effects import plain_because, unheard
+from ..errors import ZvlError
 from ..hosts.standalone import ZImage
 from ..options import BY_NAME, Settings
 from ..reference import Reference, open_reference

@@ -143,7 +143,7 @@ ESCAPES = {
 
 @pytest.mark.parametrize("api", [False, True], ids=["panel", "API"])
 @pytest.mark.parametrize(("error", "says"), ESCAPES.values(), ids=ESCAPES)
-@pytest.mark.parametrize("at", ["conditioner.condition_all", "Run._key"])
+@pytest.mark.parametrize("at", ["conditioner.condition_units", "Run._key"])
 def test_whatever_is_raised_is_one_line_without_a_class(
     web: WebUI, picture: Any, monkeypatch: pytest.MonkeyPatch, error: BaseException, says: str, at: str, api: bool
 ) -> None:
@@ -181,13 +181,13 @@ def test_what_the_web_ui_itself_raises_stays_as_it_is(web: WebUI, picture: Any, 
 def test_values_that_are_not_finite_claim_nothing(
     web: WebUI, picture: Any, refused: Any, monkeypatch: pytest.MonkeyPatch, engine: dict
 ) -> None:
-    made = run.conditioner.condition_all
+    made = run.conditioner.condition_units
 
     def refuses(settings: Settings, *args: Any) -> Any:
         made(settings, *args)
         raise ZvlError("There are values that are not finite.")
 
-    monkeypatch.setattr(run.conditioner, "condition_all", refuses)
+    monkeypatch.setattr(run.conditioner, "condition_units", refuses)
     p = web.p(api=False)
     with refused("not finite"):
         web.run(p, reference=picture, **engine)
