@@ -9,7 +9,7 @@ from .. import conditioner, effects
 from ..errors import ZvlError
 from ..hosts import forge
 from ..options import OPTIONS, Settings
-from .axes import VALUES
+from .cell import cell_of
 from .said import tell
 from .settings import NESTED
 
@@ -82,8 +82,3 @@ def asked(p: Any, args: tuple | list) -> Settings | None:
     else:
         tell(p, "no reference image, so the picture was made from the prompt alone.")
     return None
-
-
-def cell_of(p: Any) -> dict[str, Any]:
-    """What the X/Y/Z plot sets for a generation, by name."""
-    return getattr(p, VALUES, {})
