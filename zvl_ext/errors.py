@@ -79,4 +79,6 @@ def shown(value: Any) -> str:
         return "a number of that size"
     if value is None or isinstance(value, (bool, int, float)):
         return repr(value)
-    return {dict: "an object", list: "a list", tuple: "a list"}.get(type(value), "something else")
+    if isinstance(value, dict):
+        return "an object"
+    return "a list" if isinstance(value, (list, tuple)) else "something else"

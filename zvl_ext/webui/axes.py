@@ -9,11 +9,11 @@ from ..declaration import Option
 from ..errors import PRODUCT, ZvlError, line_of, shown
 from ..hosts import forge, forge_files
 from ..options import OPTIONS
+from .cell import VALUES, cell_of
 
 PREFIX = "[Z-Image VL] "
 _TYPES = {"number": float, "integer": int}
 _SWITCH = {"true": True, "false": False}
-VALUES = "zvl_axes"  # on p: the values of one cell, by name
 
 
 def register() -> None:
@@ -70,7 +70,7 @@ def open_named(name: str) -> Any:
 def _apply(option: Option) -> Callable:
     def apply(p: Any, x: Any, xs: list) -> None:
         # A new dict for every cell: cells are shallow copies of one p, and the script's argument list is shared by all.
-        setattr(p, VALUES, {**getattr(p, VALUES, {}), option.name: value_of(option, x)})
+        setattr(p, VALUES, {**cell_of(p), option.name: value_of(option, x)})
 
     return apply
 
@@ -83,9 +83,9 @@ def _confirm(option: Option) -> Callable:
             if p is not None:
                 from . import run  # what meets the host's models: late
 
-                args, cell = forge.script_args(p, PRODUCT), getattr(p, VALUES, {})
+                args = forge.script_args(p, PRODUCT)
                 for value in values:
-                    run.check(p, args, {**cell, option.name: value})
+                    run.check(p, args, {**cell_of(p), option.name: value})
         except ZvlError as error:
             raise forge.refusal(line_of(error), forge.is_api(p)) from None
 

@@ -9,7 +9,7 @@ from .. import conditioner, effects
 from ..errors import ZvlError
 from ..hosts import forge
 from ..options import OPTIONS, Settings
-from .axes import VALUES
+from .cell import cell_of
 from .said import tell
 from .settings import NESTED
 
@@ -85,8 +85,3 @@ def asked(p: Any, args: tuple | list) -> Settings | None:
     else:
         return chosen
     return None
-
-
-def cell_of(p: Any) -> dict[str, Any]:
-    """What the X/Y/Z plot sets for a generation, by name."""
-    return getattr(p, VALUES, {})

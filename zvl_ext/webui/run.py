@@ -23,9 +23,10 @@ from ..mixing.statistics import ReferenceStatistics
 from ..options import OPTIONS, Settings
 from ..sequence import TOKEN_MODES
 from . import infotext, sampling
+from .cell import cell_of
 from .engine import Player, Recorder, joined, statistics_of, told_again, with_prompts
 from .kept import KEEPER
-from .request import asked, cell_of, parse
+from .request import asked, parse
 from .said import tell
 
 _HOOKS = ("cached_params", "get_conds_with_caching")
