@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -61,7 +62,8 @@ def in_one_line(stays: Callable[[BaseException], bool] = lambda error: False) ->
     except BaseException as error:  # a panic of tokenizers is no Exception
         if stays(error):
             raise
-        logging.getLogger(__name__).error("%sunexpected", _TITLE, exc_info=True)
+        details = traceback.format_exc().encode(errors="backslashreplace").decode()  # half a character is no UTF-8
+        logging.getLogger(__name__).error("%sunexpected\n%s", _TITLE, details)
         raise ZvlError(line_of(error)) from error
 
 

@@ -99,17 +99,11 @@ def _refuse(constant: str) -> None:
 def reason(error: BaseException) -> str:
     """An error's text as a few words for the middle of a line."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return shown(text or "no reason is given", quotes=False, length=120)
+    return plain(text or "no reason is given", length=120)
 
 
-def shown(value: object, quotes: bool = True, length: int = 60) -> str:
-    """A value from outside as part of a line: short, on one line, without half characters. Texts are quoted."""
-    try:
-        text = str(value)
-    except ValueError:  # a whole number of more digits than Python writes
-        text = "a number beyond all bounds"
-    text = " ".join(text.encode("utf-8", "replace").decode().split())
+def plain(value: object, length: int = 60) -> str:
+    """A name or a text from outside as part of a line, without quotes: short, on one line, without half characters."""
+    text = " ".join(str(value).encode("utf-8", "replace").decode().split())
     text = text if len(text) <= length else text[: length - 1] + "…"
-    if quotes and isinstance(value, str):
-        return repr(text)
     return "".join(letter if letter.isprintable() else "?" for letter in text)

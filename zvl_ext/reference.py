@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from .errors import ZvlError
-from .outside import open_regular, reason, shown
+from .outside import open_regular, plain, reason
 from .pictures.formats import from_open, upright_rgb
 
 MAX_BYTES = 64 * 2**20
@@ -86,13 +86,9 @@ def open_file(path: str | os.PathLike[str], name: str = "") -> Reference:
         with open_regular(os.fspath(path)) as file:
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise ZvlError(
-            f"Reference image: {shown(path, quotes=False, length=160)} can't be read ({reason(error)})."
-        ) from error
+        raise ZvlError(f"Reference image: {plain(path, length=160)} can't be read ({reason(error)}).") from error
     if len(data) > MAX_BYTES:
-        raise ZvlError(
-            f"Reference image: {shown(name, quotes=False)} is larger than {MAX_BYTES >> 20} MiB. Make it smaller first."
-        )
+        raise ZvlError(f"Reference image: {plain(name)} is larger than {MAX_BYTES >> 20} MiB. Make it smaller first.")
     return _named(upright_rgb(data), name)
 
 

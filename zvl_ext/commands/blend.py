@@ -6,9 +6,8 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ZvlError
+from ..errors import ZvlError, shown
 from ..options import BY_NAME
-from ..outside import shown
 from .common import PUBLISHED, add_option, check_out
 from .tensors import TENSOR, check_widths, load, load_statistics, save
 

@@ -7,8 +7,8 @@ import functools
 import os
 from typing import Any
 
-from ..errors import ZvlError
-from ..outside import no_file, open_regular, shown
+from ..errors import ZvlError, shown
+from ..outside import no_file, open_regular, plain
 from ..pictures.formats import SIGN, may_be_picture
 from ..qwen3vl.checkpoint import Checkpoint
 from ..qwen3vl.files import open_checkpoint
@@ -86,7 +86,7 @@ def _named(found: Listing, name: str) -> Model | None:
 
 def _no_such(found: Listing, name: str) -> str:
     if found.models:
-        first = [shown(each, quotes=False) for each in list(found.models)[:_TOLD]]
+        first = [plain(each) for each in list(found.models)[:_TOLD]]
         more = f" and {len(found.models) - _TOLD} more" if len(found.models) > _TOLD else ""
         return f"There is no Qwen3-VL model {shown(name)}; there is {', '.join(first)}{more}."
     if found.cut:

@@ -3,8 +3,8 @@ the tensors."""
 
 from __future__ import annotations
 
-from ..errors import ZvlError
-from ..outside import parse_json, shown
+from ..errors import ZvlError, shown
+from ..outside import parse_json, plain
 from .kinds import Shapes
 from .schema import FaultError, Section, complete
 
@@ -49,7 +49,7 @@ def config_from_shapes(
         if key not in shapes:
             raise FaultError(f"the tensor {key} is missing")
         if len(shapes[key]) != dimensions or 0 in shapes[key]:
-            raise FaultError(f"the tensor {key} is {shown(list(shapes[key]))}")
+            raise FaultError(f"the tensor {key} is {plain(list(shapes[key]))}")
         return shapes[key]
 
     try:
@@ -110,7 +110,7 @@ def checked(config: Section, shapes: Shapes, name: str, source: str = "config.js
         raise ZvlError(f"{name}: {source}: {error}. Take the one that these weights came with.") from None
     for tensor, wanted in _telling(whole["text_config"], whole["vision_config"]).items():
         if tensor in shapes and shapes[tensor] != wanted:
-            found = shown(list(shapes[tensor]))
+            found = plain(list(shapes[tensor]))
             raise ZvlError(f"{name}: the tensor {tensor} is {found}, it should be {list(wanted)} by {source}.")
     return whole
 
@@ -127,6 +127,10 @@ def _check_counts(text: Section, vision: Section, shapes: Shapes) -> None:
     }
     if has_language(shapes):
         counts[_LAYERS] = ("text_config.num_hidden_layers", text["num_hidden_layers"])
+        if text["attention_bias"] != (f"{_LAYERS}0.self_attn.q_proj.bias" in shapes):
+            raise FaultError(
+                f"text_config.attention_bias is {shown(text['attention_bias'])}, the weights say otherwise"
+            )
     for prefix, (key, said) in counts.items():
         if (there := len(_numbers(shapes, prefix))) != said:
             raise FaultError(f"{key} is {said}, the weights have {there}")
@@ -140,17 +144,20 @@ def _numbers(shapes: Shapes, prefix: str) -> set[str]:
     found = {key.removeprefix(prefix).partition(".")[0] for key in shapes if key.startswith(prefix)}
     if strange := sorted(found - set(map(str, range(len(found))))):
         tensor = next(key for key in shapes if key.startswith(f"{prefix}{strange[0]}."))
-        raise FaultError(f"the tensor {shown(tensor, quotes=False)} is not part of a Qwen3-VL with so few before it")
+        raise FaultError(f"the tensor {plain(tensor)} is not part of a Qwen3-VL: before that number is a gap")
     return found
 
 
 def _telling(text: Section, vision: Section) -> dict[str, tuple[int, ...]]:
     """Shapes that tensors have under a configuration: enough to tell whether the two belong together."""
     merged = vision["hidden_size"] * vision["spatial_merge_size"] ** 2
-    patch = vision["patch_size"]
+    patch, layer = vision["patch_size"], _LAYERS + "0."
     return {
         _EMBEDDING: (text["vocab_size"], text["hidden_size"]),
-        _LAYERS + "0.self_attn.q_norm.weight": (text["head_dim"],),
+        layer + "self_attn.q_norm.weight": (text["head_dim"],),
+        layer + "self_attn.q_proj.weight": (text["num_attention_heads"] * text["head_dim"], text["hidden_size"]),
+        layer + "self_attn.k_proj.weight": (text["num_key_value_heads"] * text["head_dim"], text["hidden_size"]),
+        layer + "mlp.gate_proj.weight": (text["intermediate_size"], text["hidden_size"]),
         "visual.patch_embed.proj.weight": (
             vision["hidden_size"],
             vision["in_channels"],

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterable
 
-from ..outside import no_file, read_json, reason, shown
+from ..outside import no_file, plain, read_json, reason
 from .peek import WEIGHTS, is_weights
 
 CONFIG, INDEX, WHOLE = "config.json", "model.safetensors.index.json", "model.safetensors"
@@ -91,14 +91,14 @@ def missing(folder: str, names: list[str]) -> str:
         path = os.path.join(folder, name)
         what = no_file(path)
         if what == "not there":
-            return f"{shown(name, quotes=False)} is missing{_on_its_way(folder, name)}. Finish the download"
+            return f"{plain(name)} is missing{_on_its_way(folder, name)}. Finish the download"
         if what == "a folder":
             inside = " (the file is in it: move it up)" if os.path.isfile(os.path.join(path, name)) else ""
-            return f"{shown(name, quotes=False)} is a folder, it has to be a file{inside}"
+            return f"{plain(name)} is a folder, it has to be a file{inside}"
         if what:
-            return f"{shown(name, quotes=False)} is {what}, it has to be a file"
+            return f"{plain(name)} is {what}, it has to be a file"
         if on_its_way(path):
-            return f"{shown(name, quotes=False)} is a download that has not finished. Let it finish"
+            return f"{plain(name)} is a download that has not finished. Let it finish"
     parts = [part for part in map(part_of, names) if part]
     if len(parts) == len(names) and len(parts) < min(parts[0][2], _PARTS):
         there = {number for _, number, _ in parts}
@@ -125,7 +125,7 @@ def _on_its_way(folder: str, name: str) -> str:
             for entry in os.listdir(place):
                 lower = entry.lower()
                 if lower.endswith(UNFINISHED) and (is_unfinished(entry) or place != folder) and name.lower() in lower:
-                    return f"; {shown(entry, quotes=False)} is a download that has not finished"
+                    return f"; {plain(entry)} is a download that has not finished"
     return ""
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..outside import shown
+from ..outside import plain
 
 Shapes = Mapping[str, tuple[int, ...]]
 WANTED_KIND = "Qwen3-VL-4B"
@@ -72,7 +72,7 @@ def of_config(config: object) -> Kind | None:
     width = width if type(width) is int else 0
     name = _TYPES.get(kind)
     if name is None:
-        return Kind(f"a {shown(kind, quotes=False)}")
+        return Kind(f"a {plain(kind)}")
     return _named(name, width, eyes=kind == "qwen3_vl")
 
 
@@ -85,7 +85,7 @@ def of_fields(fields: Mapping[str, Any]) -> Kind:
         if projector == "qwen3vl_merger":
             width = width if type(width) is int else 0
             return Kind(f"the vision tower of {_sized('Qwen3-VL', width)}", eyes=True, width=width)
-        return Kind(f"the vision tower of another model ({shown(projector, quotes=False)})")
+        return Kind(f"the vision tower of another model ({plain(projector)})")
     width = fields.get(f"{kind}.embedding_length")
     width = width if type(width) is int else 0
     if kind == "qwen3vl":
@@ -94,7 +94,7 @@ def of_fields(fields: Mapping[str, Any]) -> Kind:
         )
     if kind == "qwen3":
         return _named(_TEXT_ONLY, width)
-    return Kind(f"a GGUF of {shown(kind, quotes=False)}" if kind else "a GGUF of another model")
+    return Kind(f"a GGUF of {plain(kind)}" if kind else "a GGUF of another model")
 
 
 # What tells a kind: texts of which one stands in the names of its tensors, all in lines of their own. The first kind

@@ -41,10 +41,8 @@ def transformers_classes() -> tuple[type[VLModel], type[VisionTower], type[Any]]
 def config_object(config: dict[str, Any]) -> Any:
     """transformers' configuration from a checkpoint's plain data."""
     *_, config_class = transformers_classes()
-    own = copy.deepcopy(
-        {key: value for key, value in config.items() if key != "model_type"}
-    )  # version 5 writes into it
-    made = config_class(**own)
+    given = {key: value for key, value in config.items() if key != "model_type"}
+    made = config_class(**copy.deepcopy(given))  # version 5 writes into what it is given
     made._attn_implementation = "sdpa"
     made.vision_config._attn_implementation = "sdpa"
     return made

@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ..outside import parse_json, shown
+from ..errors import shown
+from ..outside import parse_json, plain
 
 GROUP = 256  # where it is said that weights are rotated, and not by which groups
 LONGEST = 2**16  # bytes of a note
@@ -57,7 +58,7 @@ def understood(said: Any) -> Note:
         rotation = said.get("convrot_groupsize", GROUP)
         if not is_group(rotation):
             return Note(problem=f"{shown(name)}, rotated by groups of {shown(rotation)}")
-    return Note(shown(name, quotes=False), group if type(group) is int and 0 < group < 2**20 else 0, rotation)
+    return Note(plain(name), group if type(group) is int and 0 < group < 2**20 else 0, rotation)
 
 
 def is_group(size: object) -> bool:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ..outside import shown
+from ..errors import shown
 
 Section = dict[str, Any]
 

@@ -13,9 +13,9 @@ import gradio as gr
 from ..budget import inserted_tokens, step_cost
 from ..declaration import Option
 from ..effects import idle
-from ..errors import ZvlError
+from ..errors import ZvlError, shown
 from ..options import BY_NAME, OPTIONS, Settings, preset_of
-from ..outside import shown
+from ..outside import plain
 from ..presets import ABOUT, PRESETS
 from ..qwen3vl.wanted import WANTED
 from . import dropped, infotext
@@ -332,7 +332,7 @@ def _recent(parameters: dict, host: Host) -> Any:
     image = host.recent(digest)
     if image is None:
         gr.Warning(
-            f"Z-Image VL: the reference {shown(digest, quotes=False)} of these parameters is not kept here. Drop the "
+            f"Z-Image VL: the reference {plain(digest)} of these parameters is not kept here. Drop the "
             "picture into the panel again."
         )
         return gr.update(value=None)
