@@ -50,14 +50,15 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: Of a program that calls this, which gets Ctrl-C as KeyboardInterrupt; default: the process' own.
 
     Returns:
-        The exit code: 0; 2 where something is refused; 130 after a person's Ctrl-C.
+        The exit code: 0; 1 where a part of the work could not be done; 2 where something is refused; 130 after a
+        person's Ctrl-C.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=_PLAIN)
     try:
         args = build_parser().parse_args(arguments)
-        args.run(args)
+        code: int = args.run(args) or 0
         sys.stdout.flush()
     except BrokenPipeError:  # who reads the output has enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -75,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         where = "Set ZVL_TRACEBACK=1 to see where."
         return _refuse(line_of(error).replace("The console says where.", where))
-    return 0
+    return code
 
 
 def _refuse(line: str) -> int:

@@ -6,7 +6,7 @@ reference. Blocks stand beside each other; the prompt's rows are mixed step by s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -87,9 +87,22 @@ class Conditioning:
         start, count = self.place
         return rows[start : start + count]
 
+    @property
+    def text(self) -> torch.Tensor:
+        """The prompt's rows as they are without a reference, [n, hidden]: what the references were joined to."""
+        return self._prompt(self.rows if self.plain is None else self.plain)
+
     def weights(self, way: float) -> list[float]:
         """Each reference's weight at a share of the steps that are done."""
         return [part.weighting.at(way) for part in self.parts]
+
+
+def reweighted(made: Conditioning, weightings: list[Weighting]) -> Conditioning:
+    """The same references with other weights. One that is idle then has no part any more, as if it was never there."""
+    parts = tuple(
+        replace(part, weighting=weighting) for part, weighting in zip(made.parts, weightings) if not weighting.idle
+    )
+    return joined(made.text.float(), parts, made.place[0], made.rows.dtype)
 
 
 def mixed_rows(plain: torch.Tensor, parts: tuple[Part, ...], way: float | None = None) -> torch.Tensor:

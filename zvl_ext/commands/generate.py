@@ -1,4 +1,4 @@
-"""`generate`: a picture without a web UI, with the miniature or the real weights."""
+"""`generate`: pictures without a web UI, with the miniature or the real weights."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import dataclasses
 import json
 import random
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ..declaration import numbered
-from ..errors import ZvlError
+from ..errors import ZvlError, shown
 from ..options import BY_NAME, UNITS, Settings
 from ..output import written
+from . import folder
 from .common import check_out, device, given, value, whole
 
 _SEEDS = 2**32
+_OUT = "zvl.png"
 
 
 def add(commands: Any) -> None:
@@ -23,7 +26,7 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "generate", help="a picture from the command line; without weights named: the miniature"
     )
-    parser.add_argument("--prompt", required=True)
+    parser.add_argument("--prompt", help="may be left out with --conditioning")
     parser.add_argument("--negative", default="", help="a negative prompt, for guidance above 0")
     parser.add_argument(
         "--reference",
@@ -31,14 +34,25 @@ def add(commands: Any) -> None:
         metavar="FILE",
         help="a reference image; may be given several times; without one: the prompt alone",
     )
+    parser.add_argument(
+        "--references", metavar="FOLDER", help="one picture for each picture of a folder; --out names a folder then"
+    )
+    parser.add_argument("--force", action="store_true", help="with --references: make pictures again that are there")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option, see `options`")
     parser.add_argument("--seed", type=whole(0, _SEEDS - 1), help="default: a random one, which is told")
-    parser.add_argument("--out", default="zvl.png", help="the PNG to write; default: %(default)s")
+    parser.add_argument("--out", default=_OUT, help="the PNG to write; default: %(default)s")
     parser.add_argument("--json", action="store_true", help="print one line of JSON about the picture")
     parser.add_argument("--z-image", metavar="FOLDER", help="a diffusers folder of Z-Image; default: the miniature")
     parser.add_argument("--qwen3-vl", metavar="PATH", help="a Hugging Face folder or one .safetensors file of Qwen3-VL")
     parser.add_argument("--weights", metavar="FOLDER", help="other weights of the miniature family")
-    parser.add_argument("--conditioning", metavar="FILE", help="a conditioning from `blend`, in place of the prompt's")
+    parser.add_argument(
+        "--conditioning",
+        metavar="FILE",
+        help="a conditioning from --save-conditioning or `blend`, in place of the prompt and all references",
+    )
+    parser.add_argument(
+        "--save-conditioning", metavar="FILE", help="write what the picture was conditioned on, for --conditioning"
+    )
     parser.add_argument("--size", type=whole(64, 2048), help="width and height in pixels with the real weights")
     parser.add_argument("--steps", type=whole(1, 100), help="default: 8")
     guidance = dataclasses.replace(BY_NAME["alpha"], name="guidance", maximum=30.0)
@@ -47,20 +61,67 @@ def add(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> None:
-    check_out(args.out)
+def run(args: argparse.Namespace) -> int:
+    """Make what is asked for.
+
+    Returns:
+        The exit code: 1 where some of a folder's references could not be used.
+    """
     named = given(args.set)
-    files = args.reference or []
-    settings = Settings.from_mapping({**named, "enabled": bool(files)})
+    check(args, named)
+    pictures = folder.pictures(args.references, args.out) if args.references else []
     from ..reference import open_file
 
-    if len(files) > UNITS:
-        raise ZvlError(f"{len(files)} references were named, a picture has {UNITS} at most.")
+    files = args.reference or []
     references = {numbered("reference", number): open_file(file) for number, file in enumerate(files, 1)}
-    if not references and named:
+    settings = Settings.from_mapping({**named, "enabled": bool(references or args.references)})
+    if args.save_conditioning and any(
+        unit.negative for unit in dataclasses.replace(settings, **references).units.values()
+    ):
+        raise ZvlError(
+            "A conditioning file holds what acts with the prompt; a negative reference acts with the negative one. "
+            "Leave out --save-conditioning, or switch Negative reference off."
+        )
+    weights = _opened(args)
+    seed = random.randrange(_SEEDS) if args.seed is None else args.seed  # noqa: S311
+
+    def make(out: str, **references: Any) -> None:
+        _make(args, weights, dataclasses.replace(settings, **references), named, seed, out)
+
+    if args.references:
+        return folder.each(pictures, args.force, lambda picture, out: make(out, reference=picture))
+    make(args.out, **references)
+    return 0
+
+
+def check(args: argparse.Namespace, named: dict[str, Any]) -> None:
+    """Raise ZvlError for arguments that do not go together, before anything is read."""
+    if args.prompt is None and not args.conditioning:
+        raise ZvlError("--prompt is needed (see python -m zvl_ext generate --help).")
+    if len(args.reference or []) > UNITS:
+        raise ZvlError(f"{len(args.reference)} references were named, a picture has {UNITS} at most.")
+    read = [flag for flag in ("reference", "references") if getattr(args, flag)]
+    if len(read) > 1:
+        raise ZvlError("--references makes a picture for each of a folder's references: leave out --reference.")
+    if read and args.conditioning:
+        raise ZvlError(f"--conditioning has its reference in it already: leave out --{read[0]}.")
+    if named and not read and not args.conditioning:
         raise ZvlError("--set says how a reference acts, and there is none. Name one with --reference FILE.")
-    if references and args.conditioning:
-        raise ZvlError("--conditioning has its reference in it already: leave out --reference.")
+    if args.references:
+        if args.save_conditioning:
+            raise ZvlError("--save-conditioning writes one file: name one --reference instead of --references.")
+        if args.out == _OUT:
+            raise ZvlError("--references makes several pictures: name the folder for them with --out FOLDER.")
+        return
+    if args.force:
+        raise ZvlError("--force is for --references; a single picture is always made.")
+    check_out(args.out)
+    if args.save_conditioning:
+        check_out(args.save_conditioning, "--save-conditioning")
+
+
+def _opened(args: argparse.Namespace) -> Any:
+    """The weights that pictures are made with."""
     try:
         from ..lab import demo
     except ImportError as error:
@@ -68,16 +129,26 @@ def run(args: argparse.Namespace) -> None:
     args.ui = True  # as for the page: no default prompt, no sheet
     demo.check(args)
     args.device = device(args.device)
-    start = time.monotonic()
     weights = demo.open_weights(args)
     if args.size:
         weights.sampling["size"] = (args.size, args.size)
-    seed = random.randrange(_SEEDS) if args.seed is None else args.seed  # noqa: S311
-    made = _made(args, weights, dataclasses.replace(settings, **references), seed)
-    _write(made.pictures[0], made.parameters[0], args.out)
+    return weights
+
+
+def _make(
+    args: argparse.Namespace, weights: Any, settings: Settings, named: dict[str, Any], seed: int, out: str
+) -> None:
+    """One picture, with what is said of it."""
+    start = time.monotonic()
+    made = _made(args, weights, settings, named, seed)
+    _write(made.pictures[0], made.parameters[0], out)
+    if args.save_conditioning:
+        from ..conditioning_file import save
+
+        save(made.conditioning, args.save_conditioning, made.about)
     if args.json:
         said = {
-            "out": args.out,
+            "out": out,
             "seed": seed,
             "settings": made.settings,
             "infotext": made.parameters[0],
@@ -89,23 +160,38 @@ def run(args: argparse.Namespace) -> None:
         return
     for line in made.notes:
         print(line)
-    print(f"{args.out}: seed {seed}, {made.tokens} tokens, {time.monotonic() - start:.0f} s")
+    print(f"{out}: seed {seed}, {made.tokens} tokens, {time.monotonic() - start:.0f} s")
 
 
-def _made(args: argparse.Namespace, weights: Any, settings: Settings, seed: int) -> Any:
+def _made(args: argparse.Namespace, weights: Any, settings: Settings, named: dict[str, Any], seed: int) -> Any:
     """The picture, with the steps on standard error."""
     from tqdm import tqdm
 
     from ..webui.standalone import Request, make
 
-    conditioning = None
+    prompt, saved, notes = args.prompt, None, []
     if args.conditioning:
-        from .tensors import load
+        from ..conditioning_file import load
 
-        conditioning, _ = load(args.conditioning)
-    request = Request(args.prompt, settings, [seed], weights.sampling, args.negative)
-    with tqdm(total=weights.sampling["steps"], unit="step", disable=None, leave=False) as bar:
-        return make(weights, request, lambda done, of: bar.update(done - bar.n) and None, conditioning)
+        saved, notes = load(args.conditioning, weights.model.hidden).changed(named)
+        kept = saved.about.prompt
+        if prompt not in (None, kept):
+            whose = f": {shown(kept)}" if kept else ""
+            notes.append(f"The prompt has no part in the picture: the conditioning has the rows of its own{whose}.")
+        prompt = kept or prompt or ""
+    request = Request(prompt, settings, [seed], weights.sampling, args.negative)
+    steps = weights.sampling["steps"]
+    with tqdm(total=steps, unit="step", disable=True if args.references else None, leave=False) as bar:
+        made = make(weights, request, _moving(bar), saved)
+    made.notes[:0] = notes
+    return made
+
+
+def _moving(bar: Any) -> Callable[[int, int], None]:
+    def moved(done: int, of: int) -> None:
+        bar.update(done - bar.n)
+
+    return moved
 
 
 def _write(picture: Any, parameters: str, path: str) -> None:

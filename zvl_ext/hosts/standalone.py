@@ -42,6 +42,27 @@ _STORED = {"F32": torch.float32, "F16": torch.float16}
 _SMALL = 10**9  # parameters up to which "auto" computes in float32 on the CPU: at most 4 GB
 
 
+def _device(name: str) -> torch.device:
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def _dtype(named: str | torch.dtype, device: torch.device, parameters: int, stored: str) -> torch.dtype:
+    """What a model of that many parameters, stored so, computes in on a device."""
+    if isinstance(named, torch.dtype):
+        return named
+    if named != "auto":
+        return DTYPES[named]
+    if device.type == "cpu" and parameters <= _SMALL:
+        return torch.float32
+    return _STORED.get(stored, torch.bfloat16)
+
+
+def _parameters(folder: str) -> int:
+    """How many parameters a folder's safetensors files have, where each takes two bytes."""
+    with os.scandir(folder) as entries:
+        return sum(entry.stat().st_size for entry in entries if entry.name.endswith(".safetensors")) // 2
+
+
 class StandaloneExtractor:
     """Qwen3-VL held on one device, loaded on first use. Threads that share it take turns: a pass puts hooks on the
     model.
@@ -56,15 +77,8 @@ class StandaloneExtractor:
         self, checkpoint: Checkpoint, device: str = "auto", dtype: str | torch.dtype = "auto", storage: str = "auto"
     ):
         self.checkpoint = checkpoint
-        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-        if isinstance(dtype, torch.dtype):
-            self.dtype = dtype
-        elif dtype != "auto":
-            self.dtype = DTYPES[dtype]
-        elif self.device.type == "cpu" and checkpoint.parameters <= _SMALL:
-            self.dtype = torch.float32
-        else:
-            self.dtype = _STORED.get(checkpoint.stored_dtype, torch.bfloat16)
+        self.device = _device(device)
+        self.dtype = _dtype(dtype, self.device, checkpoint.parameters, checkpoint.stored_dtype)
         self.storage = storage
         self.precision = f"{self.device} {self.dtype}" + (" fp8" if storage == "fp8" else "")
         self._model: language.Qwen3VL | None = None
@@ -163,7 +177,8 @@ class ZImage:
 
     Args:
         z_image: A diffusers folder of Z-Image.
-        qwen3_vl: A Hugging Face folder or one .safetensors file of Qwen3-VL.
+        qwen3_vl: A Hugging Face folder or one .safetensors file of Qwen3-VL; "": none, for the prompt alone and for
+            conditionings from files.
         device, dtype: As for StandaloneExtractor.
         reference_prompts: What the text encoder's reference statistics are measured on.
 
@@ -183,10 +198,16 @@ class ZImage:
             raise ZvlError(f"{z_image} is not a diffusers folder of Z-Image: it has no model_index.json.")
         from diffusers import ZImagePipeline
 
-        self.extractor = StandaloneExtractor(open_checkpoint(qwen3_vl), device, dtype)
+        self._extractor: StandaloneExtractor | None = None
+        if qwen3_vl:
+            self._extractor = StandaloneExtractor(open_checkpoint(qwen3_vl), device, dtype)
+            self.device, self.dtype = self._extractor.device, self._extractor.dtype
+        else:
+            self.device = _device(device)
+            self.dtype = _dtype(dtype, self.device, _parameters(os.path.join(z_image, "text_encoder")), "")
         self.pipeline = ZImagePipeline.from_pretrained(
-            z_image, tokenizer=None, torch_dtype=self.extractor.dtype, local_files_only=True, use_safetensors=True
-        ).to(self.extractor.device)
+            z_image, tokenizer=None, torch_dtype=self.dtype, local_files_only=True, use_safetensors=True
+        ).to(self.device)
         self.pipeline.set_progress_bar_config(disable=True)
         self.encode = tokenizer(os.path.join(z_image, "tokenizer"))
         language_model = getattr(self.pipeline.text_encoder, "model", self.pipeline.text_encoder)
@@ -195,6 +216,23 @@ class ZImage:
         self._other: StandaloneExtractor | None = None
         self._turn = threading.RLock()
         self._reference_prompts = reference_prompts
+
+    @property
+    def extractor(self) -> StandaloneExtractor:
+        """Qwen3-VL.
+
+        Raises:
+            ZvlError: none was named.
+        """
+        if self._extractor is None:
+            raise ZvlError("A reference is read with Qwen3-VL, and none was named. Name one with --qwen3-vl.")
+        return self._extractor
+
+    @property
+    def hidden(self) -> int:
+        """The width of the rows that the image model takes."""
+        width: int = self.pipeline.transformer.config.cap_feat_dim
+        return width
 
     @functools.cached_property
     def statistics(self) -> ReferenceStatistics:
@@ -268,7 +306,8 @@ class ZImage:
 
     def unload(self) -> None:
         """Free the memory that Qwen3-VL takes; it is loaded again when it is needed."""
-        self.extractor.unload()
+        if self._extractor is not None:
+            self._extractor.unload()
         self._other = None
 
     @torch.inference_mode()
@@ -315,9 +354,7 @@ class ZImage:
 
         for start in range(0, len(wanted), batch):
             part, other = wanted[start : start + batch], against[start : start + batch]
-            rows, negatives = (
-                [each.rows.to(self.extractor.device, self.extractor.dtype) for each in half] for half in (part, other)
-            )
+            rows, negatives = ([each.rows.to(self.device, self.dtype) for each in half] for half in (part, other))
             with self._turn, weighted(self.pipeline.transformer, [*part, *other], steps):
                 output = self.pipeline(
                     prompt_embeds=rows,

@@ -159,7 +159,7 @@ def open_weights(args: argparse.Namespace) -> Weights:
         if args.z_image:
             size = (args.size or REAL_SIZE,) * 2
             weights = Weights(
-                ZImage(args.z_image, args.qwen3_vl, args.device),
+                ZImage(args.z_image, args.qwen3_vl or "", args.device),
                 os.path.basename(os.path.normpath(args.z_image)),
                 {"size": size, "steps": REAL_STEPS, "guidance": REAL_GUIDANCE},
             )
@@ -179,7 +179,8 @@ def open_weights(args: argparse.Namespace) -> Weights:
 
 def check(args: argparse.Namespace) -> None:
     """Raise ZvlError for arguments that do not go together."""
-    if bool(args.z_image) != bool(args.qwen3_vl):
+    reads = not getattr(args, "conditioning", None)  # a conditioning from a file needs no Qwen3-VL
+    if bool(args.z_image) != bool(args.qwen3_vl) and (reads or args.qwen3_vl):
         raise ZvlError(
             "The real weights are two things: name Z-Image's diffusers folder with --z-image and Qwen3-VL with "
             "--qwen3-vl."

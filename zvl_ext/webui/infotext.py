@@ -26,7 +26,8 @@ TEXT = "="
 _MISREAD = re.compile(r'=|"|\d+x\d+$|.*\s$')
 
 NOTE = "ZVL note"  # what was said about the picture, for those who can't see it under it; read by people alone
-KEYS = (MARK, PRESET, NOTE, *(option.infotext for option in OPTIONS if option.infotext))
+CONDITIONING = "ZVL conditioning"  # the name and the digest of a file that the conditioning came from
+KEYS = (MARK, PRESET, NOTE, CONDITIONING, *(option.infotext for option in OPTIONS if option.infotext))
 
 # Written whenever they act.
 _ALWAYS = (
@@ -86,6 +87,16 @@ def write(settings: Settings, digests: dict[str, str], model: str) -> dict[str, 
         elif option.name not in silent and (option.first in _ALWAYS or value != _UNNAMED[option.name]):
             entries[option.infotext] = _written(option, value)
     return entries
+
+
+def of_file(name: str, digest: str, changes: dict[str, Any]) -> dict[str, str]:
+    """The entries of a picture whose conditioning came from a file.
+
+    Args:
+        changes: Values that are other than in the file, by the options' names.
+    """
+    written = {BY_NAME[each].infotext or each: _written(BY_NAME[each], value) for each, value in changes.items()}
+    return {CONDITIONING: _escaped(f"{name} {digest[:DIGEST]}")} | written
 
 
 def _written(option: Option, value: Any) -> str:

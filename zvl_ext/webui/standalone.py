@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import torch
 from PIL import Image
 
 from ..budget import inserts
 from ..conditioner import digests, plain_picture, units_of
 from ..conditioning import Conditioning
+from ..conditioning_file import About, Saved
 from ..effects import plain_because, unheard
 from ..errors import ZvlError
 from ..hosts.standalone import ZImage
@@ -90,6 +90,8 @@ class Made:
         notes: Lines about what was done differently than asked for.
         tokens: Rows of the conditioning that the image model got.
         settings: What acted, by the infotext's keys.
+        conditioning: What the first picture was conditioned on.
+        about: What is told of that in a file.
     """
 
     pictures: list[Image.Image] = field(default_factory=list)
@@ -99,19 +101,19 @@ class Made:
     notes: list[str] = field(default_factory=list)
     tokens: int = 0
     settings: dict[str, str] = field(default_factory=dict)
+    conditioning: Conditioning | None = None
+    about: About = About()
 
     def say(self, line: str) -> None:
         if line not in self.notes:  # one line for all pictures of a batch
             self.notes.append(line)
 
 
-def make(
-    weights: Weights, request: Request, on_step: OnStep | None = None, conditioning: torch.Tensor | None = None
-) -> Made:
+def make(weights: Weights, request: Request, on_step: OnStep | None = None, saved: Saved | None = None) -> Made:
     """Make pictures.
 
     Args:
-        conditioning: Rows [tokens, hidden] that take the place of the prompt's, where there is no reference.
+        saved: What takes the place of the prompt and of all references; then no Qwen3-VL is needed.
 
     Raises:
         ZvlError: with one line for the user.
@@ -129,9 +131,15 @@ def make(
             "A negative reference acts by guidance, and at guidance 0 there is none. Set guidance to 0.5 or more, or "
             "switch Negative reference off."
         )
-    if not units:
-        rows = model.text(request.prompt).embeddings if conditioning is None else conditioning
-        conditionings = [Conditioning(rows)] * len(request.seeds)
+    if saved is not None:
+        conditionings = [saved.conditioning] * len(request.seeds)
+        made.settings = infotext.of_file(saved.name, saved.digest, saved.changes)
+        if saved.about.image_model not in ("", weights.name):
+            made.say(
+                f"The conditioning was made for {saved.about.image_model}; with {weights.name} the picture may differ."
+            )
+    elif not units:
+        conditionings = [Conditioning(model.text(request.prompt).embeddings)] * len(request.seeds)
     else:
         conditionings = [model.condition_units(units, request.prompt, seed, made.say) for seed in request.seeds]
         made.settings = infotext.write(settings, digests(units), model.extractor.checkpoint.name)
@@ -151,6 +159,12 @@ def make(
     if request.negative and not guided:
         made.say("The negative prompt has no effect at guidance 0.")
     made.parameters = [_parameters(weights, request, seed, made.settings) for seed in request.seeds]
+    made.conditioning = conditionings[0]
+    if saved is None:
+        reader = f"{settings.engine}, {model.extractor.checkpoint.name}" if units else ""
+        made.about = About(request.prompt, weights.name, reader, made.parameters[0])
+    else:
+        made.about = dataclasses.replace(saved.about, infotext=made.parameters[0])
     return made
 
 

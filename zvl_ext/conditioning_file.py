@@ -1,0 +1,250 @@
+"""What a picture was conditioned on as one safetensors file: used again without reading anything.
+
+Kept is what the references were joined from: the prompt's plain rows, and each reference's own rows, block, counts,
+region and weighting. So a loaded conditioning is the same at every step, and its weights can still be changed. The
+rows that come of it are kept beside that, under the name that other tools read, and checked against it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from .conditioning import Conditioning, Part, joined, reweighted
+from .errors import ZvlError, shown
+from .options import BY_NAME, UNITS
+from .outside import parse_json, plain
+from .tensor_files import TENSOR, parsed, read_bytes, rows_of
+from .tensor_files import save as save_tensors
+from .weighting import Weighting
+
+VERSION = "1"  # of the form of the file
+WEIGHTING = tuple(each.name for each in dataclasses.fields(Weighting))  # each is an option's name as well
+_MARK = "zvl_conditioning"  # in the metadata: the file's version
+_TEXT = "text"  # the tensor of the prompt's plain rows
+_TENSORS = ("own", "block", "counts", "region")  # of a part, behind its number: "1.own"
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_LONGEST = 20_000  # characters of a text in the metadata; a prompt of more is none
+
+
+@dataclass(frozen=True)
+class About:
+    """What is told of a conditioning, for people. Texts; "" where something is not known.
+
+    Attributes:
+        prompt: Whose rows it has.
+        image_model: What its rows were made for.
+        reader: What read the references: the engine and the model.
+        infotext: The settings, as in a picture's parameters.
+    """
+
+    prompt: str = ""
+    image_model: str = ""
+    reader: str = ""
+    infotext: str = ""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A conditioning from a file.
+
+    Attributes:
+        name: The file's.
+        digest: SHA-256 of the file, hexadecimal.
+        changes: What was changed of it since it was read, by the options' names.
+    """
+
+    conditioning: Conditioning
+    about: About
+    name: str
+    digest: str
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    def changed(self, values: dict[str, Any]) -> tuple[Saved, list[str]]:
+        """The same with other weights.
+
+        Args:
+            values: By the options' names, checked; those of the second reference have a 2 behind their name.
+
+        Returns:
+            The changed one, and a line for each value that has no effect on a conditioning from a file.
+        """
+        weightings = [part.weighting for part in self.conditioning.parts]
+        changes, lines = {}, []
+        for name, value in values.items():
+            option = BY_NAME[name]
+            if why := self._unheard(option.first, option.unit):
+                lines.append(f"{option.label} changes nothing here: {why}.")
+                continue
+            changes[name] = value
+            number = option.unit - 1
+            weightings[number] = dataclasses.replace(weightings[number], **{option.first: value})
+        if not changes:
+            return self, lines
+        made = reweighted(self.conditioning, weightings)
+        return dataclasses.replace(self, conditioning=made, changes=self.changes | changes), lines
+
+    def _unheard(self, name: str, number: int) -> str:
+        """Why a value of a reference has no effect; "" where it has one."""
+        parts = self.conditioning.parts
+        if name not in WEIGHTING:
+            return "the file was made with its own"
+        if number > len(parts):
+            there = {0: "no reference", 1: "one reference"}.get(len(parts), f"{len(parts)} references")
+            return f"the file has {there} in it"
+        part = parts[number - 1]
+        if name in ("weight", "blocks") and part.block is None:
+            return "it acts on inserted tokens, and the file has none of this reference"
+        if part.block is None and part.own is not None and len(part.own) != len(self.conditioning.text):
+            return "the file was made with length match truncate"
+        return ""
+
+
+def save(conditioning: Conditioning, path: str, about: About) -> None:
+    """Write a conditioning, whole or not at all.
+
+    Raises:
+        ZvlError: it can't be written.
+    """
+    tensors = {TENSOR: conditioning.rows, _TEXT: conditioning.text}
+    parts = []
+    for number, part in enumerate(conditioning.parts, 1):
+        for name in _TENSORS:
+            if (tensor := getattr(part, name)) is not None:
+                tensors[f"{number}.{name}"] = tensor
+        parts.append({**dataclasses.asdict(part.weighting), "against": part.against})
+    metadata = {
+        _MARK: VERSION,
+        "hidden": str(conditioning.rows.shape[-1]),
+        "place": str(conditioning.place[0]),
+        "parts": json.dumps(parts),
+        "prompt_sha256": _digest(about.prompt),
+        **{name: _whole(text)[:_LONGEST] for name, text in dataclasses.asdict(about).items()},
+    }
+    # Each in memory of its own, as the format needs them.
+    save_tensors({name: each.detach().cpu().contiguous().clone() for name, each in tensors.items()}, path, metadata)
+
+
+def load(path: str, hidden: int | None = None) -> Saved:
+    """Read a conditioning. A file that holds the one tensor `hidden_states`, as `blend` writes it, is rows alone.
+
+    Args:
+        hidden: The width that the image model takes; None: any.
+
+    Raises:
+        ZvlError: it can't be read, is of another version or width, or its parts do not fit each other.
+    """
+    data = read_bytes(path)
+    tensors, metadata = parsed(data, path)
+    rows = rows_of(tensors, path)
+    if hidden is not None and rows.shape[1] != hidden:
+        raise ZvlError(
+            f"{plain(path, 120)} is {rows.shape[1]} wide, the image model takes {hidden}: it was made for another one."
+        )
+    if _MARK not in metadata:
+        made, about = Conditioning(rows.float()), About(prompt=_text(metadata, "prompt"))
+    elif metadata[_MARK] != VERSION:
+        raise ZvlError(
+            f"{plain(path, 120)} is a conditioning of version {plain(metadata[_MARK], 20)}, this is Z-Image VL for "
+            f"version {VERSION}. Update Z-Image VL, or save it again."
+        )
+    else:
+        try:
+            made = _conditioning(tensors, metadata, rows)
+        except ValueError as error:
+            raise ZvlError(f"{plain(path, 120)} is no conditioning that can be used: {error}.") from None
+        about = About(**{each.name: _text(metadata, each.name) for each in dataclasses.fields(About)})
+    name = os.path.basename(path)
+    return Saved(made, about, name.removesuffix(".safetensors"), hashlib.sha256(data).hexdigest())
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(_whole(text).encode()).hexdigest()
+
+
+def _whole(text: str) -> str:
+    """A text without half characters, which UTF-8 does not have."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _text(metadata: dict[str, str], name: str) -> str:
+    """A text for people, as it may be shown."""
+    return "".join(each if each.isprintable() or each == "\n" else " " for each in metadata.get(name, ""))[:_LONGEST]
+
+
+def _conditioning(tensors: dict[str, torch.Tensor], metadata: dict[str, str], rows: torch.Tensor) -> Conditioning:
+    """What the tensors of a file make.
+
+    Raises:
+        ValueError: they do not fit each other; why, in a few words.
+    """
+    weightings = _weightings(metadata.get("parts", ""))
+    names = {TENSOR, _TEXT} | {f"{n}.{name}" for n in range(1, len(weightings) + 1) for name in _TENSORS}
+    if strange := sorted(set(tensors) - names):
+        raise ValueError(f"it has a tensor {shown(strange[0])}, which is none of a conditioning's")
+    text = _checked(tensors, _TEXT, rows.shape[1])
+    if text is None or tensors[_TEXT].dtype != rows.dtype or rows.dtype not in _DTYPES:
+        raise ValueError(f"the prompt's rows ({_TEXT}) are not there in the dtype of {TENSOR}")
+    parts = tuple(
+        _part(tensors, number, weighting, against, text) for number, (weighting, against) in enumerate(weightings, 1)
+    )
+    place = metadata.get("place", "")
+    shortest = min([len(text), *(len(part.own) for part in parts if part.own is not None)])
+    if not (place.isascii() and place.isdecimal() and len(place) < 10 and int(place) <= shortest):
+        raise ValueError(f"its place {shown(place)} is not one of its {shortest} rows")
+    made = joined(text.float(), parts, int(place), rows.dtype)
+    # The same sums on any machine, to the last bits of the dtype: any other difference is another file's.
+    near = torch.finfo(rows.dtype).eps * 8 * float(made.rows.float().abs().max())
+    if made.rows.shape != rows.shape or not float((made.rows.float() - rows.float()).abs().max()) <= near:
+        raise ValueError(f"{TENSOR} is not what its parts make. Save it again, or change neither")
+    return made
+
+
+def _weightings(text: str) -> list[tuple[Weighting, bool]]:
+    """Of each part its weighting, and whether the prompt is led away from it."""
+    parts = parse_json(text)
+    if not isinstance(parts, list) or len(parts) > UNITS or not all(isinstance(part, dict) for part in parts):
+        raise ValueError(f"its parts are no list of at most {UNITS} objects")
+    made = []
+    for part in parts:
+        if set(part) != {*WEIGHTING, "against"} or not isinstance(part["against"], bool):
+            raise ValueError("what it says of a part is not what a conditioning says")
+        try:
+            made.append((Weighting(**{name: BY_NAME[name].check(part[name]) for name in WEIGHTING}), part["against"]))
+        except ZvlError as error:
+            raise ValueError(str(error).removeprefix("Z-Image VL: ").rstrip(".")) from None
+    return made
+
+
+def _part(
+    tensors: dict[str, torch.Tensor], number: int, weighting: Weighting, against: bool, text: torch.Tensor
+) -> Part:
+    hidden = text.shape[1]
+    own, block = (_checked(tensors, f"{number}.{name}", hidden) for name in ("own", "block"))
+    counts, region = _checked(tensors, f"{number}.counts", None, 1), _checked(tensors, f"{number}.region", None)
+    if own is not None and len(own) > len(text):
+        raise ValueError(f"{number}.own has {len(own)} rows, the prompt {len(text)}")
+    if counts is not None and (block is None or len(counts) != len(block) or not bool((counts > 0).all())):
+        raise ValueError(f"{number}.counts does not fit the block's rows")
+    if region is not None and not (float(region.min()) >= 0.0 and 0.0 < float(region.max()) <= 1.0):
+        raise ValueError(f"{number}.region has nothing of the picture in it, or values outside 0 to 1")
+    return Part(weighting, own, block, counts, region, against)
+
+
+def _checked(tensors: dict[str, torch.Tensor], name: str, width: int | None, ndim: int = 2) -> torch.Tensor | None:
+    """A tensor of a file, None where there is none."""
+    tensor = tensors.get(name)
+    if tensor is None:
+        return None
+    fits = tensor.ndim == ndim and 0 not in tensor.shape and (width is None or tensor.shape[-1] == width)
+    if not fits or tensor.dtype not in _DTYPES:
+        raise ValueError(f"{name} is {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}")
+    if not bool(tensor.isfinite().all()):
+        raise ValueError(f"{name} has values that are not finite")
+    return tensor
