@@ -25,7 +25,7 @@ from .mixing.statistics import ReferenceStatistics
 from .options import PROMPT, UNIT_OPTIONS, Settings
 from .reference import Reference, open_reference
 from .regions import region_of
-from .sequence import TEMPLATE, TOKEN_MODES, build_sequence
+from .sequence import PICTURE, TEMPLATE, TOKEN_MODES, build_sequence_of
 from .texts import filled
 from .weighting import Weighting
 
@@ -58,12 +58,34 @@ def extract_all(
     Args:
         references: How many share the conditioning's tokens.
     """
-    jobs = [_job(settings, reference, text, sources, references) for text in texts]
+    jobs = [_job(settings, [("", reference)], text, sources, references) for text in texts]
     states = ENGINES[settings.engine].module().states(settings, reference, jobs, sources)
     return [select(rows, job.sequence, settings.token_mode) for rows, job in zip(states, jobs)]
 
 
-def _job(settings: Settings, reference: Reference, text: Text, sources: Sources, references: int) -> Job:
+def extract_in_turn(units: list[Unit], texts: list[Text], sources: Sources) -> list[list[Rows]]:
+    """As `extract_all`, of references that are read one after another in one sequence: each has seen those before it,
+    and the prompt all of them. For each reference a list."""
+    settings = units[0].settings
+    pictures = [(PICTURE.format(unit.number), unit.reference) for unit in units]
+    jobs = [_job(settings, pictures, text, sources, len(units)) for text in texts]
+    states = ENGINES[settings.engine].module().states(settings, tuple(unit.reference for unit in units), jobs, sources)
+    return [
+        [select(rows, job.sequence, settings.token_mode, number) for rows, job in zip(states, jobs)]
+        for number in range(len(units))
+    ]
+
+
+def _job(
+    settings: Settings, pictures: list[tuple[str, Reference]], text: Text, sources: Sources, references: int
+) -> Job:
+    """What is to be read for one prompt.
+
+    Args:
+        pictures: The references that are read together, each with the text that stands before it, or "".
+        references: How many share the conditioning's tokens.
+    """
+
     def own(name: str) -> str:
         return filled(name, getattr(settings, name), text.prompt, sources.encode)
 
@@ -73,14 +95,15 @@ def _job(settings: Settings, reference: Reference, text: Text, sources: Sources,
         masked = 0  # what the host masks is of its own prompt
         ids = tuple(sources.encode(TEMPLATE.format(own("vl_prompt"))))
     budget = token_budget(settings, len(text.ids), references)
-    grid = checkpoint.grid(reference, budget)
-    wanted = checkpoint.grid(reference, settings.reference_tokens)
-    if grid != wanted:
-        sources.say(
-            f"Z-Image VL: the reference was reduced from {wanted[0] * wanted[1]} to {grid[0] * grid[1]} tokens, "
-            f"so that the conditioning has no more than {MAX_TOKENS}."
-        )
-    sequence = build_sequence(ids, grid, sources.encode, own("system_prompt"), checkpoint.vision_tokens, masked)
+    grids = [(name, checkpoint.grid(reference, budget)) for name, reference in pictures]
+    for (_, grid), (_, reference) in zip(grids, pictures):
+        wanted = checkpoint.grid(reference, settings.reference_tokens)
+        if grid != wanted:
+            sources.say(
+                f"Z-Image VL: the reference was reduced from {wanted[0] * wanted[1]} to {grid[0] * grid[1]} tokens, "
+                f"so that the conditioning has no more than {MAX_TOKENS}."
+            )
+    sequence = build_sequence_of(ids, grids, sources.encode, own("system_prompt"), checkpoint.vision_tokens, masked)
     return Job(text, sequence if TOKEN_MODES[settings.token_mode].text else sequence.without_text(), budget)
 
 
@@ -268,11 +291,11 @@ def condition_all(
 def condition_units(
     units: list[Unit], texts: list[Text], sources: Sources, negative: bool = False
 ) -> list[Callable[[int], Conditioning]]:
-    """As `condition_all`, for several references: each is read by itself, so that another weight, region or order of
-    theirs reads nothing again.
+    """As `condition_all`, for several references. Each alone, another weight, region or order of theirs reads nothing
+    again; in turn, another order does.
 
     Args:
-        units: All references of the picture, for both halves alike: marks name them by their number.
+        units: All references of the picture, for both halves alike: marks name them by their place.
         negative: Whether the prompts are negative ones, for the unconditional half of guidance: there the negative
             references act, and only there.
     """
@@ -286,9 +309,7 @@ def condition_units(
     for text in texts:
         sources.extractor.checkpoint.require_width(text.embeddings.shape[-1])
     statistics = sources.statistics() if needs_statistics(acting[0].settings) else None
-    extracted = [
-        _fewer(unit, extract_all(unit.settings, unit.reference, texts, sources, len(acting))) for unit in acting
-    ]
+    extracted = [_fewer(unit, rows) for unit, rows in zip(acting, _read(acting, texts, sources))]
 
     def made(text: Text, rows: tuple[Rows, ...], seed: int) -> Conditioning:
         base, read = text.embeddings.float(), iter(rows)
@@ -300,6 +321,13 @@ def condition_units(
         return _finite(joined(base, parts, place, text.embeddings.dtype), text.embeddings)
 
     return [functools.partial(made, text, rows) for text, rows in zip(texts, zip(*extracted))]
+
+
+def _read(units: list[Unit], texts: list[Text], sources: Sources) -> list[list[Rows]]:
+    """What references that act together give, as their settings combine them: for each a list, as `extract_all`."""
+    if len(units) > 1 and units[0].settings.combine == "in turn":
+        return extract_in_turn(units, texts, sources)
+    return [extract_all(unit.settings, unit.reference, texts, sources, len(units)) for unit in units]
 
 
 def _part_of(unit: Unit, base: torch.Tensor, rows: Rows, statistics: ReferenceStatistics | None, seed: int) -> Part:

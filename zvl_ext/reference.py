@@ -35,6 +35,14 @@ class Reference:
     name: str = ""
 
 
+References = Reference | tuple[Reference, ...]  # one, or several that are read in this order
+
+
+def in_order(references: References) -> tuple[Reference, ...]:
+    """References that are read together."""
+    return (references,) if isinstance(references, Reference) else references
+
+
 @dataclass(frozen=True)
 class Upload:
     """A file that a page's server has received and put into a folder of its own.

@@ -1,4 +1,4 @@
-"""The token sequence that Qwen3-VL reads: the host's own tokens with the vision block put in.
+"""The token sequence that Qwen3-VL reads: the host's own tokens with one vision block or several put in.
 
 Built from ids, not from strings: whatever the tokenizer merges, the text positions are exactly the host's tokens in
 order.
@@ -21,8 +21,12 @@ HEAD = "<|im_start|>user\n"
 TAIL = "<|im_end|>\n<|im_start|>assistant\n"
 TEMPLATE = HEAD + "{}" + TAIL
 SYSTEM = "<|im_start|>system\n{}<|im_end|>\n"
+# What stands before each of several pictures, so that the prompt can name them: as in Qwen-VL's chat template (its
+# add_vision_id) and in the prompt of Qwen's image editing models.
+PICTURE = "Picture {}: "
 
 Encode = Callable[[str], "list[int]"]
+Grid = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -58,60 +62,90 @@ TOKEN_MODES: dict[str, TokenMode] = {
 
 
 @dataclass(frozen=True)
+class Block:
+    """One picture's image tokens in a sequence, between its two markers.
+
+    Attributes:
+        start: First image position.
+        grid: Image tokens as (rows, columns).
+    """
+
+    start: int
+    grid: Grid
+
+    @property
+    def end(self) -> int:
+        """The position behind the last image token: that of the marker."""
+        return self.start + self.grid[0] * self.grid[1]
+
+    @property
+    def positions(self) -> range:
+        return range(self.start, self.end)
+
+
+@dataclass(frozen=True)
 class Sequence:
     """Ids with their roles.
 
     Attributes:
         ids: All token ids; image positions hold the image token's id.
-        image_start: First image position. Which positions are image is decided by place, never by id: a prompt may hold
+        blocks: The pictures, in order. Which positions are image is decided by place, never by id: a prompt may hold
             the literal text of the image token.
-        grid: Image tokens as (rows, columns).
         system: Number of system ids in front of the host's first token.
-        head: Number of host tokens before the vision block.
+        head: Number of host tokens before the first vision block.
         tail: Number of host tokens after the prompt: the template's end.
         masked: Number of last ids that the host's text encoder lets no token attend to: those behind an <|endoftext|>.
     """
 
     ids: tuple[int, ...]
-    image_start: int
-    grid: tuple[int, int]
+    blocks: tuple[Block, ...]
     system: int
     head: int
     tail: int = 0
     masked: int = 0
 
     @property
-    def image_tokens(self) -> int:
-        return self.grid[0] * self.grid[1]
+    def grids(self) -> tuple[Grid, ...]:
+        return tuple(block.grid for block in self.blocks)
 
     @property
-    def image_end(self) -> int:
-        return self.image_start + self.image_tokens
+    def images(self) -> list[int]:
+        """All image positions, picture by picture."""
+        return [position for block in self.blocks for position in block.positions]
+
+    @property
+    def between(self) -> list[range]:
+        """What is neither text nor image: the positions before, between and behind the pictures, from the head to the
+        fork."""
+        edges = [self.system + self.head, *(edge for block in self.blocks for edge in (block.start, block.end))]
+        return [range(*span) for span in zip(edges[::2], [*edges[1::2], self.fork])]
 
     @property
     def fork(self) -> int:
-        """First position behind the vision block. The language model is causal: what stands before depends on the
-        reference alone."""
-        return self.image_end + 1
+        """First position behind the last vision block. The language model is causal: what stands before depends on the
+        references alone."""
+        return self.blocks[-1].end + 1
 
     def without_text(self) -> Sequence:
         """The sequence up to the fork: all that the image positions need."""
         return dataclasses.replace(self, ids=self.ids[: self.fork], tail=0, masked=0)
 
-    def rows(self, token_mode: str) -> list[int]:
-        """Positions that a token mode selects, in order; m of them.
+    def rows(self, token_mode: str, picture: int = 0) -> list[int]:
+        """Positions that a token mode selects for one of the pictures, in order; m of them.
 
-        `text` the host's n tokens, `image` the vision block with its markers, `image_no_markers` without, `all`
-        everything but the system text (n + N + 2).
+        `text` the host's n tokens, `image` the picture's vision block with its markers, `image_no_markers` without,
+        `all` text and image (n + N + 2). The system text and what names the pictures are in none.
         """
-        mode, images = TOKEN_MODES[token_mode], range(self.image_start, self.image_end)
-
-        def wanted(position: int) -> bool:
-            if position in images:
-                return mode.image
-            return mode.markers if position in (images.start - 1, images.stop) else mode.text
-
-        return [position for position in range(self.system, len(self.ids)) if wanted(position)]
+        mode, block = TOKEN_MODES[token_mode], self.blocks[picture]
+        first = self.system + self.head
+        chosen = [
+            (mode.text, range(self.system, first)),
+            (mode.markers, range(block.start - 1, block.start)),
+            (mode.image, block.positions),
+            (mode.markers, range(block.end, block.end + 1)),
+            (mode.text, range(self.fork, len(self.ids))),
+        ]
+        return [position for wanted, positions in chosen if wanted for position in positions]
 
     def position_ids(self) -> torch.Tensor:
         """MRoPE positions, int64 [3, tokens] (time, height, width), as Qwen3-VL counts them.
@@ -121,15 +155,25 @@ class Sequence:
         """
         import torch
 
-        rows, columns = self.grid
-        before, after = self.image_start, len(self.ids) - self.image_end
-        image = torch.stack([
-            torch.zeros(rows * columns, dtype=torch.long),
-            torch.arange(rows).repeat_interleave(columns),
-            torch.arange(columns).repeat(rows),
-        ])  # fmt: skip
-        tail = torch.arange(after).expand(3, -1) + before + max(rows, columns)
-        return torch.cat([torch.arange(before).expand(3, -1), image + before, tail], dim=1)
+        counted: list[torch.Tensor] = []
+        place = position = 0  # of the next token in the sequence, and where Qwen3-VL counts it
+
+        def text_up_to(end: int) -> None:
+            counted.append(torch.arange(end - place).expand(3, -1) + position)
+
+        for block in self.blocks:
+            rows, columns = block.grid
+            text_up_to(block.start)
+            position += block.start - place
+            image = torch.stack([
+                torch.zeros(rows * columns, dtype=torch.long),
+                torch.arange(rows).repeat_interleave(columns),
+                torch.arange(columns).repeat(rows),
+            ])  # fmt: skip
+            counted.append(image + position)
+            place, position = block.end, position + max(rows, columns)
+        text_up_to(len(self.ids))
+        return torch.cat(counted, dim=1)
 
 
 def check_ids(ids: Iterable[int], vocabulary: int, owner: str) -> None:
@@ -144,17 +188,29 @@ def check_ids(ids: Iterable[int], vocabulary: int, owner: str) -> None:
 
 def build_sequence(
     text_ids: list[int] | tuple[int, ...],
-    grid: tuple[int, int],
+    grid: Grid,
     encode: Encode,
     system_prompt: str = "",
     vision: VisionTokens = VisionTokens(),
     masked: int = 0,
 ) -> Sequence:
-    """Put the vision block behind the template's head.
+    """As `build_sequence_of`, with one picture, which has no name."""
+    return build_sequence_of(text_ids, [("", grid)], encode, system_prompt, vision, masked)
+
+
+def build_sequence_of(
+    text_ids: list[int] | tuple[int, ...],
+    pictures: list[tuple[str, Grid]],
+    encode: Encode,
+    system_prompt: str = "",
+    vision: VisionTokens = VisionTokens(),
+    masked: int = 0,
+) -> Sequence:
+    """Put the vision blocks behind the template's head.
 
     Args:
         text_ids: The host's n ids of the whole template.
-        grid: Image tokens as (rows, columns).
+        pictures: Of each the text that stands before it, or "", and its image tokens as (rows, columns).
         encode: The tokenizer as a function from text (with special tokens' text) to ids.
         system_prompt: A system turn that goes in front, or "".
         masked: How many of the last text ids the host masks.
@@ -171,8 +227,10 @@ def build_sequence(
             "than Z-Image VL knows."
         )
     system = encode(SYSTEM.format(system_prompt)) if system_prompt else []
-    block = [vision.start, *[vision.image] * (grid[0] * grid[1]), vision.end]
-    ids = (*system, *text_ids[: len(head)], *block, *text_ids[len(head) :])
-    return Sequence(
-        ids, len(system) + len(head) + 1, (grid[0], grid[1]), len(system), len(head), len(encode(TAIL)), masked
-    )
+    ids, blocks = [*system, *text_ids[: len(head)]], []
+    for name, (rows, columns) in pictures:
+        ids += [*(encode(name) if name else ()), vision.start]
+        blocks.append(Block(len(ids), (rows, columns)))
+        ids += [*[vision.image] * (rows * columns), vision.end]
+    ids += text_ids[len(head) :]
+    return Sequence(tuple(ids), tuple(blocks), len(system), len(head), len(encode(TAIL)), masked)

@@ -51,7 +51,7 @@ class Blind:
             kept = torch.ones(depth, 1, count, 1)
             return Pass(torch.ones(depth + 1, count, self.checkpoint.hidden_size), kept, kept) if count else None
 
-        assert all(self.checkpoint.grid(reference, tokens) == sequence.grid for sequence in sequences)
+        assert all((self.checkpoint.grid(reference, tokens),) == sequence.grids for sequence in sequences)
         return ones(sequences[0].fork), [ones(len(sequence.ids) - sequence.fork) for sequence in sequences]
 
 

@@ -72,7 +72,8 @@ def test_positions_behind_a_picture_go_on_by_its_larger_side(size, goes_on, case
 
     def wrong(sequence: Sequence) -> torch.Tensor:
         positions = right(sequence).clone()
-        positions[:, sequence.image_end :] += goes_on(*sequence.grid) - max(sequence.grid)
+        (block,) = sequence.blocks
+        positions[:, block.end :] += goes_on(*block.grid) - max(block.grid)
         return positions
 
     monkeypatch.setattr(Sequence, "position_ids", wrong)

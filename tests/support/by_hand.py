@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from zvl_ext.engines.sources import ImageTokens
 from zvl_ext.hosts.standalone import StandaloneTextEncoder
 from zvl_ext.mixing.statistics import REFERENCE_PROMPTS
-from zvl_ext.sequence import Sequence
+from zvl_ext.sequence import Block, Sequence
 
 TEMPLATE = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 
@@ -77,7 +77,7 @@ class ByHand:
             return tiny.plain_text_states(engine.plain, embeds)[layer].double().numpy()
         start = modes["image_no_markers"][0]
         grid = (self.image.height // 32, self.image.width // 32)
-        sequence = Sequence(tuple(ids), start, grid, system=0, head=start - 1)
+        sequence = Sequence(tuple(ids), (Block(start, grid),), system=0, head=start - 1)
         section = tuple(checkpoint_rope(self.vl_model)["mrope_section"])
         encoder = StandaloneTextEncoder(engine.plain, "plain")
         return (

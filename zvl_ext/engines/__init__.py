@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..options import Settings
-    from ..reference import Reference
+    from ..reference import References
     from .sources import Job, Sources
 
 
@@ -24,7 +24,9 @@ class Module(Protocol):
     def check_layer(self, settings: Settings, sources: Sources) -> None:
         """Raise ZvlError unless the model that reads has the settings' layer: before anything is loaded or run."""
 
-    def states(self, settings: Settings, reference: Reference, jobs: list[Job], sources: Sources) -> list[torch.Tensor]:
+    def states(
+        self, settings: Settings, references: References, jobs: list[Job], sources: Sources
+    ) -> list[torch.Tensor]:
         """Hidden states of each job's whole sequence at the settings' layer, float32 [tokens, hidden] on the CPU."""
 
 

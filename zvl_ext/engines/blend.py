@@ -8,7 +8,7 @@ import torch
 
 from ..options import Settings
 from ..qwen3vl.passes import Pass, whole_states
-from ..reference import Reference
+from ..reference import References
 from ..sequence import Sequence
 from .kept import sound_pass
 from .sources import Job, Sources, seen
@@ -19,7 +19,7 @@ def check_layer(settings: Settings, sources: Sources) -> None:
     sources.extractor.checkpoint.check_layer(settings.hidden_layer)
 
 
-def states(settings: Settings, reference: Reference, jobs: list[Job], sources: Sources) -> list[torch.Tensor]:
+def states(settings: Settings, references: References, jobs: list[Job], sources: Sources) -> list[torch.Tensor]:
     """Engine blend: the whole sequences through Qwen3-VL, [tokens, hidden] each.
 
     What is kept has no layer in its key: a deeper one goes on from what is there, a shallower one is in it.
@@ -28,7 +28,7 @@ def states(settings: Settings, reference: Reference, jobs: list[Job], sources: S
     depth = checkpoint.depth(layer)
     groups: dict[tuple[Hashable, ...], list[Job]] = {}
     for job in jobs:
-        key = ("pass", *seen(reference, job.sequence.grid, sources), job.sequence.ids[: job.sequence.fork])
+        key = ("pass", *seen(references, job.sequence.grids, sources), job.sequence.ids[: job.sequence.fork])
         groups.setdefault(key, []).append(job)
     made: dict[Sequence, torch.Tensor] = {}
     for key, group in groups.items():
@@ -40,7 +40,7 @@ def states(settings: Settings, reference: Reference, jobs: list[Job], sources: S
         prefix, tails = kept[0], kept[1:] or [None]
         extended: list[Pass | None] = []
         if prefix is None or not all(each and each.depth >= depth for each in kept):
-            prefix, tails = sources.extractor.extend(sequences, reference, group[0].budget, depth, prefix, tails)
+            prefix, tails = sources.extractor.extend(sequences, references, group[0].budget, depth, prefix, tails)
             extended = [prefix, *tails]
         made |= {sequence: whole_states(prefix, tail, layer, checkpoint) for sequence, tail in zip(sequences, tails)}
         for k, old, new in zip(keys, kept, extended):

@@ -15,14 +15,14 @@ import torch
 from ..mixing.statistics import ReferenceStatistics
 from ..qwen3vl.checkpoint import Checkpoint
 from ..qwen3vl.passes import Pass
-from ..reference import Reference
-from ..sequence import Encode, Sequence
+from ..reference import Reference, References, in_order
+from ..sequence import Encode, Grid, Sequence
 from ..store import Store
 
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """What the vision tower makes of one reference.
+    """What the vision tower makes of one reference, or of several one behind another.
 
     Attributes:
         tokens: float32 [N, hidden].
@@ -96,7 +96,7 @@ class Extractor(Protocol):
     def extend(
         self,
         sequences: list[Sequence],
-        reference: Reference,
+        references: References,
         tokens: int,
         depth: int,
         prefix: Pass | None = None,
@@ -171,13 +171,14 @@ class Sources:
 
 @dataclass(frozen=True)
 class Job:
-    """One prompt's part of an extraction: what is read, and the reference's token budget."""
+    """One prompt's part of an extraction: what is read, and each reference's token budget."""
 
     text: Text
     sequence: Sequence
     budget: int
 
 
-def seen(reference: Reference, grid: tuple[int, int], sources: Sources) -> tuple[Hashable, ...]:
+def seen(references: References, grids: tuple[Grid, ...], sources: Sources) -> tuple[Hashable, ...]:
     """What decides the vision tower's output."""
-    return (sources.extractor.checkpoint.identity, sources.extractor.precision, reference.digest, grid)
+    looks = (each for reference, grid in zip(in_order(references), grids) for each in (reference.digest, grid))
+    return (sources.extractor.checkpoint.identity, sources.extractor.precision, *looks)

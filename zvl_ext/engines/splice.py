@@ -6,12 +6,15 @@ encoder then runs on embeddings.
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
 from ..errors import ZvlError
 from ..options import PROMPT, Settings
 from ..qwen3vl.checkpoint import check_layer as check_layer_of
-from ..reference import Reference
+from ..reference import Reference, References, in_order
+from ..sequence import Grid
 from ..store import Bundle
 from .kept import sound_look, sound_states
 from .sources import ImageTokens, Job, Sources, seen
@@ -23,27 +26,33 @@ def check_layer(settings: Settings, sources: Sources) -> None:
 
 
 def embeddings(
-    text: torch.Tensor, system: torch.Tensor | None, ends: torch.Tensor, image: torch.Tensor, head: int
+    text: torch.Tensor,
+    system: torch.Tensor | None,
+    between: list[torch.Tensor],
+    images: list[torch.Tensor],
+    head: int,
 ) -> torch.Tensor:
-    """The input embeddings of the whole sequence: system, head, vision_start, image, vision_end, the rest of the text.
+    """The input embeddings of the whole sequence: system, head, vision blocks, the rest of the text.
 
     Args:
         text: The host's own input embeddings [n, hidden], with whatever emphasis has done to them.
         system: Those of a system text in front, or None.
-        ends: Those of vision_start and vision_end, [2, hidden].
-        image: Image tokens [N, hidden].
-        head: How many text rows stand before the vision block.
+        between: Those of what stands before, between and behind the pictures: the blocks' markers, and the pictures'
+            names.
+        images: Each picture's image tokens [N, hidden].
+        head: How many text rows stand before the vision blocks.
 
     Returns:
         On the text's device and in its dtype, wherever the others come from.
     """
-    parts = [text[:head], ends[:1], image, ends[1:], text[head:]]
+    blocks = [part for pair in zip(between, images) for part in pair]
+    parts = [text[:head], *blocks, between[-1], text[head:]]
     return torch.cat([part.to(text) for part in (parts if system is None else [system, *parts])])
 
 
-def look(reference: Reference, grid: tuple[int, int], budget: int, sources: Sources) -> ImageTokens:
+def look(reference: Reference, grid: Grid, budget: int, sources: Sources) -> ImageTokens:
     """What the vision tower makes of a reference, for engine splice; run once for a reference and a size."""
-    key = ("vision", *seen(reference, grid, sources))
+    key = ("vision", *seen(reference, (grid,), sources))
     checkpoint = sources.extractor.checkpoint
     kept = sources.store.get(key, lambda bundle: sound_look(bundle, checkpoint, grid))
     if kept is None:
@@ -62,18 +71,29 @@ def look(reference: Reference, grid: tuple[int, int], budget: int, sources: Sour
     )
 
 
-def states(settings: Settings, reference: Reference, jobs: list[Job], sources: Sources) -> list[torch.Tensor]:
+def _looks(references: References, job: Job, sources: Sources) -> ImageTokens:
+    """As `look`, at all pictures of a sequence, one behind another."""
+    pairs = zip(in_order(references), job.sequence.grids, strict=True)
+    images = [look(reference, grid, job.budget, sources) for reference, grid in pairs]
+    deepstack = zip(*(image.deepstack for image in images))
+    return dataclasses.replace(
+        images[0], tokens=torch.cat([image.tokens for image in images]), deepstack=tuple(map(torch.cat, deepstack))
+    )
+
+
+def states(settings: Settings, references: References, jobs: list[Job], sources: Sources) -> list[torch.Tensor]:
     """Engine splice: the vision tower's tokens through the image model's own text encoder."""
     check_layer(settings, sources)
-    return [_spliced(settings, reference, job, sources) for job in jobs]
+    return [_spliced(settings, references, job, sources) for job in jobs]
 
 
-def _spliced(settings: Settings, reference: Reference, job: Job, sources: Sources) -> torch.Tensor:
+def _spliced(settings: Settings, references: References, job: Job, sources: Sources) -> torch.Tensor:
     encoder, store, sequence, layer = sources.required_encoder, sources.store, job.sequence, settings.hidden_layer
     wanted = encoder.layers + layer + 1
     alone = len(sequence.ids) == sequence.fork  # no word of the prompt is read: whatever it is, the states are the same
     encoded = encoder.state if alone else job.text.digest
-    key = ("splice", *seen(reference, sequence.grid, sources), sequence, settings.positions, encoder.identity, encoded)
+    what = seen(references, sequence.grids, sources)
+    key = ("splice", *what, sequence, settings.positions, encoder.identity, encoded)
 
     def name(index: int) -> str:
         """What the prompt's embeddings tell of the text encoder ends before its last layer."""
@@ -85,7 +105,7 @@ def _spliced(settings: Settings, reference: Reference, job: Job, sources: Source
         deepest = max((k for k in range(1, wanted) if name(k) in states), default=0)
         image = None
         if not deepest or settings.positions == "mrope":
-            image = look(reference, sequence.grid, job.budget, sources)
+            image = _looks(references, job, sources)
         rows = states[name(deepest)] if image is None or deepest else _spliced_embeddings(settings, image, job, sources)
         indices = range(deepest + 1, wanted + 1) if sources.every_layer else [wanted]
         more = encoder.states(rows, indices, image if settings.positions == "mrope" else None, sequence, deepest)
@@ -101,11 +121,14 @@ def _spliced(settings: Settings, reference: Reference, job: Job, sources: Source
 
 def _spliced_embeddings(settings: Settings, image: ImageTokens, job: Job, sources: Sources) -> torch.Tensor:
     """Input embeddings of the whole sequence [tokens, hidden]: the host's own where the prompt is read as it is."""
-    encoder, sequence, vision = sources.required_encoder, job.sequence, sources.extractor.checkpoint.vision_tokens
+    encoder, sequence = sources.required_encoder, job.sequence
     own = job.text.inputs if settings.vl_prompt == PROMPT and len(sequence.ids) > sequence.fork else None
     if own is None:
         own = encoder.embed(
             [*sequence.ids[sequence.system : sequence.system + sequence.head], *sequence.ids[sequence.fork :]]
         )
     system = encoder.embed(list(sequence.ids[: sequence.system])) if sequence.system else None
-    return embeddings(own, system, encoder.embed([vision.start, vision.end]), image.tokens, sequence.head)
+    spans = sequence.between
+    between = encoder.embed([id for span in spans for id in sequence.ids[span.start : span.stop]])
+    images = image.tokens.split([len(block.positions) for block in sequence.blocks])
+    return embeddings(own, system, list(between.split(list(map(len, spans)))), list(images), sequence.head)

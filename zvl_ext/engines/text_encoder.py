@@ -65,15 +65,19 @@ def states_at(
 
 @contextlib.contextmanager
 def as_qwen3vl(
-    layers: Iterable[torch.nn.Module], image: ImageTokens, start: int, argument: str, tables: Callable[[Any], Any]
+    layers: Iterable[torch.nn.Module],
+    image: ImageTokens,
+    positions: list[int],
+    argument: str,
+    tables: Callable[[Any], Any],
 ) -> Iterator[None]:
     """Let a text encoder's layers count positions as Qwen3-VL does and take DeepStack's additions, while the context is
     open.
 
     Args:
-        start: First image position.
+        positions: Those of the image tokens.
         argument: The keyword under which the layers get their rotary tables.
         tables: MRoPE's tables in the form of those it is given.
     """
-    with replaced_argument(layers, argument, tables), added_after(layers, image.deepstack, start):
+    with replaced_argument(layers, argument, tables), added_after(layers, image.deepstack, positions):
         yield

@@ -202,9 +202,7 @@ class ForgeTextEncoder(TextEncoder):
 
         if image is None:
             return states_at(self._model, first, indices, forward)
-        with as_qwen3vl(
-            self._model.layers, image, sequence.image_start, "freqs_cis", self._rotary_tables(image, sequence)
-        ):
+        with as_qwen3vl(self._model.layers, image, sequence.images, "freqs_cis", self._rotary_tables(image, sequence)):
             return states_at(self._model, first, indices, forward)
 
     def _rotary_tables(self, image: ImageTokens, sequence: Sequence) -> Callable[[Any], Any]:

@@ -17,7 +17,7 @@ from ..qwen3vl import language, vision
 from ..qwen3vl.checkpoint import Checkpoint
 from ..qwen3vl.layers import watched
 from ..qwen3vl.passes import Pass
-from ..reference import Reference, sized
+from ..reference import Reference, References, sized
 from ..sequence import Sequence
 from .forge import check_interrupted, show_progress
 from .forge_memory import Residence
@@ -65,14 +65,14 @@ class ForgeExtractor:
     def extend(
         self,
         sequences: list[Sequence],
-        reference: Reference,
+        references: References,
         tokens: int,
         depth: int,
         prefix: Pass | None = None,
         tails: list[Pass | None] | None = None,
     ) -> tuple[Pass, list[Pass | None]]:
         with self._placed("language", sum(len(sequence.ids) for sequence in sequences), depth) as model:
-            return model.extend(sequences, reference, tokens, depth, prefix, tails)
+            return model.extend(sequences, references, tokens, depth, prefix, tails)
 
     def image_tokens(self, reference: Reference, tokens: int) -> Any:
         with self._placed("vision", tokens) as tower:

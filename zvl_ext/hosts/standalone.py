@@ -25,7 +25,7 @@ from ..qwen3vl.files import open_checkpoint
 from ..qwen3vl.modules import TextConfig, TextModel, VisionTower
 from ..qwen3vl.passes import Pass
 from ..qwen3vl.tokenizer import tokenizer
-from ..reference import Reference, sized
+from ..reference import Reference, References, sized
 from ..sequence import TEMPLATE, Sequence, check_ids
 from ..store import Store
 from .standalone_attention import weighted
@@ -88,7 +88,7 @@ class StandaloneExtractor:
     def extend(
         self,
         sequences: list[Sequence],
-        reference: Reference,
+        references: References,
         tokens: int,
         depth: int,
         prefix: Pass | None = None,
@@ -100,7 +100,7 @@ class StandaloneExtractor:
             elif self._model.depth < depth:
                 self._model.deepen(depth)
             self._model.module.to(self.device)
-            return self._model.extend(sequences, reference, tokens, depth, prefix, tails)
+            return self._model.extend(sequences, references, tokens, depth, prefix, tails)
 
     def image_tokens(self, reference: Reference, tokens: int) -> torch.Tensor:
         with self._turn:
@@ -154,7 +154,7 @@ class StandaloneTextEncoder(TextEncoder):
                     raise ValueError("image tokens need the sequence that they stand in")
                 tables = self._rotary_tables(image, sequence)
                 stack.enter_context(
-                    as_qwen3vl(self.model.layers, image, sequence.image_start, "position_embeddings", tables)
+                    as_qwen3vl(self.model.layers, image, sequence.images, "position_embeddings", tables)
                 )
             return states_at(self.model, first, indices, forward)
 

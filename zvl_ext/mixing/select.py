@@ -50,12 +50,13 @@ class Rows:
         )
 
 
-def select(states: torch.Tensor, sequence: Sequence, token_mode: str) -> Rows:
-    """The rows that a token mode selects out of a whole sequence's hidden states [tokens, hidden]."""
-    positions = torch.tensor(sequence.rows(token_mode))
-    image = (positions >= sequence.image_start) & (positions < sequence.image_end)
-    text = (positions < sequence.image_start - 1) | (positions > sequence.image_end)
-    return Rows(states[positions], text, image, sequence.head, sequence.tail, sequence.grid)
+def select(states: torch.Tensor, sequence: Sequence, token_mode: str, picture: int = 0) -> Rows:
+    """The rows that a token mode selects for one of the pictures out of a whole sequence's hidden states
+    [tokens, hidden]."""
+    positions, block = torch.tensor(sequence.rows(token_mode, picture)), sequence.blocks[picture]
+    image = (positions >= block.start) & (positions < block.end)
+    text = (positions < block.start - 1) | (positions > block.end)
+    return Rows(states[positions], text, image, sequence.head, sequence.tail, block.grid)
 
 
 def merge_image_rows(rows: Rows, size: int, counted: bool = False) -> Rows:

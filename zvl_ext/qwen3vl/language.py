@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..reference import Reference, sized
+from ..reference import References, in_order, sized
 from ..sequence import Sequence, check_ids
 from . import vision
 from .checkpoint import EMBEDDING
@@ -75,12 +75,12 @@ class Qwen3VL:
         del self._waiting[: len(layers)]
 
     def hidden_states(
-        self, sequence: Sequence, reference: Reference, tokens: int, layers: Iterable[int]
+        self, sequence: Sequence, references: References, tokens: int, layers: Iterable[int]
     ) -> dict[int, torch.Tensor]:
-        """Hidden states of one whole sequence after it has seen the reference, from one run with nothing kept.
+        """Hidden states of one whole sequence after it has seen the references, from one run with nothing kept.
 
         Args:
-            sequence, reference, tokens: As for `extend`.
+            sequence, references, tokens: As for `extend`.
             layers: Negative indices as in transformers' `hidden_states`: -1 is the last layer after the final norm, -k
                 the residual stream after `layers - k + 1` layers.
 
@@ -91,14 +91,14 @@ class Qwen3VL:
             ZvlError: a layer that does not exist, ids outside the vocabulary, or values that are not finite.
         """
         layers = sorted(set(layers))
-        prefix, tails = self.extend([sequence], reference, tokens, max(map(self.checkpoint.depth, layers)))
+        prefix, tails = self.extend([sequence], references, tokens, max(map(self.checkpoint.depth, layers)))
         return {layer: whole_states(prefix, tails[0], layer, self.checkpoint) for layer in layers}
 
     @torch.inference_mode()
     def extend(
         self,
         sequences: list[Sequence],
-        reference: Reference,
+        references: References,
         tokens: int,
         depth: int,
         prefix: Pass | None = None,
@@ -107,10 +107,10 @@ class Qwen3VL:
         """Bring everything to a depth, running only what has not been run.
 
         Args:
-            sequences: From `build_sequence`, all alike up to the fork, with this reference's grid.
-            tokens: The budget the grid was made with.
+            sequences: From `build_sequence_of`, all alike up to the fork, with these references' grids.
+            tokens: The budget the grids were made with.
             depth: How many layers are needed; they have to be loaded.
-            prefix: What is kept of the tokens before the fork, which depend on the reference alone.
+            prefix: What is kept of the tokens before the fork, which depend on the references alone.
             tails: What is kept of each sequence's tokens from the fork on.
 
         Returns:
@@ -130,7 +130,7 @@ class Qwen3VL:
                 # early a state.
                 start = prefix if prefix and prefix.depth > self._deepstack else None
                 rows = start.last if start else embeds[0][:fork]
-                image = {} if start else self._see(reference, tokens, whole, rows)
+                image = {} if start else self._see(references, tokens, whole, rows)
                 first = start.depth if start else 0
                 more = self._run(rows, whole.position_ids()[:, :fork], first, depth, None, **image)
                 prefix = start.deepened(more) if start else more
@@ -152,15 +152,19 @@ class Qwen3VL:
         rows: torch.Tensor = self.embedding(torch.tensor(sequence.ids))
         return rows.to(self._dtype)
 
-    def _see(self, reference: Reference, tokens: int, sequence: Sequence, rows: torch.Tensor) -> dict[str, Any]:
+    def _see(self, references: References, tokens: int, sequence: Sequence, rows: torch.Tensor) -> dict[str, Any]:
         """Put the image tokens into their rows; gives what DeepStack adds and where."""
-        image, deepstack, grid = vision.image_tokens(self.module.visual, sized(reference, tokens, self.checkpoint.unit))
-        if grid != sequence.grid:
-            raise ValueError(f"the sequence was built for {sequence.grid} image tokens, the reference gives {grid}")
-        rows[sequence.image_start : sequence.image_end] = image.to(rows)
-        mask = torch.zeros(1, len(rows), dtype=torch.bool, device=image.device)
-        mask[0, sequence.image_start : sequence.image_end] = True
-        return {"visual_pos_masks": mask, "deepstack_visual_embeds": deepstack}
+        additions = []
+        for reference, block in zip(in_order(references), sequence.blocks, strict=True):
+            picture = sized(reference, tokens, self.checkpoint.unit)
+            image, deepstack, grid = vision.image_tokens(self.module.visual, picture)
+            if grid != block.grid:
+                raise ValueError(f"the sequence was built for {block.grid} image tokens, the reference gives {grid}")
+            rows[block.start : block.end] = image.to(rows)
+            additions.append(deepstack)
+        mask = torch.zeros(1, len(rows), dtype=torch.bool, device=additions[0][0].device)
+        mask[0, sequence.images] = True
+        return {"visual_pos_masks": mask, "deepstack_visual_embeds": list(map(torch.cat, zip(*additions)))}
 
     def _run(
         self, rows: torch.Tensor, positions: torch.Tensor, first: int, depth: int, past: Pass | None, **image: Any

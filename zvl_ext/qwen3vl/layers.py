@@ -80,13 +80,15 @@ def replaced_argument(layers: Iterable[torch.nn.Module], name: str, replace: Cal
 
 
 @contextlib.contextmanager
-def added_after(layers: Iterable[torch.nn.Module], additions: tuple[torch.Tensor, ...], start: int) -> Iterator[None]:
-    """Add DeepStack's rows to the output of the first layers, from position `start` on, while the context is open."""
+def added_after(
+    layers: Iterable[torch.nn.Module], additions: tuple[torch.Tensor, ...], positions: list[int]
+) -> Iterator[None]:
+    """Add DeepStack's rows to the output of the first layers, at these positions, while the context is open."""
 
     def adding(rows: torch.Tensor) -> Hook:
         def hook(module: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
             hidden = (output[0] if isinstance(output, tuple) else output).clone()
-            hidden[:, start : start + rows.shape[0]] += rows.to(hidden)
+            hidden[:, positions] += rows.to(hidden)
             return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
         return hook

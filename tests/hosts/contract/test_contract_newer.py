@@ -109,8 +109,8 @@ def test_rows_that_come_from_elsewhere_join_the_prompts() -> None:
     """The newest text engine looks its tokens up where the embedding lies, which need not be the card."""
     elsewhere = torch.zeros(4, 2, device="meta", dtype=torch.float16)
     system, ends, image = torch.ones(3, 2), torch.ones(2, 2), torch.ones(5, 2)
-    whole = embeddings(elsewhere, system, ends, image, 2)
+    whole = embeddings(elsewhere, system, [ends[:1], ends[1:]], [image], 2)
     assert whole.device.type == "meta"
     assert (whole.shape, whole.dtype) == ((14, 2), torch.float16)
-    back = embeddings(ends, torch.ones(3, 2, dtype=torch.float64), ends, image, 1)
+    back = embeddings(ends, torch.ones(3, 2, dtype=torch.float64), [ends[:1], ends[1:]], [image], 1)
     assert back.dtype == torch.float32

@@ -84,7 +84,7 @@ class Bench:
         sequence = build_sequence(self.model.text("").ids, grid, encode, vision=checkpoint.vision_tokens)
         (end,) = encode("<|im_end|>")
         inside = torch.zeros(1, len(sequence.ids), dtype=torch.long)
-        inside[:, sequence.image_start : sequence.image_end] = 1
+        inside[:, sequence.images] = 1
         said: list[str] = []
         for start in range(0, len(self.references), BATCH):
             shown = self.references[start : start + BATCH]

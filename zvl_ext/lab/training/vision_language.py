@@ -47,7 +47,7 @@ def vision_batch(
         shown.append(named_patches(tokenizer, scene, seed))
         ids.append(list(sequence.ids))
         # A language model's loss is on what follows the picture: the caption in the user's turn and the answer.
-        labels.append([IGNORE] * (sequence.image_end + 1) + list(sequence.ids[sequence.image_end + 1 :]))
+        labels.append([IGNORE] * sequence.fork + list(sequence.ids[sequence.fork :]))
         positions.append(torch.cat([torch.arange(len(sequence.ids))[None], sequence.position_ids()]).T)
     side = family.GRID * family.MERGE
     inputs = {
