@@ -20,7 +20,7 @@ from .conditioning import Conditioning, Part, joined, reweighted
 from .errors import ZvlError, shown
 from .options import BY_NAME, UNITS
 from .outside import parse_json, plain
-from .tensor_files import TENSOR, parsed, read_bytes, rows_of
+from .tensor_files import TENSOR, read, rows_of
 from .tensor_files import save as save_tensors
 from .weighting import Weighting
 
@@ -56,7 +56,7 @@ class Saved:
 
     Attributes:
         name: The file's.
-        digest: SHA-256 of the file, hexadecimal.
+        digest: SHA-256 of all that is in the file, in whatever order, hexadecimal.
         changes: What was changed of it since it was read, by the options' names.
     """
 
@@ -140,8 +140,7 @@ def load(path: str, hidden: int | None = None) -> Saved:
     Raises:
         ZvlError: it can't be read, is of another version or width, or its parts do not fit each other.
     """
-    data = read_bytes(path)
-    tensors, metadata = parsed(data, path)
+    tensors, metadata = read(path)
     rows = rows_of(tensors, path)
     if hidden is not None and rows.shape[1] != hidden:
         raise ZvlError(
@@ -161,7 +160,16 @@ def load(path: str, hidden: int | None = None) -> Saved:
             raise ZvlError(f"{plain(path, 120)} is no conditioning that can be used: {error}.") from None
         about = About(**{each.name: _text(metadata, each.name) for each in dataclasses.fields(About)})
     name = os.path.basename(path)
-    return Saved(made, about, name.removesuffix(".safetensors"), hashlib.sha256(data).hexdigest())
+    return Saved(made, about, name.removesuffix(".safetensors"), _digest_of(tensors, metadata))
+
+
+def _digest_of(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:
+    """The library writes metadata in another order each time."""
+    made = hashlib.sha256(repr(sorted(metadata.items())).encode())
+    for name, tensor in sorted(tensors.items()):
+        made.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
+        made.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return made.hexdigest()
 
 
 def _digest(text: str) -> str:

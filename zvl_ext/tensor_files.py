@@ -16,15 +16,17 @@ LIMIT = 2**28  # bytes of a file; the longest conditioning has 10 MiB
 _HEADER = 2**20  # bytes of a header; that of a conditioning has a few thousand
 
 
-def parsed(data: bytes, path: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """All tensors of a safetensors file, and its metadata.
+def read(path: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """All tensors of a safetensors file, and its metadata. Read, not mapped: what happens to the file later does not
+    matter.
 
     Raises:
-        ZvlError: it is none, or its header is longer than any of ours.
+        ZvlError: it can't be read, is none, or has a header that is longer than any of ours.
     """
     from safetensors.torch import load
 
     try:
+        data = read_regular(path, LIMIT)
         length = int.from_bytes(data[:8], "little")
         if length > _HEADER:
             raise ValueError("its header is too long")
@@ -33,19 +35,6 @@ def parsed(data: bytes, path: str) -> tuple[dict[str, torch.Tensor], dict[str, s
     except Exception as error:  # damaged files fail in many ways
         raise ZvlError(f"{path} can't be read as safetensors ({reason(error)}).") from error
     return tensors, metadata
-
-
-def read_bytes(path: str) -> bytes:
-    """A file's bytes. Read, not mapped: what happens to the file later does not matter."""
-    try:
-        return read_regular(path, LIMIT)
-    except (OSError, ValueError) as error:
-        raise ZvlError(f"{path} can't be read as safetensors ({reason(error)}).") from error
-
-
-def read(path: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """As `parsed`, of the file of that path."""
-    return parsed(read_bytes(path), path)
 
 
 def rows_of(tensors: dict[str, torch.Tensor], path: str) -> torch.Tensor:
