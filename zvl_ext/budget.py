@@ -79,6 +79,11 @@ def token_budget(settings: Settings, text_tokens: int, references: int = 1) -> i
     return budget
 
 
+def read_together(settings: Settings) -> int:
+    """How many image tokens one pass reads at most."""
+    return settings.reference_tokens * (max(1, len(settings.units)) if settings.combine == "in turn" else 1)
+
+
 def step_cost(added: int) -> float:
     """Percent of sampling time per step that added tokens cost at 1024 × 1024."""
     for (low, low_cost), (high, high_cost) in pairwise(STEP_COST):

@@ -39,6 +39,15 @@ def _mixes(settings: Settings) -> bool:
     return not inserts(settings) or TOKEN_MODES[settings.token_mode].text
 
 
+def _acts_by_itself(settings: Settings) -> bool:
+    """Whether there are references, and none that has another one beside it in its half of guidance."""
+    units = settings.units.values()
+    if len(units) < 2:
+        return len(units) == 1
+    halves = [unit.negative for unit in units if not _plain_because(unit)]
+    return max(halves.count(False), halves.count(True)) < 2
+
+
 RULES = (
     Rule(
         ("weight", "blocks", "merge", "proportional", "block_place"),
@@ -55,7 +64,7 @@ RULES = (
         lambda s: not _has_image_rows(s),
         "needs a token mode with image tokens",
     ),
-    Rule(("combine",), lambda s: len(s.units) == 1, "needs a second reference"),
+    Rule(("combine",), lambda s: _acts_by_itself(s), "needs a second reference that acts beside the first"),
     Rule(
         ("start", "end", "curve"),
         lambda s: s.length_match == "truncate" and not lengths_agree(s),

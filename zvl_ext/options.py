@@ -211,8 +211,9 @@ class Declared:
 
     combine: str = declared(
         "choice", "each alone", "Several references",
-        "each alone: every reference is read by itself, and their tokens stand side by side. in turn: a later "
-        "reference is read after the earlier ones, so that the prompt may speak of Picture 1 and Picture 2.",
+        "each alone: every reference is read by itself, and their tokens stand side by side. in turn: all in one "
+        "sequence as Picture 1, Picture 2, ..., so that the prompt may speak of them; a later one has seen the earlier "
+        "ones, so a small weight does not undo what the others took from it.",
         choices=("each alone", "in turn"), infotext="ZVL combine", advanced=True, axis="Several references", cost=0.4,
     )  # fmt: skip
     crop: str = declared(

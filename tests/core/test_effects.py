@@ -46,6 +46,8 @@ RULED: list[tuple[tuple[str, ...], dict[str, Any], dict[str, Any]]] = [
     (("normalization",), {"scale_to_text": False}, {}),
     (("region", "region_mask"), {"token_mode": "all"}, INSERTED),
     (("combine",), {"reference": "x"}, {"reference": "x", "reference_3": "y"}),
+    (("combine",), {"reference": "x", "reference_3": "y", "negative_3": True}, {}),
+    (("combine",), {**INSERTED, "reference": "x", "reference_3": "y", "weight_3": 0.0}, {}),
     (("vl_prompt",), {"token_mode": "image"}, {"token_mode": "all"}),
     (("vl_prompt",), {"token_mode": "image_no_markers"}, {}),
 ]

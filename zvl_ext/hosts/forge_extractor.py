@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from backend import memory_management as mm
 
-from ..budget import weight_bytes, working_bytes
+from ..budget import read_together, weight_bytes, working_bytes
 from ..engines import ENGINES
 from ..errors import ZvlError
 from ..options import Settings
@@ -50,7 +50,8 @@ class ForgeExtractor:
         self.device = torch.device("cpu") if settings.device == "cpu" else mm.text_encoder_device()
         self.dtype = _compute_dtype(self.device)
         if self.device.type != "cpu":
-            needed = weight_bytes(checkpoint, settings, self.dtype.itemsize) + working_bytes(settings.reference_tokens)
+            weights = weight_bytes(checkpoint, settings, self.dtype.itemsize)
+            needed = weights + working_bytes(read_together(settings))
             total = mm.get_total_memory(self.device)
             no_vram = getattr(mm.vram_state, "name", "") == "NO_VRAM"
             if needed > total or no_vram:

@@ -10,7 +10,7 @@ import torch
 from backend import memory_management as mm
 from backend.patcher.base import ModelPatcher
 
-from ..budget import Memory, weight_bytes, working_bytes
+from ..budget import Memory, read_together, weight_bytes, working_bytes
 from ..errors import ZvlError
 from ..options import Settings
 from ..qwen3vl.checkpoint import Checkpoint
@@ -106,7 +106,7 @@ class Residence:
         device = mm.text_encoder_device()
         on_cpu = "cpu" in (settings.device, device.type) or getattr(mm.vram_state, "name", "") == "NO_VRAM"
         return Memory(
-            needed=weights + working_bytes(settings.reference_tokens),
+            needed=weights + working_bytes(read_together(settings)),
             card=None if on_cpu else mm.get_total_memory(device),
             free=mm.get_free_memory(torch.device("cpu")) + self.main_memory,
         )

@@ -14,7 +14,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio i
 import gradio as gr
 from starlette.middleware import Middleware
 
-from ..budget import Memory, weight_bytes, working_bytes
+from ..budget import Memory, read_together, weight_bytes, working_bytes
 from ..errors import ZvlError
 from ..options import Settings
 from ..reference import Reference
@@ -70,7 +70,7 @@ class PageHost:
         extractor, settings = self._weights.model.extractor, self._weights.fitted(settings)
         return Memory(
             weight_bytes(extractor.checkpoint, settings, extractor.dtype.itemsize)
-            + working_bytes(settings.reference_tokens)
+            + working_bytes(read_together(settings))
         )
 
     def forget(self) -> int:
