@@ -131,21 +131,14 @@ def save(conditioning: Conditioning, path: str, about: About) -> None:
     save_tensors({name: each.detach().cpu().contiguous().clone() for name, each in tensors.items()}, path, metadata)
 
 
-def load(path: str, hidden: int | None = None) -> Saved:
+def load(path: str) -> Saved:
     """Read a conditioning. A file that holds the one tensor `hidden_states`, as `blend` writes it, is rows alone.
 
-    Args:
-        hidden: The width that the image model takes; None: any.
-
     Raises:
-        ZvlError: it can't be read, is of another version or width, or its parts do not fit each other.
+        ZvlError: it can't be read, is of another version, or its parts do not fit each other.
     """
     tensors, metadata = read(path)
     rows = rows_of(tensors, path)
-    if hidden is not None and rows.shape[1] != hidden:
-        raise ZvlError(
-            f"{plain(path, 120)} is {rows.shape[1]} wide, the image model takes {hidden}: it was made for another one."
-        )
     if _MARK not in metadata:
         made, about = Conditioning(rows.float()), About(prompt=_text(metadata, "prompt"))
     elif metadata[_MARK] != VERSION:

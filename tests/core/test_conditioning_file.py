@@ -73,7 +73,7 @@ def assert_same(got: Conditioning, wanted: Conditioning) -> None:
 def test_what_is_loaded_is_what_was_saved(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
     path = tmp_path / "red cat.safetensors"
     save(made(kind, dtype), str(path), ABOUT)
-    saved = load(str(path), HIDDEN)
+    saved = load(str(path))
     assert_same(saved.conditioning, made(kind, dtype))
     assert (saved.about, saved.name, saved.changes) == (ABOUT, "red cat", {})
     save(saved.conditioning, str(path), saved.about)
@@ -95,7 +95,7 @@ def test_the_rows_have_the_name_that_other_tools_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tensor", [rows(5, 0), rows(5, 0)[None], rows(5, 0).bfloat16()])
 def test_a_file_of_rows_alone_stays_readable(tensor: torch.Tensor, tmp_path: Path) -> None:
     save_file({"hidden_states": tensor}, tmp_path / "old.safetensors", {"prompt": "a cat"})
-    saved = load(str(tmp_path / "old.safetensors"), HIDDEN)
+    saved = load(str(tmp_path / "old.safetensors"))
     assert_same(saved.conditioning, Conditioning(tensor.reshape(5, HIDDEN).float()))
     assert saved.about == About("a cat")
 
@@ -244,11 +244,9 @@ def test_what_does_not_fit_is_refused(
         load(str(path))
 
 
-def test_another_width_and_no_file_at_all(tmp_path: Path, refused: Callable) -> None:
+def test_no_file_at_all(tmp_path: Path, refused: Callable) -> None:
     path = tmp_path / "c.safetensors"
     save(made("two references"), str(path), ABOUT)
-    with refused("8 wide, the image model takes 16"):
-        load(str(path), 16)
     with refused("can't be read as safetensors"):
         load(str(tmp_path / "nowhere"))
     with refused("it is a folder"):

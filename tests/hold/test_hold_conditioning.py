@@ -40,7 +40,7 @@ def opened(path: Path) -> Saved | None:
     """The conditioning of a file, once it was used; None where it is refused."""
     with bounded(memory=2**28):
         try:
-            saved = load(str(path), HIDDEN)
+            saved = load(str(path))
         except ZvlError as error:
             line = str(error).replace(str(path), "")
             assert line.isprintable(), repr(line)
@@ -49,7 +49,7 @@ def opened(path: Path) -> Saved | None:
         for way in (0.0, 0.3, 0.95):
             rows = saved.conditioning.at(way)
             assert rows.ndim == 2
-            assert rows.shape[1] == HIDDEN
+            assert rows.shape[1] == saved.conditioning.rows.shape[1]
             assert len(saved.conditioning.weights(way)) == len(saved.conditioning.parts)
         marks = saved.conditioning.marks
         assert marks is None or (marks.shape == (len(saved.conditioning), 2) and bool(marks.isfinite().all()))
@@ -139,7 +139,7 @@ VALUES = {"number": (0.0, 0.2, 1.0), "choice": ("ease in",), "blocks": ("all", "
 )
 def test_any_other_weights(file: Path, values: dict[str, Any]) -> None:
     """Each value acts or is said to have no effect; and what comes of it can be saved and loaded."""
-    before = load(str(file), HIDDEN)
+    before = load(str(file))
     after, lines = before.changed({name: BY_NAME[name].check(value) for name, value in values.items()})
     assert len(after.changes) + len(lines) == len(values)
     other = file.with_name("weights.safetensors")

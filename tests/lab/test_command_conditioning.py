@@ -145,7 +145,15 @@ def test_a_file_that_does_not_fit_the_image_model(
     file = tmp_path / "c.safetensors"
     save_file({"hidden_states": torch.randn(shape[0], shape[1] or weights.model.hidden)}, file)
     done, _, parameters = generate("--conditioning", file)
-    assert_refused(done, says)
+    assert_refused(done, says, "another")
+    assert parameters == ""
+
+
+def test_blocks_that_the_image_model_lacks(generate: Callable, references: tuple, tmp_path: Path) -> None:
+    file = tmp_path / "c.safetensors"
+    generate("--reference", references[0], "--save-conditioning", file)
+    done, _, parameters = generate("--conditioning", file, "--set", "blocks=0-1, 200-210")
+    assert_refused(done, "There is no block 200")
     assert parameters == ""
 
 

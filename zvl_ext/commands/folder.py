@@ -6,10 +6,13 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..errors import ZvlError
 from ..outside import no_file, open_regular, plain, reason
+
+if TYPE_CHECKING:
+    from ..reference import Reference
 
 _NAMES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl")
 
@@ -55,7 +58,7 @@ def _is_picture(path: str) -> bool:
         return False
 
 
-def each(files: dict[str, str], force: bool, make: Callable[[Any, str], None]) -> int:
+def each(files: dict[str, str], force: bool, make: Callable[[Reference, str], None]) -> int:
     """Make a picture with each reference, the steps of it on standard error.
 
     Args:

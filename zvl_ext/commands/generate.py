@@ -8,7 +8,7 @@ import json
 import random
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..declaration import numbered
 from ..errors import ZvlError, shown
@@ -16,6 +16,9 @@ from ..options import BY_NAME, UNITS, Settings
 from ..output import written
 from . import folder
 from .common import check_out, device, given, value, whole
+
+if TYPE_CHECKING:
+    from ..reference import Reference
 
 _SEEDS = 2**32
 _OUT = "zvl.png"
@@ -69,15 +72,15 @@ def run(args: argparse.Namespace) -> int:
     """
     named = given(args.set)
     check(args, named)
-    pictures = folder.pictures(args.references, args.out) if args.references else []
+    pictures = folder.pictures(args.references, args.out) if args.references else {}
     from ..reference import open_file
 
-    files = args.reference or []
-    references = {numbered("reference", number): open_file(file) for number, file in enumerate(files, 1)}
+    references: dict[str, Any] = {
+        numbered("reference", number): open_file(file) for number, file in enumerate(args.reference or [], 1)
+    }
     settings = Settings.from_mapping({**named, "enabled": bool(references or args.references)})
-    if args.save_conditioning and any(
-        unit.negative for unit in dataclasses.replace(settings, **references).units.values()
-    ):
+    settings = dataclasses.replace(settings, **references)
+    if args.save_conditioning and any(unit.negative for unit in settings.units.values()):
         raise ZvlError(
             "A conditioning file holds what acts with the prompt; a negative reference acts with the negative one. "
             "Leave out --save-conditioning, or switch Negative reference off."
@@ -85,13 +88,14 @@ def run(args: argparse.Namespace) -> int:
     weights = _opened(args)
     seed = random.randrange(_SEEDS) if args.seed is None else args.seed  # noqa: S311
 
-    def make(out: str, **references: Any) -> None:
-        _make(args, weights, dataclasses.replace(settings, **references), named, seed, out)
+    if not args.references:
+        _make(args, weights, settings, named, seed, args.out)
+        return 0
 
-    if args.references:
-        return folder.each(pictures, args.force, lambda picture, out: make(out, reference=picture))
-    make(args.out, **references)
-    return 0
+    def make(picture: Reference, out: str) -> None:
+        _make(args, weights, dataclasses.replace(settings, reference=picture), named, seed, out)
+
+    return folder.each(pictures, args.force, make)
 
 
 def check(args: argparse.Namespace, named: dict[str, Any]) -> None:
@@ -169,11 +173,12 @@ def _made(args: argparse.Namespace, weights: Any, settings: Settings, named: dic
 
     from ..webui.standalone import Request, make
 
-    prompt, saved, notes = args.prompt, None, []
+    prompt, saved = args.prompt, None
+    notes: list[str] = []
     if args.conditioning:
         from ..conditioning_file import load
 
-        saved, notes = load(args.conditioning, weights.model.hidden).changed(named)
+        saved, notes = load(args.conditioning).changed(named)
         kept = saved.about.prompt
         if prompt not in (None, kept):
             whose = f": {shown(kept)}" if kept else ""

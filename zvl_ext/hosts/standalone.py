@@ -14,6 +14,7 @@ import torch
 
 from ..conditioner import Unit, condition_units, plain_picture
 from ..conditioning import Conditioning
+from ..conditioning_file import Saved
 from ..engines.sources import ImageTokens, Sources, Text, TextEncoder
 from ..engines.text_encoder import as_qwen3vl, mrope_tables, states_at
 from ..errors import ZvlError
@@ -28,6 +29,7 @@ from ..qwen3vl.tokenizer import tokenizer
 from ..reference import Reference, References, sized
 from ..sequence import TEMPLATE, Sequence, check_ids
 from ..store import Store
+from ..weighting import check_blocks
 from .standalone_attention import weighted
 
 if TYPE_CHECKING:
@@ -228,6 +230,16 @@ class ZImage:
             raise ZvlError("A reference is read with Qwen3-VL, and none was named. Name one with --qwen3-vl.")
         return self._extractor
 
+    def check_file(self, saved: Saved) -> None:
+        """Raise ZvlError where a conditioning from a file does not fit the image model."""
+        if (width := saved.conditioning.rows.shape[-1]) != self.hidden:
+            raise ZvlError(
+                f"{saved.name} is {width} wide, the image model takes {self.hidden}: it was made for another one."
+            )
+        self.check_length(len(saved.conditioning), f"{saved.name} was made for another image model.")
+        for part in saved.conditioning.parts:
+            check_blocks(part.weighting.blocks, len(self.pipeline.transformer.layers))
+
     @property
     def hidden(self) -> int:
         """The width of the rows that the image model takes."""
@@ -246,13 +258,13 @@ class ZImage:
         inputs = self.text_encoder.embed(ids)
         return Text(prompt, tuple(ids), self.text_encoder.hidden_states(inputs, TEXT_LAYER, None, None), inputs)
 
-    def check_length(self, tokens: int) -> None:
+    def check_length(self, tokens: int, advice: str = "Shorten the prompt.") -> None:
         """Raise ZvlError where a conditioning of that many tokens is more than the image model has positions for."""
         room = (
             (self.pipeline.transformer.config.axes_lens[0] - 2) // 32 * 32
         )  # it pads texts to 32, and the picture's position comes next
         if tokens > room:
-            raise ZvlError(f"The conditioning has {tokens} tokens, the image model takes {room}. Shorten the prompt.")
+            raise ZvlError(f"The conditioning has {tokens} tokens, the image model takes {room}. {advice}")
 
     def condition(
         self,

@@ -132,6 +132,7 @@ def make(weights: Weights, request: Request, on_step: OnStep | None = None, save
             "switch Negative reference off."
         )
     if saved is not None:
+        model.check_file(saved)
         conditionings = [saved.conditioning] * len(request.seeds)
         made.settings = infotext.of_file(saved.name, saved.digest, saved.changes)
         if saved.about.image_model not in ("", weights.name):
