@@ -62,6 +62,19 @@ def test_a_false_header_is_refused(data, tmp_path, refused):
         open_checkpoint(str(tmp_path / "false.safetensors"))
 
 
+@pytest.mark.parametrize("dtype", ["a\nb", "x" * 5000, "\ud800", 5, None, [], ""], ids=range(7))
+def test_a_type_of_any_content_is_refused_in_one_short_line(dtype, copied, refused):
+    with (copied / "model.safetensors").open("rb+") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+        header["model.visual.pos_embed.weight"]["dtype"] = dtype
+        data = json.dumps(header).encode()
+        file.seek(0)
+        file.write(struct.pack("<Q", len(data)) + data)
+    with refused("^copied: model.safetensors is not a whole .{20,120} Download it again.$"):
+        open_checkpoint(str(copied))
+
+
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "null", "5", '{"model_type": "qwen3_vl"', "\xff\xfe", '{"model_type": "qwen3_vl"}']
 )
