@@ -73,7 +73,7 @@ def changed(value: Any, changes: list[tuple[int, Any, bool]]) -> Any:
             if take_out:
                 del part[last]
             else:
-                part[last] = new
+                part[last] = copy.deepcopy(new)
     return made
 
 

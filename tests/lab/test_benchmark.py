@@ -259,7 +259,7 @@ def test_no_time_is_told_for_wrong_hidden_states(wrong, bench, monkeypatch, refu
 
 def test_a_layer_that_runs_again_is_told(bench, monkeypatch):
     """With a store that keeps nothing, every layer of the grid is a pass of its own."""
-    monkeypatch.setattr(store.Store, "get", lambda self, key: None)
+    monkeypatch.setattr(store.Store, "get", lambda self, *key: None)
     monkeypatch.setattr(rows_of, "GRID", rows_of.GRID[:5])
     found = {row.name: row for row in rows_of.reading(bench)}
     assert found["new prompt, token mode image"].ours == DEPTH

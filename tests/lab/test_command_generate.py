@@ -180,8 +180,18 @@ def test_what_is_no_text_encoder_is_one_line(encode: Callable, weights_folder: P
     save_file(part, tmp_path / "part.safetensors")
     eight = {key: value.to(torch.float8_e4m3fn) for key, value in stored.items()}
     save_file(eight, tmp_path / "eight.safetensors")
+    save_file(stored | {"model.layers.999999999.mlp.up_proj.weight": torch.zeros(0)}, tmp_path / "many.safetensors")
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "config.json").write_text('{"model_type": "qwen3", "num_hidden_layers": 1000000000}')
     cases = {
         "nowhere": "there is nothing",
+        "many.safetensors": "999999999.mlp.up_proj.weight is not part of a Qwen3",
+        "pipe.safetensors": "it is a pipe",
+        "other": "is not a Qwen3 text encoder: it is a llama",
+        "deep": "hidden_size is missing",
         "empty": "can't be loaded",
         "noise.safetensors": "can't be read",
         "other.safetensors": "it has no tensor",

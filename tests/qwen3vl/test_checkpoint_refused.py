@@ -62,6 +62,19 @@ def test_a_false_header_is_refused(data, tmp_path, refused):
         open_checkpoint(str(tmp_path / "false.safetensors"))
 
 
+@pytest.mark.parametrize("dtype", ["a\nb", "x" * 5000, "\ud800", 5, None, [], ""], ids=range(7))
+def test_a_type_of_any_content_is_refused_in_one_short_line(dtype, copied, refused):
+    with (copied / "model.safetensors").open("rb+") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+        header["model.visual.pos_embed.weight"]["dtype"] = dtype
+        data = json.dumps(header).encode()
+        file.seek(0)
+        file.write(struct.pack("<Q", len(data)) + data)
+    with refused("^copied: model.safetensors is not a whole .{20,120} Download it again.$"):
+        open_checkpoint(str(copied))
+
+
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "null", "5", '{"model_type": "qwen3_vl"', "\xff\xfe", '{"model_type": "qwen3_vl"}']
 )
@@ -234,11 +247,10 @@ def test_a_missing_tensor_is_named(name, copied, refused):
         "language_model.layers.999999999.mlp.up_proj.weight",
         "language_model.layers.7.mlp.up_proj.weight",
         "language_model.layers.05.mlp.up_proj.weight",
-        f"language_model.layers.{'9' * 5000}.mlp.up_proj.weight",
         "visual.blocks.9.norm1.weight",
         "visual.deepstack_merger_list.4.norm.weight",
     ],
-    ids=range(6),
+    ids=range(5),
 )
 @pytest.mark.parametrize("shape", [(2,), (0,)])
 def test_a_layer_after_a_gap_is_named_and_never_counted(name, shape, copied, state, tmp_path, refused):
@@ -250,7 +262,7 @@ def test_a_layer_after_a_gap_is_named_and_never_counted(name, shape, copied, sta
         tmp_path / "one.safetensors",
     )
     for path in (copied, tmp_path / "one.safetensors"):
-        with refused(f"the tensor {re.escape(name[:40])}.* is not part of a Qwen3-VL|the weights have"):
+        with refused(f"the tensor {re.escape(name[:40])}.* is not part of a Qwen3|the weights have"):
             open_checkpoint(str(path))
 
 

@@ -4,17 +4,21 @@ model."""
 from __future__ import annotations
 
 import os
-import re
 from typing import Any
 
 from ..engines.sources import Text
 from ..errors import ZvlError
+from ..outside import no_file, read_json, reason
+from ..qwen3vl import kinds
+from ..qwen3vl.config import counted
+from ..qwen3vl.folders import CONFIG, CONFIG_LIMIT
+from ..qwen3vl.peek import peek
+from ..qwen3vl.schema import FaultError, check_text
 from ..qwen3vl.tokenizer import tokenizer
 from ..sequence import TEMPLATE
 from .standalone import DTYPES, TEXT_LAYER, StandaloneTextEncoder
 
 _ROPE_THETA = 1e6  # of Qwen3; the shapes of a file do not tell
-_LAYER = re.compile(r"layers\.(\d+)\.")
 
 
 class TextEncoderFiles:
@@ -65,33 +69,40 @@ def _from_folder(folder: str, dtype: str) -> Any:
     from transformers import AutoModel
 
     try:
+        config = read_json(os.path.join(folder, CONFIG), CONFIG_LIMIT)
+    except (OSError, ValueError) as error:
+        raise ZvlError(f"{folder} can't be loaded as a text encoder (config.json: {reason(error)}).") from error
+    kind = kinds.of_config(config)
+    if kind is None or config["model_type"] != "qwen3":
+        raise ZvlError(f"{folder} is not a Qwen3 text encoder: it is {kind.name if kind else 'another model'}.")
+    try:
+        check_text(config)
         return AutoModel.from_pretrained(
             folder, dtype=DTYPES.get(dtype, "auto"), local_files_only=True, use_safetensors=True
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ZvlError(f"{folder} can't be loaded as a text encoder ({reason}).") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, FaultError) as error:
+        raise ZvlError(f"{folder} can't be loaded as a text encoder ({reason(error)}).") from error
 
 
 def _from_file(path: str, dtype: str) -> Any:
     """A Qwen3 whose configuration is told by the shapes of its tensors."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
     from transformers import Qwen3Config, Qwen3Model
 
-    try:
-        stored = {key.removeprefix("model."): value for key, value in load_file(path).items()}
-    except (OSError, SafetensorError) as error:
-        raise ZvlError(f"{path} can't be read as safetensors ({error}).") from error
+    seen = peek([path])
+    if no_file(path) or seen.kind is None or seen.problem:
+        problem = f"it is {no_file(path)}" if no_file(path) else seen.problem
+        raise ZvlError(f"{path} can't be read as safetensors ({problem or 'it has no tensors'}).")
+    stored = {key.removeprefix("model."): value for key, value in load_file(path).items()}
     stored.pop("lm_head.weight", None)
     try:
         vocabulary, hidden = stored["embed_tokens.weight"].shape
-        head_dim = stored["layers.0.self_attn.q_norm.weight"].shape[0]
+        (head_dim,) = stored["layers.0.self_attn.q_norm.weight"].shape
         config = Qwen3Config(
             vocab_size=vocabulary,
             hidden_size=hidden,
             intermediate_size=stored["layers.0.mlp.gate_proj.weight"].shape[0],
-            num_hidden_layers=1 + max(int(found[1]) for key in stored if (found := _LAYER.match(key))),
+            num_hidden_layers=counted({key: tuple(value.shape) for key, value in stored.items()}, "layers."),
             num_attention_heads=stored["layers.0.self_attn.q_proj.weight"].shape[0] // head_dim,
             num_key_value_heads=stored["layers.0.self_attn.k_proj.weight"].shape[0] // head_dim,
             head_dim=head_dim,
@@ -99,8 +110,12 @@ def _from_file(path: str, dtype: str) -> Any:
             rope_theta=_ROPE_THETA,
             rope_parameters={"rope_type": "default", "rope_theta": _ROPE_THETA},
         )
-    except (KeyError, ValueError) as error:
-        raise ZvlError(f"{path} is not a Qwen3 text encoder: it has no tensor {error}.") from error
+    except KeyError as error:
+        raise ZvlError(
+            f"{path} is not a Qwen3 text encoder: it has no tensor {error}; it is {seen.kind.name}."
+        ) from error
+    except (ValueError, IndexError, ArithmeticError, FaultError) as error:
+        raise ZvlError(f"{path} is not a Qwen3 text encoder ({reason(error)}).") from error
     if any(value.element_size() == 1 for value in stored.values()):
         raise ZvlError(f"{path} is stored in eight bits. Name the bf16 file, or Z-Image's diffusers folder.")
     wanted = DTYPES.get(dtype, stored["embed_tokens.weight"].dtype)

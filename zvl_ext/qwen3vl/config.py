@@ -54,7 +54,7 @@ def config_from_shapes(
 
     try:
         vision_hidden, channels, temporal, patch, _ = shape("visual.patch_embed.proj.weight", 5)
-        depth, deepstack = len(_numbers(shapes, _BLOCKS)), len(_numbers(shapes, _DEEP))
+        depth, deepstack = counted(shapes, _BLOCKS), counted(shapes, _DEEP)
         step = depth // (deepstack + 1)
         merged = shape("visual.merger.linear_fc1.weight", 2)[1]
         width = shape("visual.merger.linear_fc2.weight", 2)[0]
@@ -82,7 +82,7 @@ def config_from_shapes(
                 "vocab_size": vocabulary,
                 "hidden_size": hidden,
                 "intermediate_size": shape(layer + "mlp.gate_proj.weight", 2)[0],
-                "num_hidden_layers": len(_numbers(shapes, _LAYERS)),
+                "num_hidden_layers": counted(shapes, _LAYERS),
                 "num_attention_heads": shape(layer + "self_attn.q_proj.weight", 2)[0] // head_dim,
                 "num_key_value_heads": shape(layer + "self_attn.k_proj.weight", 2)[0] // head_dim,
                 "head_dim": head_dim,
@@ -132,20 +132,25 @@ def _check_counts(text: Section, vision: Section, shapes: Shapes) -> None:
                 f"text_config.attention_bias is {shown(text['attention_bias'])}, the weights say otherwise"
             )
     for prefix, (key, said) in counts.items():
-        if (there := len(_numbers(shapes, prefix))) != said:
+        if (there := counted(shapes, prefix)) != said:
             raise FaultError(f"{key} is {said}, the weights have {there}")
 
 
-def _numbers(shapes: Shapes, prefix: str) -> set[str]:
-    """The numbers that stand behind a prefix, which have to count from 0 without a gap.
+def counted(shapes: Shapes, prefix: str) -> int:
+    """How many numbers stand behind a prefix of tensors' names.
 
     They are compared as texts: no number is taken for a count, however large it is.
+
+    Raises:
+        FaultError: they do not count from 0 without a gap.
     """
     found = {key.removeprefix(prefix).partition(".")[0] for key in shapes if key.startswith(prefix)}
     if strange := sorted(found - set(map(str, range(len(found))))):
         tensor = next(key for key in shapes if key.startswith(f"{prefix}{strange[0]}."))
-        raise FaultError(f"the tensor {plain(tensor)} is not part of a Qwen3-VL: before that number is a gap")
-    return found
+        raise FaultError(
+            f"the tensor {plain(tensor)} is not part of a Qwen3 or Qwen3-VL: a number before it is missing"
+        )
+    return len(found)
 
 
 def _telling(text: Section, vision: Section) -> dict[str, tuple[int, ...]]:

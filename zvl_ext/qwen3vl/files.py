@@ -6,6 +6,7 @@ What is no Qwen3-VL-4B is refused with what it is, what is not whole with what i
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from ..errors import ZvlError
 from ..outside import no_file, read_json, reason
@@ -92,7 +93,7 @@ def _weights(path: str, name: str) -> tuple[list[str], list[str]]:
     return [n for n, what in kinds_of_names.items() if not what], [n for n, what in kinds_of_names.items() if what]
 
 
-def _config(path: str, name: str, files: list[str], others: list[str]) -> object:
+def _config(path: str, name: str, files: list[str], others: list[str]) -> Any:
     """What a folder's config.json holds."""
     file = os.path.join(path, CONFIG)
     what = no_file(file)

@@ -22,6 +22,7 @@ _SCALE_FORMS = ("F32", "BF16", "F16")
 _FORMS = {name: form for name, form in FORMS.items() if form.numbers == 1}  # the others are GGUF's
 _OF_INPUTS = (".input_scale", ".scale_input")  # of what comes in, where that is brought to eight bits, too
 _NOTE = ".comfy_quant"
+_LONGEST_KEY = 160  # letters; in all-in-one files they have up to 100
 # Parts of the names of what else stands beside a weight and changes what it means: nvfp4's second scale, zero points, …
 _CHANGING = ("scale", "quant", "zero", "absmax", "codebook", "_idx", "packed")
 
@@ -64,7 +65,7 @@ def _read_safetensors(files: list[str], name: str) -> tuple[dict[str, Stored], d
                 raise ZvlError(f"{whole} is not a whole safetensors file ({error}). Download it again.") from error
             metadata |= more
             for key, entry in entries.items():
-                if key.isprintable():
+                if key.isprintable() and len(key) <= _LONGEST_KEY:
                     found[key] = Stored(file, key, entry.shape, entry.dtype, entry.start, pieces.version)
                     if key.endswith(_NOTE):
                         said[key.removesuffix(_NOTE)] = _note(pieces, entry)

@@ -7,6 +7,7 @@ where a tensor's bytes are.
 from __future__ import annotations
 
 import math
+import re
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ _BITS = {
     **dict.fromkeys(("U32", "I32", "F32"), 32),
     **dict.fromkeys(("U64", "I64", "F64"), 64),
 }
+
+_TYPE = re.compile(r"\w{1,20}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def _entry(value: Any, data: int) -> Entry:
         numbers = all(type(number) is int and 0 <= number < 2**62 for number in (*shape, begin, end))
     except (TypeError, KeyError, ValueError):
         raise ValueError("its header does not describe tensors") from None
-    bits = _BITS.get(dtype) if isinstance(dtype, str) else 0
+    bits = _BITS.get(dtype) if isinstance(dtype, str) and _TYPE.fullmatch(dtype) else 0
     if not numbers or len(shape) > 64 or bits == 0 or begin > end:
         raise ValueError("its header does not describe tensors")
     if bits and math.prod(shape) * bits != (end - begin) * 8:

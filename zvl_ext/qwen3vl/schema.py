@@ -104,6 +104,11 @@ def complete(config: Section) -> Section:
     return {"model_type": "qwen3_vl", **tokens, "text_config": text, "vision_config": vision}
 
 
+def check_text(config: Section) -> None:
+    """Raise FaultError for a Qwen3's configuration with a value of a wrong type or out of its range."""
+    _values(_TEXT, config)
+
+
 def _section(config: Section, key: str) -> Section:
     part = config.get(key)
     if not isinstance(part, dict):

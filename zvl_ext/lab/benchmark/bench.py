@@ -86,7 +86,7 @@ class Bench:
     def encode(self, text: str) -> list[int]:
         """Ids of the template's parts: the words among them are any, the weights know none."""
         start, end = self.size.special, self.size.special + 1
-        return {HEAD: [start, 1, 2], TAIL: [end, 2, start, 3, 2]}[text]
+        return {HEAD: [start, 1, 2], TAIL: [end, 2, start, 3, 2], "": []}[text]
 
     def text(self, number: int) -> Text:
         """A prompt of random tokens with random text embeddings."""

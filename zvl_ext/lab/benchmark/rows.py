@@ -86,7 +86,7 @@ def _weights(bench: Bench, whole: int) -> list[Row]:
     splice.image_tokens(reference_of(image_tokens), image_tokens)
     return [
         Row(f"weights read and held, layer {bench.size.layer}", "MiB", whole / MIB, blend.held / MIB, 0.84,
-            note="the input embedding stays in the mapped file, where a token's row is looked up"),
+            note="the input embedding stays in the file, where a token's row is looked up"),
         Row("weights read and held, splice", "MiB", whole / MIB, splice.held / MIB, 0.10,
             note="the vision tower; the image model's own text encoder reads"),
     ]  # fmt: skip

@@ -35,7 +35,7 @@ class Naive:
 
         with torch.device("meta"):
             self.module = Qwen3VLForConditionalGeneration(config_object(checkpoint.config)).eval().requires_grad_(False)
-        # From the same mapped files: both sides share the pages.
+        # From a checkpoint whose tensors both sides share.
         self.module.model = build(transformers_classes()[0], checkpoint, DTYPE)
         self.module.lm_head.weight = self.module.model.language_model.embed_tokens.weight
         for part in self.module.modules():
@@ -85,7 +85,7 @@ class Ours(StandaloneExtractor):
     def held(self) -> int:
         """Bytes of the weights that are loaded.
 
-        The input embedding stays in the mapped file, where a token's row is looked up.
+        The input embedding stays in the file, where a token's row is looked up.
         """
         return sum(nbytes(module) for module in (self._model and self._model.module, self._tower) if module is not None)
 

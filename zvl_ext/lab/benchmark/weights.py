@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
@@ -23,6 +24,17 @@ DTYPE = torch.bfloat16
 SEED = 0
 _SHARD = 2 * 10**9  # bytes of a file at most, unless one tensor is larger
 _ROOM = 2 * 2**30  # bytes of memory for everything but weights
+
+
+class Shared(Checkpoint):
+    """A checkpoint whose tensors are read once: the two sides of a comparison have the same ones in memory."""
+
+    def read_stored(self, names: Iterable[str]) -> Iterator[tuple[str, torch.Tensor, torch.Tensor | None]]:
+        names, kept = list(names), self.__dict__.setdefault("_kept", {})
+        for name, *values in super().read_stored([name for name in names if name not in kept]):
+            kept[name] = values
+        for name in names:
+            yield name, *kept[name]
 
 
 def random_weight(name: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -57,7 +69,7 @@ def random_checkpoint(size: Size, work: str | None, say: Callable[[str], None]) 
         try:
             if work:
                 os.makedirs(work, exist_ok=True)
-            else:  # on Windows a file that is still mapped stays
+            else:  # on Windows a file that is still open stays
                 work = stack.enter_context(
                     tempfile.TemporaryDirectory(prefix="zvl-benchmark-", ignore_cleanup_errors=True)
                 )
@@ -73,7 +85,7 @@ def random_checkpoint(size: Size, work: str | None, say: Callable[[str], None]) 
                 f"{work or tempfile.gettempdir()} can't be written ({error.strerror or error}). Name another folder "
                 "with --work."
             ) from error
-        yield checkpoint
+        yield Shared(**{part.name: getattr(checkpoint, part.name) for part in dataclasses.fields(checkpoint)})
 
 
 def _shapes(size: Size) -> dict[str, tuple[int, ...]]:
@@ -84,10 +96,7 @@ def _shapes(size: Size) -> dict[str, tuple[int, ...]]:
 
 
 def _check_memory(size: Size, nbytes: int) -> None:
-    """Refuse where the mapped files do not fit beside a copy in fp8.
-
-    Read from the disk again and again, they would measure the disk.
-    """
+    """Refuse where the weights, which both sides share, do not fit beside a copy in fp8."""
     needed, free = nbytes * 3 // 2 + _ROOM, free_memory()
     if free is not None and free < needed:
         raise ZvlError(
