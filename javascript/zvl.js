@@ -1,6 +1,7 @@
 // The accordion's title tells what will happen, a dropped reference switches it on, and help stands in tooltips.
 (() => {
     const TABS = ["txt2img", "img2img"];
+    const UNITS = [1, 2, 3, 4];
     const switchedOff = new Set(); // tabs in which the user has switched it off himself
     const hadReference = new Map();
     const touched = new Set(); // tabs whose reference the user is choosing himself: not sent, not pasted with parameters
@@ -8,12 +9,14 @@
     const byId = (tab, name) => document.getElementById(`zvl_${tab}_${name}`);
     const isOn = (tab) => Boolean(document.querySelector(`#zvl_${tab}_enabled-checkbox input`)?.checked);
     const number = (tab, name) => byId(tab, name)?.querySelector("input[type=number]");
-
+    const reference = (tab, unit) => byId(tab, unit === 1 ? "reference" : `reference_${unit}`);
+    const held = (tab) => UNITS.filter((unit) => reference(tab, unit)?.querySelector("img"));
 
     // What a picture made now would be.
-    function outlook(tab, hasReference) {
+    function outlook(tab, references) {
         if (byId(tab, "missing")?.querySelector(".zvl-note")) return "no weights";
-        if (!hasReference) return "no reference";
+        if (!references) return "no reference";
+        if (references > 1) return `on, ${references} references`;
         const weight = byId(tab, "weight");
         const name = weight && !weight.classList.contains("hidden") ? "weight" : "alpha";
         return `on, ${name} ${number(tab, name)?.value ?? ""}`;
@@ -22,7 +25,11 @@
     function update(tab) {
         const label = byId(tab, "enabled")?.querySelector(".label-wrap > span");
         if (!label) return;
-        const hasReference = Boolean(byId(tab, "reference")?.querySelector("img"));
+        const references = held(tab);
+        for (const unit of UNITS) {
+            byId(tab, `unit_${unit}-button`)?.classList.toggle("zvl-held", references.includes(unit));
+        }
+        const hasReference = references.length > 0;
         if (hasReference && hadReference.get(tab) === false && touched.delete(tab) && !isOn(tab) && !switchedOff.has(tab)) {
             document.querySelector(`#zvl_${tab}_enabled-checkbox input`)?.click();
         }
@@ -33,7 +40,7 @@
             badge.className = "zvl-badge";
             label.append(badge);
         }
-        const text = isOn(tab) ? outlook(tab, hasReference) : "";
+        const text = isOn(tab) ? outlook(tab, references.length) : "";
         if (badge.textContent !== text) badge.textContent = text;
         badge.classList.toggle("zvl-warn", text.startsWith("no "));
         badge.hidden = !text;
@@ -56,14 +63,45 @@
     // words of its own. Chosen in the dialog it is taken; what can be read, the extension knows.
     function takeAnyFile(event) {
         const files = [...(event.dataTransfer?.files ?? [])];
-        const input = event.target.closest?.("[id^=zvl_][id$=_reference]")?.querySelector("input[type=file]");
+        const input = event.target.closest?.(".zvl-drop")?.querySelector("input[type=file]");
         if (!input || !files.length || files[0].type.startsWith("image/")) return;
         event.preventDefault();
         event.stopPropagation();
+        choose(input, files[0]);
+    }
+
+    function choose(input, file) {
         const chosen = new DataTransfer();
-        chosen.items.add(files[0]);
+        chosen.items.add(file);
         input.files = chosen.files;
         input.dispatchEvent(new Event("change", { bubbles: true }));
+    }
+
+    // Pictures of the page that a button makes a reference of: what the user sees of them comes first.
+    const SOURCES = {
+        use_result: (tab) => document.querySelectorAll(
+            `#${tab}_gallery .preview img, #${tab}_gallery .thumbnail-item img, #${tab}_gallery img`
+        ),
+        use_img2img: () => [...document.querySelectorAll("#mode_img2img img")].filter((img) => img.getClientRects().length),
+    };
+
+    // Put a picture of the page into the reference whose tab is open.
+    async function use(tab, images) {
+        const image = [...images].find((each) => each.getAttribute("src"));
+        const control = UNITS.map((unit) => reference(tab, unit)).find((each) => each?.getClientRects().length);
+        if (!image || !control) return;
+        const blob = await (await fetch(image.src)).blob();
+        const file = new File([blob], `reference.${blob.type.split("/")[1] || "png"}`, { type: blob.type || "image/png" });
+        if (control.querySelector("img")) control.querySelector("button[aria-label='Remove Image']")?.click();
+        for (let waited = 0; waited < 40; waited += 1) { // the page makes room for another picture
+            const input = control.querySelector("input[type=file]");
+            if (input) {
+                touched.add(tab);
+                choose(input, file);
+                return;
+            }
+            await new Promise((done) => setTimeout(done, 50));
+        }
     }
 
     // The web UI calls this after every burst of changes in the page; values set by a paste arrive this way, too.
@@ -76,11 +114,18 @@
         for (const kind of ["drop", "paste", "change", "click"]) {
             document.addEventListener(kind, (event) => {
                 for (const tab of TABS) {
-                    if (event.target.closest?.(`#zvl_${tab}_reference, #zvl_${tab}_examples`)) touched.add(tab);
+                    if (event.target.closest?.(`[id^=zvl_${tab}_reference], #zvl_${tab}_examples`)) touched.add(tab);
                 }
             }, true);
         }
         document.addEventListener("drop", takeAnyFile, true);
+        document.addEventListener("click", (event) => {
+            for (const tab of TABS) {
+                for (const [name, images] of Object.entries(SOURCES)) {
+                    if (event.target.closest?.(`#zvl_${tab}_${name}`)) use(tab, images(tab));
+                }
+            }
+        }, true);
         // Typing, dragging and ticking change properties, which is no change of the page.
         for (const kind of ["input", "change", "click"]) {
             document.addEventListener(kind, (event) => {

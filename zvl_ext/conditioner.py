@@ -243,10 +243,15 @@ def units_of(settings: Settings, shape: tuple[int, int]) -> list[Unit]:
     Raises:
         ZvlError: a reference or a mask can't be read; a mask has nothing in it.
     """
-    return [_unit(number, own, shape) for number, own in settings.units.items() if not plain_picture(own)]
+    return [unit_of(number, own, shape) for number, own in settings.units.items() if not plain_picture(own)]
 
 
-def _unit(number: int, own: Settings, shape: tuple[int, int]) -> Unit:
+def unit_of(number: int, own: Settings, shape: tuple[int, int]) -> Unit:
+    """One reference, as `units_of`, whether it has a part or not.
+
+    Args:
+        own: The settings as this reference has them (`Settings.unit`); it is there.
+    """
     pictures = {
         numbered(option.name, number): open_reference(given)
         for option in UNIT_OPTIONS

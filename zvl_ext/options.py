@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .declaration import Option, declared, numbered
 from .errors import ZvlError, shown
@@ -21,6 +21,7 @@ PROMPT = "{prompt}"  # in `vl_prompt` and `system_prompt`: replaced by the pictu
 _START = PRESETS[START]
 _LONGEST_NAME = 60  # characters of a name that is looked for among the options
 UNITS = 4  # references of one picture
+_Own = TypeVar("_Own", bound="Declared")
 
 
 @dataclass(frozen=True)
@@ -246,7 +247,7 @@ class Declared:
     )  # fmt: skip
 
     @classmethod
-    def from_mapping(cls, values: dict[str, Any]) -> Settings:
+    def from_mapping(cls: type[_Own], values: dict[str, Any]) -> _Own:
         """Settings from named values, as an API client sends them.
 
         A `preset` is applied first, so that a value named beside it wins. `references` may hold a list of objects, one
@@ -265,7 +266,7 @@ class Declared:
         return cls().changed(values)
 
     @classmethod
-    def from_positions(cls, values: list[Any] | tuple[Any, ...]) -> Settings:
+    def from_positions(cls: type[_Own], values: list[Any] | tuple[Any, ...]) -> _Own:
         """Settings from values in the order of the fields, as the panel sends them. Missing ones keep their default.
 
         Every control carries its own value here, so `preset` is only a label and changes nothing.
@@ -275,7 +276,7 @@ class Declared:
         named = {option.name: option.check(value) for option, value in zip(OPTIONS, values)}
         return cls().changed({name: value for name, value in named.items() if name != "preset"})
 
-    def unit(self, number: int) -> Settings:
+    def unit(self: _Own, number: int) -> _Own:
         """The settings as one reference has them: in the first one's places, without the others."""
         values = {
             option.name: getattr(self, f"{option.name}_{number}" if number > 1 else option.name)
@@ -285,12 +286,12 @@ class Declared:
         return dataclasses.replace(self, **others, **values)
 
     @property
-    def units(self) -> dict[int, Settings]:
+    def units(self: _Own) -> dict[int, _Own]:
         """As `unit`, of every reference that is there, by its number."""
         every = {number: self.unit(number) for number in range(1, UNITS + 1)}
         return {number: unit for number, unit in every.items() if unit.reference is not None}
 
-    def changed(self, values: dict[str, Any]) -> Settings:
+    def changed(self: _Own, values: dict[str, Any]) -> _Own:
         """The same settings with other values, each checked; a `preset` among them is applied before the others."""
         checked = {name: BY_NAME[name].check(value) for name, value in values.items()}
         settings = dataclasses.replace(self, **(PRESETS.get(checked.get("preset", ""), {}) | checked))
@@ -345,7 +346,7 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def preset_of(settings: Settings) -> str:
+def preset_of(settings: Declared) -> str:
     """The preset whose values the settings have, or "Custom"."""
     for name, values in PRESETS.items():
         if all(getattr(settings, key) == value for key, value in values.items()):

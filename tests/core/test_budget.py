@@ -17,6 +17,7 @@ from zvl_ext.budget import (
     dropped,
     inserted_tokens,
     language_depth,
+    read_together,
     step_cost,
     token_budget,
     weight_bytes,
@@ -316,3 +317,9 @@ def test_what_is_counted_for_splice_is_what_is_loaded(checkpoint):
 def test_a_pass_needs_more_for_every_token():
     assert working_bytes(0) == 2**30 // 4
     assert working_bytes(1024) == 2**30 * 3 // 4
+
+
+def test_in_turn_all_references_are_read_in_one_pass():
+    several = inserting(reference="x", reference_2="y", reference_4="z")
+    assert read_together(several) == read_together(inserting(combine="in turn")) == 1024
+    assert read_together(dataclasses.replace(several, combine="in turn")) == 3 * 1024

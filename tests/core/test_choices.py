@@ -3,6 +3,7 @@
 import pytest
 
 from zvl_ext.engines import ENGINES
+from zvl_ext.framing import CROPS
 from zvl_ext.mixing.blend import BLEND_MODES
 from zvl_ext.mixing.match import BLOCK_PLACES, LENGTH_MATCHES
 from zvl_ext.mixing.normalize import NORMALIZATIONS, OUTLIER_DIRECTIONS, OUTLIER_REPAIRS
@@ -20,6 +21,7 @@ TABLES = {
     "outlier_direction": OUTLIER_DIRECTIONS,
     "block_place": BLOCK_PLACES,
     "curve": CURVES,
+    "crop": CROPS,
 }
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 from published import research
 
-from zvl_ext.options import BY_NAME, OPTIONS, Settings, preset_of
+from zvl_ext.options import BY_NAME, OPTIONS, UNIT_OPTIONS, UNITS, Settings, preset_of
 
 # The order of the positional API, as the design lists the names. New options go behind these.
 FIRST_NAMES = [
@@ -41,6 +41,24 @@ FIRST_NAMES = [
     "proportional",
     "block_place",
     "outlier_direction",
+    "combine",
+    "crop",
+    "reference_mask",
+    "region",
+    "region_mask",
+    "negative",
+    "reference_2",
+    "image_dropout_2",
+    "weight_2",
+    "start_2",
+    "end_2",
+    "curve_2",
+    "blocks_2",
+    "crop_2",
+    "reference_mask_2",
+    "region_2",
+    "region_mask_2",
+    "negative_2",
 ]
 
 
@@ -102,6 +120,13 @@ WRONG = {
     "proportional": [1, "true", None],
     "block_place": ["middle", "", None],
     "outlier_direction": ["up", "", None],
+    "combine": ["both", "", None],
+    "crop": ["fit", "", None, 1],
+    "region": [1, ["left"], "middle", "0,0,1", "0.5,0,0.5,1", "0,0,2,1", "1,0,0,1", "nan,0,1,1", "left," * 30],
+    "negative": [1, "true", None],
+    "weight_2": ["1", -0.01, 2.01, math.nan, None],
+    "region_4": ["middle", "0,0,1"],
+    "curve_3": ["linear", None],
 }
 
 
@@ -131,13 +156,14 @@ def test_json_and_sliders_may_write_whole_numbers_either_way(name, value, meant)
     assert (checked, type(checked)) == (meant, type(meant))
 
 
-TEXTS = [option for option in OPTIONS if option.kind in ("text", "model", "blocks")]
+TEXTS = [option for option in OPTIONS if option.kind in ("text", "model", "blocks", "region")]
+LONGEST = {"blocks": "all:1.", "region": "0,0,1,0."}  # of the kinds whose texts have a form
 
 
 @pytest.mark.parametrize("option", TEXTS, ids=lambda option: option.name)
 def test_every_text_has_a_length(option, refused):
     assert option.length > 0
-    long = ("all:1." if option.kind == "blocks" else "").ljust(option.length, "0")
+    long = LONGEST.get(option.kind, "").ljust(option.length - 1, "0") + "1"
     assert option.check(long) == long
     with refused(f"{option.name} must be a text of at most {option.length} characters"):
         option.check(long + "0")
@@ -196,6 +222,75 @@ def test_an_empty_text_box_is_empty_text():
 def test_an_empty_picture_is_no_picture():
     assert BY_NAME["reference"].check("") is None
     assert BY_NAME["reference"].check(None) is None
+
+
+# --- several references
+
+
+def test_the_first_references_options_are_there_for_each():
+    own = [option.name for option in UNIT_OPTIONS]
+    assert own == [
+        "reference", "image_dropout", "weight", "start", "end", "curve", "blocks", "crop", "reference_mask", "region",
+        "region_mask", "negative",
+    ]  # fmt: skip
+    for number in range(2, UNITS + 1):
+        for first in UNIT_OPTIONS:
+            option = BY_NAME[f"{first.name}_{number}"]
+            assert (option.first, option.unit, option.label) == (first.name, number, f"{first.label} {number}")
+            assert (option.kind, option.default, option.help) == (first.kind, first.default, first.help)
+            assert option.infotext == f"{first.infotext} {number}"
+            assert option.axis == (first.axis and f"{first.axis} {number}")
+    assert len(OPTIONS) == len([option for option in OPTIONS if option.unit < 2]) + (UNITS - 1) * len(own)
+
+
+def test_labels_axes_and_infotext_keys_are_unique():
+    for attribute in ("label", "axis", "infotext"):
+        given = [value for option in OPTIONS if (value := getattr(option, attribute))]
+        assert len(set(given)) == len(given)
+
+
+def test_a_list_of_references_is_the_numbered_options():
+    pictures = ["one", "two", "three"]
+    listed = Settings.from_mapping(
+        {
+            "alpha": 0.5,
+            "references": [
+                {"image": pictures[0], "weight": 1},
+                {"image": pictures[1], "weight": 0.3, "region": "left", "start": 0.25},
+                {"image": pictures[2], "negative": True, "region_mask": "mask", "crop": "centre"},
+            ],
+        }
+    )
+    assert listed == Settings.from_mapping(
+        {
+            "alpha": 0.5, "reference": "one", "weight": 1.0, "reference_2": "two", "weight_2": 0.3, "region_2": "left",
+            "start_2": 0.25, "reference_3": "three", "negative_3": True, "region_mask_3": "mask", "crop_3": "centre",
+        }
+    )  # fmt: skip
+    assert list(listed.units) == [1, 2, 3]
+    second = listed.units[2]
+    assert (second.reference, second.weight, second.region, second.start) == ("two", 0.3, "left", 0.25)
+    assert (second.reference_2, second.weight_2, second.alpha) == (None, Settings().weight_2, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"references": {"image": "x"}}, "references must be a list of objects"),
+        ({"references": ["x"]}, "references must be a list of objects"),
+        ({"references": [{}] * 5}, "5 references were given, a picture has 4 at most"),
+        ({"references": [{"weigth": 1}]}, "a reference has no 'weigth'; it may have image"),
+        ({"references": [{"alpha": 1}]}, "a reference has no 'alpha'"),
+        ({"references": [{"image": "x"}], "reference": "y"}, "reference is given twice"),
+        ({"references": [{}, {"weight": 1}], "weight_2": 1}, "weight_2 is given twice"),
+        ({"references": [{}, {"weight": 3}]}, "weight_2 must be a number from 0 to 2"),
+        ({"weight_5": 1}, "there is no option 'weight_5'"),
+        ({"weight_1": 1}, "there is no option 'weight_1'"),
+    ],
+)
+def test_a_list_of_references_that_is_none_is_refused(values, says, refused):
+    with refused(says):
+        Settings.from_mapping(values)
 
 
 # --- named values

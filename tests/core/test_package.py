@@ -37,7 +37,7 @@ FLOORS = (
     ("mixing", "qwen3vl", "store"),
     ("engines",),
     ("budget",),
-    ("conditioner", "effects"),
+    ("conditioner", "effects", "preview"),
     ("hosts",),
     ("webui",),
     ("lab",),

@@ -5,7 +5,7 @@ import tiny
 import torch
 from cases import PROMPTS
 
-from zvl_ext.sequence import HEAD, TEMPLATE, VisionTokens, build_sequence
+from zvl_ext.sequence import HEAD, TEMPLATE, VisionTokens, build_sequence, build_sequence_of
 
 GRID = (3, 5)
 
@@ -91,6 +91,36 @@ def test_positions_are_those_of_transformers(grid, system, encode, host, vision,
     expected, _ = model.model.get_rope_index(**inputs)
     assert sequence.position_ids().dtype == torch.int64
     assert torch.equal(sequence.position_ids(), expected[:, 0])
+
+
+@pytest.mark.parametrize("names", [("Picture 1: ", "Picture 2: ", "Picture 3: "), ("", "", "")], ids=["named", "not"])
+@pytest.mark.parametrize("grids", [[(3, 5), (5, 3)], [(1, 1), (4, 4), (9, 1)], [(2, 2)] * 3], ids=str)
+@pytest.mark.parametrize("system", ["", "Be brief."])
+def test_positions_of_several_pictures_are_those_of_transformers(grids, names, system, encode, host, vision, model):
+    sequence = build_sequence_of(host("a photo of a cat"), list(zip(names, grids)), encode, system, vision)
+    pixels = {"image_grid_thw": torch.tensor([[1, rows * 2, columns * 2] for rows, columns in grids])}
+    inputs = tiny.plain_inputs(model, list(sequence.ids), pixels)
+    expected, _ = model.model.get_rope_index(**inputs)
+    assert torch.equal(sequence.position_ids(), expected[:, 0])
+
+
+def test_several_pictures_stand_one_after_another_each_behind_its_name(encode, host, vision):
+    """The names are the tokens that they are in the whole text, and in no mode; nor is another picture's block."""
+    pictures = [("Picture 1: ", (1, 2)), ("Picture 2: ", (3, 1))]
+    sequence = build_sequence_of(host("a cat"), pictures, encode, "Be brief.", vision)
+    block = "<|vision_start|>{}<|vision_end|>"
+    text = "".join(name + block.format("<|image_pad|>" * rows * columns) for name, (rows, columns) in pictures)
+    system = encode("<|im_start|>system\nBe brief.<|im_end|>\n")
+    assert list(sequence.ids) == system + host(text + "a cat")
+    assert [sequence.ids[i] for i in sequence.rows("text")] == host("a cat")
+    for number, (_, (rows, columns)) in enumerate(pictures):
+        chosen = sequence.rows("image", number)
+        assert [sequence.ids[i] for i in chosen] == encode(block.format("<|image_pad|>" * rows * columns))
+        assert chosen == list(range(chosen[0], chosen[0] + rows * columns + 2))
+        assert sorted(sequence.rows("text") + chosen) == sequence.rows("all", number)
+    assert sequence.rows("image", 0)[-1] < sequence.rows("image", 1)[0]
+    assert sequence.without_text().ids == sequence.ids[: sequence.fork]
+    assert sequence.ids[sequence.fork - 1] == vision.end
 
 
 def test_positions_take_the_literal_text_of_an_image_token_for_text(encode, host, vision):

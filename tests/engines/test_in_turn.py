@@ -13,6 +13,7 @@ from compare import assert_close, relative_error
 from published import research
 from splicing import spliced
 
+from zvl_ext.budget import MAX_TOKENS
 from zvl_ext.conditioner import Unit, condition_units, extract_in_turn
 from zvl_ext.engines.sources import Sources
 from zvl_ext.mixing.statistics import measure
@@ -169,6 +170,17 @@ def test_in_turn_is_another_conditioning_than_each_alone(engine, made):
     turn = units_for(settings_of(engine), SIZES[:2])
     alone = [dataclasses.replace(unit, settings=settings_of(engine)) for unit in turn]
     assert relative_error(made(turn).rows, made(alone).rows) > 1e-3
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_tokens_that_a_long_prompt_leaves_are_shared(engine, made, text_of, said):
+    long = "a" * 955
+    got = made(units_for(settings_of(engine), SIZES), long)
+    assert len(got) <= MAX_TOKENS
+    left = (MAX_TOKENS - len(text_of(long).ids)) // 3 - 2
+    shown = [tiny.plain_pixels(tiny.picture(*size), left)["image_grid_thw"].prod() // 4 for size in SIZES]
+    assert [len(part.block) - 2 for part in got.parts] == shown
+    assert sum("was reduced from" in line for line in said) == 2, "the third one is small enough"
 
 
 # --- what is kept

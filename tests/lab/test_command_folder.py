@@ -91,10 +91,10 @@ def test_pictures_that_are_there_are_kept(generate: Callable, given: Path, tmp_p
 def test_names_that_differ_in_their_ending_alone(generate: Callable, drawn: Any, tmp_path: Path) -> None:
     folder = tmp_path / "given"
     folder.mkdir()
-    for name in ("one.png", "One.jpg", "two.bmp"):
+    for name in ("one.png", "One.jpg", "one.png.png", "two.bmp"):
         drawn.image.save(folder / name)
     assert generate("--references", folder, "--out", tmp_path / "out").code == 0
-    assert listing(tmp_path / "out") == {"one.png.png", "One.jpg.png", "two.png"}
+    assert listing(tmp_path / "out") == {"one.png.png", "One.jpg.png", "one.png.png.png", "two.png"}
 
 
 def test_folders_that_are_none(generate: Callable, given: Path, tmp_path: Path) -> None:

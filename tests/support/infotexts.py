@@ -10,7 +10,8 @@ from modules import infotext_utils, processing
 
 from zvl_ext.options import OPTIONS
 
-WRITTEN = [o for o in OPTIONS if o.infotext and o.kind not in ("image", "model")]
+# What a picture with one reference says in values.
+WRITTEN = [o for o in OPTIONS if o.infotext and o.unit < 2 and o.kind not in ("image", "mask", "model")]
 
 
 def parsed(web: WebUI, entries: dict[str, Any], **more: Any) -> dict[str, Any]:

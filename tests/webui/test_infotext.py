@@ -15,6 +15,7 @@ from published import as_published, research
 
 from zvl_ext import __version__
 from zvl_ext.conditioner import plain_picture
+from zvl_ext.declaration import numbered
 from zvl_ext.effects import idle
 from zvl_ext.options import BY_NAME, CUSTOM, OPTIONS, Settings
 from zvl_ext.presets import PRESETS
@@ -142,7 +143,7 @@ def values_of(option: Any) -> list[Any]:
                 for step in (0, 1, steps // 3, steps // 2, steps - 1, steps)
             }
         )
-    return ["late", "early:0.5, 20-29"] if option.kind == "blocks" else ["some text"]
+    return {"blocks": ["late", "early:0.5, 20-29"], "region": ["left", "0, 0.25, 50%, 1"]}.get(option.kind, ["a text"])
 
 
 def pasted(web: WebUI, settings: Settings, opened: Reference) -> dict[str, Any]:
@@ -169,7 +170,7 @@ BESIDE = {  # what an option needs beside it to act
     "length_match": {"token_mode": "all"},
     "proportional": {"merge": 2},
 }
-INSERTED = ("weight", "blocks", "merge", "proportional", "block_place")
+INSERTED = ("weight", "blocks", "merge", "proportional", "block_place", "region")
 
 
 @pytest.mark.parametrize("base", ["Research default", "Balanced", "Splice: creative"])
@@ -185,6 +186,37 @@ def test_every_option_that_acts_comes_back(web: WebUI, opened: Reference, option
         got = pasted(web, settings, opened)
         assert {name: got[name] for name in wanted} == wanted
         assert {name: type(got[name]) for name in wanted} == {name: type(each) for name, each in wanted.items()}
+
+
+def test_three_references_come_back(web: WebUI, opened: Reference) -> None:
+    own = {
+        1: {"weight": 1.0, "region": "left", "start": 0.1, "crop": "pad"},
+        2: {"weight": 0.3, "region": "0.5, 0, 1, 1", "blocks": "late", "image_dropout": 0.5, "end": 0.8},
+        3: {"weight": 0.4, "negative": True, "curve": "ease in"},
+    }
+    values = {numbered(name, number): value for number in own for name, value in own[number].items()}
+    pictures = {numbered("reference", number): object() for number in own}
+    digests = {name: f"{i:064x}"[::-1] for i, name in enumerate([*pictures, "reference_mask_2", "region_mask_3"], 1)}
+    settings = Settings.from_mapping({**values, **pictures})
+    parameters = parsed(web, infotext.write(settings, digests, "tiny-vl"))
+    read = {o.name: infotext.read(o, parameters) for o in OPTIONS if o.infotext and o.kind not in ("image", "mask")}
+    assert {name: read[name] for name in values} == values
+    for name, value in read.items():
+        if name not in ("model", *values):
+            assert value == getattr(settings, name), name
+    kept = {o.name: parameters.get(o.infotext) for o in OPTIONS if o.kind in ("image", "mask")}
+    assert {name: digest for name, digest in kept.items() if digest} == {n: d[:12] for n, d in digests.items()}
+    assert not [key for key in parameters if key.startswith("ZVL") and key.endswith(" 4")], "nobody is there"
+
+
+def test_a_picture_of_the_second_reference_alone(web: WebUI, opened: Reference) -> None:
+    settings = Settings.from_mapping({"reference_2": object(), "weight_2": 0.7})
+    entries = infotext.write(settings, {"reference_2": opened.digest}, "tiny-vl")
+    assert (entries["ZVL reference 2"], entries["ZVL weight 2"]) == (opened.digest[:12], "0.7")
+    assert not {"ZVL reference", "ZVL weight"} & entries.keys()
+    parameters = parsed(web, entries)
+    assert infotext.read(BY_NAME["weight_2"], parameters) == 0.7
+    assert infotext.read(BY_NAME["weight_3"], parameters) == BY_NAME["weight_3"].default
 
 
 @pytest.mark.parametrize("base", PRESETS)
@@ -334,5 +366,5 @@ def test_the_written_settings_make_the_same_conditioning_again(web: WebUI, pictu
         web.p(), reference=picture, alpha=0.55, token_mode="all", blend_mode="slerp", system_prompt="Look, then: answer"
     )
     parameters = parsed(web, own(first.extra_generation_params))
-    pasted = {o.name: infotext.read(o, parameters) for o in OPTIONS if o.infotext and o.kind != "image"}
+    pasted = {o.name: infotext.read(o, parameters) for o in OPTIONS if o.infotext and o.kind not in ("image", "mask")}
     assert same(web.run(web.p(), reference=picture, **pasted).c, first.c)

@@ -39,9 +39,14 @@ def pictures(folder: str, out: str) -> dict[str, str]:
         os.makedirs(out, exist_ok=True)
     except OSError as error:
         raise ZvlError(f"--out {plain(out, 120)} can't be a folder ({reason(error)}).") from error
-    stems = Counter(os.path.splitext(name)[0].casefold() for name in names)
-    wanted = {name: stem if stems[(stem := os.path.splitext(name)[0]).casefold()] == 1 else name for name in names}
-    return {os.path.join(folder, name): os.path.join(out, f"{stem}.png") for name, stem in wanted.items()}
+    return {os.path.join(folder, name): os.path.join(out, f"{own}.png") for name, own in _own_names(names).items()}
+
+
+def _own_names(names: list[str]) -> dict[str, str]:
+    """Names without their endings, where no two become the same."""
+    stems = {name: os.path.splitext(name)[0] for name in names}
+    taken = Counter(each.casefold() for each in (*stems.values(), *names))
+    return {name: stem if taken[stem.casefold()] == 1 else name for name, stem in stems.items()}
 
 
 def _is_picture(path: str) -> bool:

@@ -130,5 +130,5 @@ def _spliced_embeddings(settings: Settings, image: ImageTokens, job: Job, source
     system = encoder.embed(list(sequence.ids[: sequence.system])) if sequence.system else None
     spans = sequence.between
     between = encoder.embed([id for span in spans for id in sequence.ids[span.start : span.stop]])
-    images = image.tokens.split([len(block.positions) for block in sequence.blocks])
-    return embeddings(own, system, list(between.split(list(map(len, spans)))), list(images), sequence.head)
+    images = torch.split(image.tokens, [len(block.positions) for block in sequence.blocks])
+    return embeddings(own, system, list(torch.split(between, list(map(len, spans)))), list(images), sequence.head)

@@ -117,16 +117,24 @@ def drop_image_rows(rows: Rows, count: int, seed: int, counted: bool = False) ->
 def keep_masked_image_rows(rows: Rows, mask: torch.Tensor) -> Rows:
     """Leave out the image rows that lie outside a mask; markers and the prompt's rows always stay.
 
-    An image row stays where at least half of its square is inside; where that is none, the one that has most.
-
     Args:
         rows: With the grid of their image rows, none of them dropped.
-        mask: Over the reference, float [height, width] in 0..1.
+        mask: As for `inside`.
     """
     lines, columns = rows.grid
     if int(rows.image.sum()) != lines * columns:
         raise ValueError(f"{int(rows.image.sum())} image rows are not a grid of {lines} × {columns}")
-    inside = torch.nn.functional.interpolate(mask[None, None], size=rows.grid, mode="area").flatten()
     keep = torch.ones(rows.image.shape[0], dtype=torch.bool)
-    keep[rows.image] = inside >= min(0.5, float(inside.max()))
+    keep[rows.image] = inside(mask, rows.grid).flatten()
     return rows.keep(keep)
+
+
+def inside(mask: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Which squares of a grid lie inside a mask, bool [rows, columns]: those of which at least half does; where that is
+    none, the ones that have most.
+
+    Args:
+        mask: Over the reference, float [height, width] in 0..1.
+    """
+    share = torch.nn.functional.interpolate(mask[None, None], size=grid, mode="area")[0, 0]
+    return share >= min(0.5, float(share.max()))

@@ -58,7 +58,7 @@ def _check_tiff(data: bytes) -> None:
         try:
             for entry in headers.directory(data, big):
                 total += entry.size
-                if entry.kind not in (1, 2, 7) and entry.count > _VALUES:
+                if entry.kind not in (1, 2, 7) and entry.values > _VALUES:
                     raise ValueError("an entry is too long")
                 if entry.tag in tile:
                     tile[entry.tag] = entry.value

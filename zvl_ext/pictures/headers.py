@@ -20,7 +20,7 @@ class Entry(NamedTuple):
 
     tag: int
     kind: int
-    count: int
+    values: int
     size: int
     value: int
 

@@ -1,4 +1,4 @@
-"""The panel's control for the reference: it takes files as they are, and leaves opening them to `reference`."""
+"""The panel's control for a reference or a mask: it takes files as they are, and leaves opening them to `reference`."""
 
 from __future__ import annotations
 
@@ -49,9 +49,16 @@ class Dropped(gr.Image, metaclass=_WithoutStub):
         return await super().async_move_resource_to_block_cache(path)
 
 
-def control(**shown: Any) -> Dropped:
+def control(height: int = 300, **shown: Any) -> Dropped:
     """The control; gradio's own arguments. PNG keeps every pixel of what is pasted."""
-    return Dropped(type="filepath", format="png", sources=["upload", "clipboard"], height=300, **shown)
+    return Dropped(
+        type="filepath",
+        format="png",
+        sources=["upload", "clipboard"],
+        height=height,
+        elem_classes=["zvl-drop"],  # the page's script hands it what the page itself would refuse
+        **shown,
+    )
 
 
 def preview(ensure_temp_folder: Callable[[], None], value: Upload | None) -> Any:

@@ -5,40 +5,57 @@ from __future__ import annotations
 import functools
 import html
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import gradio as gr
 
 from ..budget import inserted_tokens, step_cost
-from ..declaration import Option
-from ..effects import idle
-from ..errors import ZvlError, shown
-from ..options import BY_NAME, OPTIONS, Settings, preset_of
-from ..outside import plain
+from ..declaration import Option, numbered
+from ..effects import RULES, idle
+from ..errors import ZvlError
+from ..options import BY_NAME, OPTIONS, UNITS, Settings, preset_of
 from ..presets import ABOUT, PRESETS
 from ..qwen3vl.wanted import WANTED
-from . import dropped, infotext
+from . import dropped, panel_paste, panel_units
 from .host import Host
 
 # The controls that a preset sets.
 PRESET_OPTIONS = tuple(dict.fromkeys(name for values in PRESETS.values() for name in values))
 # Those that decide how many tokens the conditioning gets.
-COST_OPTIONS = ("token_mode", "length_match", "image_dropout", "merge", "reference_tokens")
+COST_OPTIONS = (
+    "token_mode",
+    "length_match",
+    "merge",
+    "reference_tokens",
+    *(numbered(name, number) for number in range(1, UNITS + 1) for name in ("image_dropout", "reference")),
+)
 # Those that decide how much memory reading the reference takes, and where.
 MEMORY_OPTIONS = ("model", "engine", "hidden_layer", "reference_tokens", "storage", "device")
-# Those that decide whether others have a part in the picture.
-EFFECT_OPTIONS = tuple(
-    o.name for o in OPTIONS if o.kind not in ("image", "model") and o.name not in ("enabled", "preset")
+# Those that may have no part in the picture, and those that decide it: of all references, and of each one's curve. What
+# hangs on which references are there can always be chosen.
+AFFECTED_OPTIONS = tuple(
+    o.name for o in OPTIONS if o.name != "combine" and any(o.first in rule.names for rule in RULES)
 )
-_IDLE_AT_FIRST = idle(Settings())  # in a fresh panel, before anything changes
+EFFECT_OPTIONS = (
+    "engine",
+    "token_mode",
+    "length_match",
+    "scale_to_text",
+    "outlier_repair",
+    "merge",
+    "image_dropout",
+    "vl_prompt",
+)
+_STEPS = tuple((numbered("start", number), numbered("end", number)) for number in range(1, UNITS + 1))
+_DECIDING = (*EFFECT_OPTIONS, *(name for names in _STEPS for name in names))
+# In a fresh panel, before anything changes.
+_IDLE_AT_FIRST = idle(Settings()).keys() & set(AFFECTED_OPTIONS)
 _ROW = ("hidden_layer", "token_mode", "normalization")
 # The rows behind "More": what belongs together stands together. Options that are not named here come last.
 _MORE = (
-    ("start", "end"),
-    ("curve", "blocks"),
+    ("combine", "proportional"),
     ("reference_tokens", "merge"),
-    ("image_dropout", "proportional"),
     ("engine", "length_match"),
     ("positions", "block_place"),
     ("blend_mode", "outlier_repair"),
@@ -82,14 +99,11 @@ def build(title: str, elem_id: Callable[[str], str], host: Host) -> tuple[list, 
         gr.HTML(_tips(elem_id), visible=True, elem_classes=["zvl-tips"])
         missing = gr.HTML(_missing(host), elem_classes=["zvl-missing"], elem_id=elem_id("missing"))
         with gr.Row():
-            with gr.Column(scale=2, min_width=220):
-                control("reference")
-            with gr.Column(scale=3, min_width=280):
-                control("preset")
-                about = gr.HTML(_about(BY_NAME["preset"].default), elem_classes=["zvl-about"])
-                control("weight")
-                control("alpha")
-                cost = gr.HTML(_cost(*(BY_NAME[name].default for name in COST_OPTIONS)))
+            control("preset")
+            control("alpha")
+        about = gr.HTML(_about(BY_NAME["preset"].default), elem_classes=["zvl-about"])
+        buttons = panel_units.build(control, elem_id)
+        cost = gr.HTML(_cost(*(BY_NAME[name].default for name in COST_OPTIONS)))
         with gr.Row(elem_classes=["zvl-compact"]):
             for name in _ROW:
                 control(name)
@@ -111,9 +125,13 @@ def build(title: str, elem_id: Callable[[str], str], host: Host) -> tuple[list, 
 
     quiet = {"show_progress": False, "queue": False}
 
-    def on_change(names: Iterable[str], fn: Callable, outputs: list) -> dict[str, Any]:
-        """Have outputs made anew whenever one of the options changes; gives the event's arguments."""
-        event = {"fn": fn, "inputs": [made[name] for name in names], "outputs": outputs, **quiet}
+    def controls(names: Iterable[str]) -> list:
+        return [made[name] for name in names]
+
+    def on_change(names: Iterable[str], fn: Callable, outputs: list, inputs: Iterable[str] = ()) -> dict[str, Any]:
+        """Have outputs made anew whenever one of the options changes, from them or from others; gives the event's
+        arguments."""
+        event = {"fn": fn, "inputs": controls(inputs or names), "outputs": outputs, **quiet}
         for name in names:
             made[name].change(**event)
         return event
@@ -131,14 +149,23 @@ def build(title: str, elem_id: Callable[[str], str], host: Host) -> tuple[list, 
     made["preset"].change(_about, inputs=[made["preset"]], outputs=[about], **quiet)
     on_change(PRESET_OPTIONS, _name_preset, [made["preset"]])
     on_change(COST_OPTIONS, _cost, [cost])
-    made["reference"].upload(
-        functools.partial(dropped.preview, host.ensure_temp_folder),
-        inputs=[made["reference"]],
-        outputs=[made["reference"]],
-        show_progress="hidden",
-    )
-    on_change(EFFECT_OPTIONS, _effects, [made[name] for name in EFFECT_OPTIONS])
-    return [made[option.name] for option in OPTIONS], _infotext_fields(made, host)
+    for option in OPTIONS:
+        if option.kind in ("image", "mask"):
+            made[option.name].upload(
+                functools.partial(dropped.preview, host.ensure_temp_folder),
+                inputs=[made[option.name]],
+                outputs=[made[option.name]],
+                show_progress="hidden",
+            )
+
+    def on_effect(names: Iterable[str], affected: Sequence[str]) -> None:
+        on_change(names, functools.partial(_effects, affected), controls(affected), _DECIDING)
+
+    on_effect(EFFECT_OPTIONS, AFFECTED_OPTIONS)
+    for number, names in enumerate(_STEPS, 1):
+        on_effect(names, [numbered("curve", number)])
+    panel_units.listen(buttons, made, host)
+    return [made[option.name] for option in OPTIONS], panel_paste.fields(made, host)
 
 
 def _tips(elem_id: Callable[[str], str]) -> str:
@@ -152,25 +179,30 @@ def _about(name: str) -> str:
     return f"<p class='zvl-help'>{html.escape(ABOUT.get(name, 'Settings of your own.'))}</p>"
 
 
-def _effects(*values: Any) -> list:
+def _effects(affected: Sequence[str], *values: Any) -> Any:
     """What has no part in the picture can't be moved; the weight, which is the strength elsewhere, goes out of
     sight."""
     try:
-        settings = Settings.from_mapping(dict(zip(EFFECT_OPTIONS, values)))
+        settings = Settings.from_mapping(dict(zip(_DECIDING, values)))
     except ZvlError:  # a number is being typed
-        return [gr.update() for _ in EFFECT_OPTIONS]
-    silent = idle(settings)
-    return [
-        gr.update(interactive=name not in silent, **({"visible": name not in silent} if name == "weight" else {}))
-        for name in EFFECT_OPTIONS
-    ]
+        updates = [gr.update() for _ in affected]
+    else:
+        silent = idle(settings)
+        updates = [
+            gr.update(
+                interactive=name not in silent,
+                **({"visible": name not in silent} if BY_NAME[name].first == "weight" else {}),
+            )
+            for name in affected
+        ]
+    return updates if len(updates) > 1 else updates[0]
 
 
 def _control(option: Option, elem_id: str, host: Host) -> Any:
     component = _component(option, elem_id, host)
     # The web UI keeps the first start's values as the user's defaults: after an update, a fresh panel would have some
     # of an old preset and some of a new one. What a preset sets is not kept there.
-    component.do_not_save_to_config = option.name == "preset" or option.name in PRESET_OPTIONS
+    component.do_not_save_to_config = option.name == "preset" or option.first in PRESET_OPTIONS
     return component
 
 
@@ -179,10 +211,8 @@ def _component(option: Option, elem_id: str, host: Host) -> Any:
         "label": option.label,
         "elem_id": elem_id,
         "visible": option.name not in _HIDDEN,
-        "interactive": option.name not in idle(Settings()),
+        "interactive": option.name not in _IDLE_AT_FIRST,
     }
-    if option.name in EFFECT_OPTIONS:
-        shown["interactive"] = option.name not in _IDLE_AT_FIRST
     info = {"info": option.hint} if option.hint else {}
     if option.kind == "switch":
         return gr.Checkbox(value=option.default, **info, **shown)
@@ -196,6 +226,8 @@ def _component(option: Option, elem_id: str, host: Host) -> Any:
         return gr.Dropdown(names, value=names[0] if names else None, **info, **shown)
     if option.kind == "image":
         return dropped.control(**shown)
+    if option.kind == "mask":
+        return dropped.control(height=150, **shown)
     return gr.Textbox(value=option.default, lines=1, max_lines=6, **info, **shown)
 
 
@@ -242,7 +274,7 @@ def _cost(*values: Any) -> str:
         settings = Settings.from_mapping(dict(zip(COST_OPTIONS, values)))
     except ZvlError:  # a number is being typed
         return ""
-    added = inserted_tokens(settings, settings.reference_tokens)
+    added = sum(inserted_tokens(own, own.reference_tokens) for own in settings.units.values() or [settings])
     if not added:
         return "<p class='zvl-help'>Adds no tokens: sampling takes as long as without a reference.</p>"
     longer = f"a sampling step at 1024 × 1024 takes about {step_cost(added):.0f} % longer"
@@ -288,63 +320,3 @@ def _memory(host: Host, *values: Any) -> str:
 
 def _gib(size: int) -> str:
     return f"{size / 2**30:.1f} GiB"
-
-
-class Sent(str):
-    """What an infotext field is told by: called, it gives what pasted parameters put into the control; as text, it is
-    the name by which the web UI's "Send to" buttons pair the controls of two tabs."""
-
-    _read: Callable[[dict], Any]
-
-    def __new__(cls, name: str, read: Callable[[dict], Any]) -> Sent:
-        made = super().__new__(cls, f"Z-Image VL: {name}")
-        made._read = read
-        return made
-
-    def __call__(self, parameters: dict) -> Any:
-        return self._read(parameters)
-
-
-def _infotext_fields(made: dict[str, Any], host: Host) -> list:
-    def reader(option: Option) -> Callable[[dict], Any]:
-        def read(parameters: dict) -> Any:
-            if option.kind == "image":
-                return _recent(parameters, host)
-            value = infotext.read(option, parameters)
-            if option.kind == "model":
-                value = _pasted_model(value, host)
-            return None if value is None else gr.update(value=value)
-
-        return read
-
-    readers: dict[str, Callable[[dict], Any]] = {o.name: reader(o) for o in OPTIONS if o.infotext}
-    readers["enabled"] = lambda parameters: infotext.MARK in parameters
-    readers["preset"] = infotext.preset
-    unwritten = {o.name: lambda parameters: None for o in OPTIONS if o.name not in readers}  # sent, but not pasted
-    return [host.paste_field(made[name], Sent(name, read)) for name, read in {**readers, **unwritten}.items()]
-
-
-def _recent(parameters: dict, host: Host) -> Any:
-    """The reference of pasted parameters. One that is not kept leaves the control empty, never with another picture."""
-    if infotext.MARK not in parameters:
-        return None
-    digest = parameters.get(BY_NAME["reference"].infotext, "")
-    image = host.recent(digest)
-    if image is None:
-        gr.Warning(
-            f"Z-Image VL: the reference {plain(digest)} of these parameters is not kept here. Drop the "
-            "picture into the panel again."
-        )
-        return gr.update(value=None)
-    host.ensure_temp_folder()
-    return gr.update(value=image)
-
-
-def _pasted_model(name: str | None, host: Host) -> str | None:
-    if not name or name in host.models():
-        return name or None
-    gr.Warning(
-        f"Z-Image VL: the Qwen3-VL model {shown(name)} of these parameters is not there any more. The one in the "
-        "panel stays chosen."
-    )
-    return None
