@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import ZvlError, shown
+from .errors import ZvlError, shown, untitled
 from .regions import rectangle
 from .weighting import ALL, block_ranges
 
@@ -158,14 +160,25 @@ def _text(option: Option, value: Any) -> str:
 
 def _blocks(option: Option, value: Any) -> str:
     text = " ".join(_text(option, value).split()) or ALL
-    block_ranges(text)
+    with _naming(option):
+        block_ranges(text)
     return text
 
 
 def _region(option: Option, value: Any) -> str:
     text = " ".join(_text(option, value).split()).lower() or ALL
-    rectangle(text)
+    with _naming(option):
+        rectangle(text)
     return text
+
+
+@contextlib.contextmanager
+def _naming(option: Option) -> Iterator[None]:
+    """What is wrong with a text says of which reference, where it is not the first."""
+    try:
+        yield
+    except ZvlError as error:
+        raise ZvlError(f"Z-Image VL: {option.name}: {untitled(str(error))}") if option.unit > 1 else error from None
 
 
 def _image(option: Option, value: Any) -> Any:

@@ -125,7 +125,8 @@ WRONG = {
     "region": [1, ["left"], "middle", "0,0,1", "0.5,0,0.5,1", "0,0,2,1", "1,0,0,1", "nan,0,1,1", "left," * 30],
     "negative": [1, "true", None],
     "weight_2": ["1", -0.01, 2.01, math.nan, None],
-    "region_4": ["middle", "0,0,1"],
+    "blocks_4": [1, "9-0"],
+    "region_4": ["middle", "0,0,1", "1,0,0,1"],
     "curve_3": ["linear", None],
 }
 

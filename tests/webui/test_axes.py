@@ -85,9 +85,11 @@ def test_types_and_choices(plot: Any, references: Path) -> None:
 
 
 def test_what_costs_a_pass_of_qwen3_vl_is_the_outer_loop(plot: Any) -> None:
-    passes = ("engine", "preset", "reference", "hidden_layer", "reference_tokens", "positions", "storage")
-    dear = [axis(plot, name).cost for name in LABELED if name in passes]
-    cheap = [axis(plot, name).cost for name in LABELED if name not in passes]
+    passes = (
+        "engine", "preset", "reference", "hidden_layer", "reference_tokens", "positions", "storage", "combine", "crop",
+    )  # fmt: skip
+    dear = [axis(plot, name).cost for name in LABELED if BY_NAME[name].first in passes]
+    cheap = [axis(plot, name).cost for name in LABELED if BY_NAME[name].first not in passes]
     assert max(cheap) < min(dear) <= max(dear) < 1.0  # below a checkpoint's
 
 
@@ -109,15 +111,17 @@ _ODD = {
     ),
     "scale_to_text": (["True", "false", " TRUE"], ["yes", "1", ""]),
     "proportional": (["True", "false", " TRUE"], ["yes", "1", ""]),
+    "negative": (["True", "false", " TRUE"], ["yes", "1", ""]),
     "blocks": (["all", " early, 20-29:0.5 ", "0-9"], ["first", "9-0", "all:9"]),
+    "region": (["all", " Left ", "0, 0, 50%, 1"], ["middle", "0, 0, 1", "1, 0, 0, 1"]),
 }
 
 
 def good_and_bad(name: str) -> tuple[list, list]:
     """Values of an axis as the plot hands them over, and values that it must refuse."""
     option = BY_NAME[name]
-    if name in _ODD:
-        return _ODD[name]
+    if option.first in _ODD:
+        return _ODD[option.first]
     if option.choices:
         return [*option.choices, f" {option.choices[-1]} "], ["", "no such choice", option.choices[0].upper()]
     ends = [axis_type(option)(end) for end in (option.minimum, option.maximum)]
@@ -138,7 +142,7 @@ def test_good_values_are_confirmed(plot: Any, references: Path, name: str) -> No
 def test_bad_values_are_refused_before_the_grid_begins(
     plot: Any, references: Path, refused: Any, name: str, value: Any
 ) -> None:
-    with refused("There is no reference image" if name == "reference" else name):
+    with refused("There is no reference image" if BY_NAME[name].first == "reference" else name):
         axis(plot, name).confirm(None, [good_and_bad(name)[0][0], value])
 
 
@@ -225,6 +229,17 @@ def test_an_axis_of_references_by_name(grid: Grid, picture: Any, other_picture: 
         assert parameters == infotext_of(single)
 
 
+def test_an_axis_of_second_references_by_name(grid: Grid, picture: Any, other_picture: Any) -> None:
+    p = grid.web.p()
+    p.script_args = [as_published({"enabled": True, "reference": picture})]
+    cells = grid.run(p, ("reference_2", ["first.png", "second, with a comma.png"]))
+    for (c, parameters), image in zip(cells, (picture, other_picture)):
+        single = grid.web.run(grid.web.p(), reference=picture, reference_2=image)
+        assert same(c, single.c)
+        assert parameters == infotext_of(single)
+        assert parameters["ZVL reference 2"]
+
+
 def test_a_grid_pays_for_every_layer_once(grid: Grid, picture: Any) -> None:
     p = grid.web.p()
     p.script_args = [as_published({"enabled": True, "reference": picture})]
@@ -284,10 +299,10 @@ def test_one_failing_cell_leaves_the_others(grid: Grid, picture: Any, monkeypatc
     p.script_args = [as_published({"enabled": True, "reference": picture})]
     made = run.conditioner.condition_units
 
-    def fails(settings: Any, *args: Any) -> Any:
-        if settings.hidden_layer == -4:
+    def fails(units: Any, *args: Any) -> Any:
+        if units[0].settings.hidden_layer == -4:
             raise ZvlError("This one fails.")
-        return made(settings, *args)
+        return made(units, *args)
 
     monkeypatch.setattr(run.conditioner, "condition_units", fails)
     cells = grid.run(p, ("hidden_layer", [-8, -4, -2]))

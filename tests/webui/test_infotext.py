@@ -121,7 +121,7 @@ def test_every_text_comes_back(web: WebUI, opened: Reference, name: str, text: s
 @pytest.mark.parametrize("text", NASTY, ids=lambda text: repr(text[:24]))
 def test_a_text_comes_back_as_the_last_value_of_the_parameters(web: WebUI, opened: Reference, text: str) -> None:
     """There the web UI strips what is blank; and a picture holds no half characters."""
-    entries = infotext.write(dataclasses.replace(Settings(), system_prompt=text), opened, "tiny-vl")
+    entries = infotext.write(dataclasses.replace(Settings(), system_prompt=text), of(opened), "tiny-vl")
     named = [name for name in ("ZVL", "ZVL engine", "ZVL size", "ZVL system") if name in entries]  # "": none is written
     line = ", ".join(f"{name}: {infotext_utils.quote(entries[name])}" for name in named)
     parameters = infotext_utils.parse_generation_parameters(f"a cat\n{line}".encode().decode())

@@ -41,6 +41,11 @@ FIRST_DEFAULTS = {
     "proportional": False,
     "block_place": "behind head",
     "outlier_direction": "both",
+    # What came with several references.
+    "combine": "each alone",
+    "crop": "whole",
+    "region": "all",
+    "negative": False,
 }
 FIRST_SPLICE = {
     "engine": "splice",

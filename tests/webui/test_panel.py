@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import json
 import re
@@ -17,11 +18,13 @@ from host_fixtures import WebUI
 from panel_fixtures import TITLE, Built, elem_id
 
 from zvl_ext.effects import idle
-from zvl_ext.options import CUSTOM, OPTIONS, Settings
+from zvl_ext.options import BY_NAME, CUSTOM, OPTIONS, UNITS, Settings
 from zvl_ext.presets import ABOUT, PRESETS
 from zvl_ext.webui.kept import KEEPER
 
 pytest_plugins = ["host_fixtures", "panel_fixtures"]
+
+FIRST_TAB = "Reference 1"
 
 
 # --- what it shows
@@ -58,7 +61,7 @@ def test_kinds_ranges_and_choices(built: Built) -> None:
             )
         elif option.kind == "choice":
             assert [value for _, value in component.choices] == list(option.choices)
-        elif option.kind == "image":
+        elif option.kind in ("image", "mask"):
             assert isinstance(component, gr.Image)
             assert component.get_block_name() == "image", "for the browser"
             assert "webcam" not in component.sources
@@ -80,7 +83,7 @@ def test_every_option_says_what_it_is_for(built: Built) -> None:
     assert len(tips) == len(OPTIONS)
     for option, component in zip(OPTIONS, built.components):
         assert tips[elem_id(option.name)] == option.help, "as a tooltip"
-        if option.kind != "image" and option.name != "enabled":
+        if option.kind not in ("image", "mask") and option.name != "enabled":
             assert component.info == (option.hint or None)
 
 
@@ -109,18 +112,31 @@ def within(built: Built, name: str) -> list[Any]:
 
 
 def folded(built: Built, name: str) -> bool:
-    return any(getattr(block, "label", None) == "More" for block in within(built, name))
+    return any(getattr(block, "label", None) in ("More", "Where and when") for block in within(built, name))
+
+
+def tab_of(built: Built, name: str) -> str | None:
+    """The tab that a control stands in."""
+    return next((block.label for block in within(built, name) if isinstance(block, gr.Tab)), None)
 
 
 def test_in_sight_are_the_reference_the_preset_the_strength_and_one_compact_row(built: Built) -> None:
-    in_sight = [o.name for o in OPTIONS if not folded(built, o.name)]
+    in_sight = [o.name for o in OPTIONS if not folded(built, o.name) and tab_of(built, o.name) in (None, FIRST_TAB)]
     row = ["hidden_layer", "token_mode", "normalization"]
     assert sorted(in_sight) == sorted(["enabled", "reference", "preset", "weight", "alpha", *row])
     for name in in_sight:
         compact = any("zvl-compact" in (getattr(block, "elem_classes", None) or []) for block in within(built, name))
         assert compact == (name in row), name
-    (more,) = [b for b in built.page.blocks.values() if isinstance(b, gr.Accordion) and b.label == "More"]
-    assert not more.open
+    folds = [b for b in built.page.blocks.values() if isinstance(b, gr.Accordion) and b.label != TITLE]
+    assert sorted(b.label for b in folds) == ["More", *["Where and when"] * UNITS]
+    assert not any(b.open for b in folds)
+
+
+def test_every_reference_has_its_controls_in_its_own_tab(built: Built) -> None:
+    for option in OPTIONS:
+        assert tab_of(built, option.name) == (f"Reference {option.unit}" if option.unit else None)
+        if option.unit:
+            assert folded(built, option.name) == (option.first not in ("reference", "weight"))
 
 
 def test_two_controls_for_one_thing_are_one_in_the_panel(built: Built) -> None:
@@ -140,40 +156,74 @@ def test_the_preset_says_what_it_is_for(built: Built) -> None:
 # --- what has no part in the picture
 
 
-def effects_of(built: Built, name: str) -> tuple[list[str], Any]:
-    """The controls that a change of one looks at, in order, and what it does to them."""
-    (event,) = [e for e in built.events(built.controls[name], "change") if len(e.outputs) > 15 and len(e.inputs) > 15
-                and e.inputs == e.outputs]  # fmt: skip
-    order = [next(n for n, control in built.controls.items() if control is component) for component in event.inputs]
-    return order, event.fn
+def names(built: Built, components: list) -> list[str]:
+    return [next(n for n, control in built.controls.items() if control is component) for component in components]
+
+
+def effects_of(built: Built, name: str) -> list[tuple[list[str], list[str], Any]]:
+    """What changes of a control grey: the controls that are looked at, those that are changed, and the function."""
+    return [
+        (names(built, event.inputs), names(built, event.outputs), event.fn)
+        for event in built.events(built.controls[name], "change")
+        if len(event.inputs) > 12
+        and all(output in built.components for output in event.outputs)
+        and built.controls["preset"] not in event.outputs
+    ]
 
 
 def test_in_a_fresh_panel_what_has_no_part_can_not_be_moved(built: Built) -> None:
     silent = idle(Settings())
     assert {"storage", "outlier_threshold"} <= silent.keys()
-    order, _ = effects_of(built, "engine")
-    for name in order:
-        assert built.controls[name].interactive == (name not in silent), name
+    for name, control in built.controls.items():
+        if name not in ("enabled", "combine"):
+            assert control.interactive == (name not in silent), name
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_change_greys_what_has_no_part_then_and_frees_the_rest(built: Built, preset: str) -> None:
     settings = Settings.from_mapping({"preset": preset})
     silent = idle(settings)
-    order, effects = effects_of(built, "token_mode")
-    updates = dict(zip(order, effects(*[getattr(settings, name) for name in order])))
-    assert {name for name, update in updates.items() if not update["interactive"]} == silent.keys() & updates.keys()
-    assert updates["weight"]["visible"] == ("weight" not in silent)
-    assert all("visible" not in update for name, update in updates.items() if name != "weight")
+    ((inputs, outputs, effects),) = effects_of(built, "token_mode")
+    updates = dict(zip(outputs, effects(*[getattr(settings, name) for name in inputs])))
+    assert {name for name, update in updates.items() if not update["interactive"]} == silent.keys() - {"combine"}
+    for name, update in updates.items():
+        if BY_NAME[name].first == "weight":
+            assert update["visible"] == (name not in silent)
+        else:
+            assert "visible" not in update
     assert all("value" not in update for update in updates.values()), "it keeps its value for when it acts again"
 
 
-def test_every_control_that_decides_it_is_listened_to(built: Built) -> None:
-    order, effects = effects_of(built, "merge")
-    for name in order:
-        assert effects_of(built, name)[0] == order
-    assert {"enabled", "reference", "model", "preset"}.isdisjoint(order)
-    assert all("interactive" not in update for update in effects(*[None for _ in order])), "a number is being typed"
+def other_values(option: Any) -> list[Any]:
+    if option.kind == "switch":
+        return [True, False]
+    if option.kind in ("number", "integer"):
+        return [option.minimum, option.maximum]
+    return list(option.choices) or ["late", "left", "x"]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_control_that_decides_it_is_listened_to(built: Built, preset: str) -> None:
+    """Whatever is changed: what is greyed by it is among what its event changes."""
+    settings = Settings.from_mapping({"preset": preset})
+    before = idle(settings).keys() - {"combine"}
+    for option in OPTIONS:
+        if option.kind in ("image", "mask", "model") or option.name in ("enabled", "preset"):
+            continue
+        for value in other_values(option):
+            after = idle(dataclasses.replace(settings, **{option.name: value})).keys() - {"combine"}
+            changed = {name for _, outputs, _ in effects_of(built, option.name) for name in outputs}
+            assert before ^ after <= changed, option.name
+
+
+def test_a_number_that_is_being_typed_greys_nothing(built: Built) -> None:
+    ((inputs, outputs, effects),) = effects_of(built, "merge")
+    updates = effects(*[None for _ in inputs])
+    assert len(updates) == len(outputs)
+    assert all("interactive" not in update for update in updates)
+    ((_, outputs, effects),) = effects_of(built, "start_3")
+    assert outputs == ["curve_3"]
+    assert "interactive" not in effects(*[None for _ in inputs])
 
 
 # --- no weights

@@ -6,18 +6,21 @@ from typing import Any
 
 import hosts  # noqa: F401  enters the web UI, so it goes before gradio and everything that imports it
 import pytest
+import tiny
 
 pytest.importorskip("gradio")
 
 from gradio.data_classes import FileData
 from host_fixtures import WebUI
+from infotexts import parsed
 from modules import infotext_utils
 from panel_fixtures import Built
 
-from zvl_ext.options import CUSTOM, OPTIONS, Settings
+from zvl_ext import conditioner
+from zvl_ext.options import BY_NAME, CUSTOM, OPTIONS, Settings
 from zvl_ext.presets import PRESETS
 from zvl_ext.reference import open_reference
-from zvl_ext.webui import infotext
+from zvl_ext.webui import infotext, run
 from zvl_ext.webui.kept import KEEPER
 
 pytest_plugins = ["host_fixtures", "panel_fixtures"]
@@ -58,6 +61,7 @@ def test_pasting_sets_every_control(built: Built, made: dict[str, Any], picture:
     assert expected.items() <= values.items()
     untouched = {o.name for o in OPTIONS} - set(values) - {"reference"}
     assert untouched <= {o.name for o in OPTIONS if not o.infotext}
+    assert not [name for name, value in values.items() if BY_NAME[name].kind in ("image", "mask") and value is not None]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -65,7 +69,7 @@ def test_pasting_a_presets_picture_sets_every_control_to_the_preset(built: Built
     settings = Settings.from_mapping({"preset": preset})
     values = built.pasted(infotext.write(settings, {"reference": open_reference(picture).digest}, "tiny-vl"))
     for option in OPTIONS:
-        if option.infotext and option.kind not in ("image", "model"):
+        if option.infotext and option.kind not in ("image", "mask", "model"):
             assert values[option.name] == getattr(settings, option.name)
     # What the panel names when its controls have changed.
     inputs = built.events(built.controls["alpha"], "change")[0].inputs
@@ -106,6 +110,52 @@ def test_pasting_after_a_restart_brings_the_reference_back(built: Built, made: d
     KEEPER.forget()
     with pytest.warns(UserWarning, match="not kept here"):
         assert built.pasted(made)["reference"] is None
+
+
+def parameters_of(web: WebUI, **named: Any) -> dict[str, Any]:
+    """The parameters of a picture with these settings, without making it."""
+    p = web.p()
+    run.attach(p, [{"enabled": True, **named}])
+    made = run.current(p)
+    return parsed(web, infotext.write(made.settings, conditioner.digests(made.units), "tiny-vl"))
+
+
+def test_pasting_brings_all_references_and_masks_back(
+    web: WebUI, built: Built, picture: Any, other_picture: Any
+) -> None:
+    mask, third = tiny.picture(32, 32, seed=7), tiny.picture(64, 32, seed=8)
+    parameters = parameters_of(
+        web,
+        references=[
+            {"image": picture, "weight": 1.0, "region": "left"},
+            {"image": other_picture, "weight": 0.3, "region_mask": mask, "crop": "centre"},
+            {"image": third, "reference_mask": mask, "blocks": "late"},
+        ],
+    )
+    values = built.pasted(parameters)
+    for name, image in {"reference": picture, "reference_2": other_picture, "reference_3": third,
+                        "region_mask_2": mask, "reference_mask_3": mask}.items():  # fmt: skip
+        assert values[name].tobytes() == image.tobytes(), name
+    assert all(values[name] is None for name in ("reference_4", "reference_mask", "region_mask", "region_mask_3"))
+    assert (values["weight"], values["weight_2"], values["weight_3"]) == (1.0, 0.3, 0.5)
+    assert (values["region"], values["crop_2"], values["blocks_3"]) == ("left", "centre", "late")
+    KEEPER.forget()
+    with pytest.warns(UserWarning, match="Z-Image VL") as said:
+        values = built.pasted(parameters)
+    lines = [str(warning.message) for warning in said]
+    assert all(values[name] is None for name in values if BY_NAME[name].kind in ("image", "mask"))
+    for what in ("reference image ", "reference image 2 ", "region mask 2 ", "reference mask 3 "):
+        assert len([line for line in lines if f"the {what}" in line and "not kept here" in line]) >= 1, what
+    assert len(lines) == 5
+
+
+def test_parameters_of_a_second_reference_alone_leave_the_first_empty(
+    web: WebUI, built: Built, picture: Any, recwarn: Any
+) -> None:
+    values = built.pasted(parameters_of(web, reference_2=picture))
+    assert values["reference"] is None
+    assert values["reference_2"].tobytes() == picture.tobytes()
+    assert not [warning for warning in recwarn if "not kept here" in str(warning.message)]
 
 
 def test_parameters_without_a_reference_do_not_keep_another(built: Built, made: dict[str, Any]) -> None:

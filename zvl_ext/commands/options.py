@@ -31,10 +31,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def options_table() -> str:
-    """The options in the order of the positional API, as a table in Markdown."""
+    """The options in the order of the positional API, as a table in Markdown; those of further references, which follow
+    in the order of the first one's, are not named again."""
     rows = [
         f"| `{o.name}` | {_values(o)} | {'' if o.default in (None, '') else f'`{json.dumps(o.default)}`'} |"
         for o in OPTIONS
+        if o.unit < 2
     ]
     return "\n".join(["| name | values | default |", "|---|---|---|", *rows])
 
@@ -48,6 +50,8 @@ def _values(option: Option) -> str:
     words = {
         "switch": "true, false",
         "image": "an image as base64 text",
+        "mask": "an image as base64 text",
+        "region": "`all`, `left`, `right`, `top`, `bottom`, `centre`, or left, top, right, bottom as shares",
         "model": "a name from the panel's list; empty: the first",
     }
     return words.get(option.kind, option.kind)

@@ -227,7 +227,7 @@ def _component(option: Option, elem_id: str, host: Host) -> Any:
     if option.kind == "image":
         return dropped.control(**shown)
     if option.kind == "mask":
-        return dropped.control(height=150, **shown)
+        return dropped.control(height=220, **shown)
     return gr.Textbox(value=option.default, lines=1, max_lines=6, **info, **shown)
 
 
