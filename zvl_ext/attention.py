@@ -2,9 +2,8 @@
 
 Adding log(w) to the logits of a key multiplies its share of every query's attention by w, before the shares are made to
 sum to one again: softmax(s + log w) = w · exp(s) / sum. So a weight has a meaning: 1 is as the model does by itself, 0
-    as if
-the row was not there. A row that stands for k others has k times the weight (proportional attention, Bolya et al.,
-arXiv 2210.09461).
+as if the row was not there. A row that stands for k others has k times the weight (proportional attention, Bolya et
+al., arXiv 2210.09461).
 
 Which rows are whose is said by marks, float32 [rows, 2]: whose the row is (0 nobody's: the prompt's own; 1, 2, ... a
 reference's; FILL: nothing's) and how many rows it stands for. Marks travel with the conditioning, wherever a host
@@ -85,7 +84,10 @@ def masked(bias: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     while 1 < mask.ndim < bias.ndim:
         mask = mask[:, None]
     if mask.dtype != torch.bool:
-        return bias + mask.to(bias.dtype)
+        # Where a mask hides all keys of a row, as of one that only fills, its sum must not be -inf: that row would
+        # become NaN. It is added in float32, and kept within what the dtype holds.
+        lowest = torch.finfo(bias.dtype).min
+        return (bias.float() + mask.float()).clamp_min(lowest).to(bias.dtype)
     return bias.masked_fill(~mask, FLOOR)
 
 

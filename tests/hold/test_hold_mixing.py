@@ -9,7 +9,8 @@ import torch
 from bounds import bounded, generated
 
 from zvl_ext.attention import FILL, FLOOR, bias, marks, masked
-from zvl_ext.conditioner import Conditioning, mixed
+from zvl_ext.conditioner import mixed
+from zvl_ext.conditioning import Conditioning, Part
 from zvl_ext.errors import ZvlError
 from zvl_ext.mixing.select import Rows, drop_image_rows, merge_image_rows
 from zvl_ext.mixing.statistics import ReferenceStatistics, compare, measure
@@ -112,7 +113,7 @@ def test_text_embeddings_that_are_not_finite_are_called_so() -> None:
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_between_two_rows_at_the_ends_of_a_dtype_lies_a_finite_one(dtype) -> None:
     largest = torch.full((3, HIDDEN), torch.finfo(dtype).max, dtype=dtype)
-    between = Conditioning(largest, Weighting(curve="ease in"), -largest)
+    between = Conditioning(largest, (Part(Weighting(curve="ease in"), own=largest),), -largest)
     assert all(between.at(way).isfinite().all() for way in (0.1, 0.5, 0.9))
 
 

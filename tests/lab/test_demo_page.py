@@ -38,7 +38,7 @@ def values(**named: Any) -> list[Any]:
 def generates(page: Any, weights: demo.Weights, place: int = 0) -> Callable[..., Any]:
     """What the page's button for generating calls, or at place 2 the one for a sweep."""
     built = page.build(weights)
-    return [fn for fn in built.fns.values() if len(fn.inputs) > len(OPTIONS)][place].fn
+    return [fn for fn in built.fns.values() if len(fn.inputs) > len(OPTIONS) and len(fn.outputs) == 4][place].fn
 
 
 def made(
