@@ -22,6 +22,7 @@ from zvl_ext.effects import idle
 from zvl_ext.errors import ZvlError, line_of
 from zvl_ext.options import BY_NAME, OPTIONS, PROMPT, Settings
 from zvl_ext.reference import open_reference
+from zvl_ext.regions import NAMED_REGIONS
 from zvl_ext.webui import infotext, request
 from zvl_ext.weighting import NAMED_BLOCKS
 
@@ -76,7 +77,9 @@ def right(option: Option) -> st.SearchStrategy[Any]:
         part = st.one_of(st.sampled_from([*NAMED_BLOCKS]), st.integers(0, 999).map(str))
         factor = st.one_of(st.just(""), st.floats(0, 8).map(lambda f: f":{f:.3f}"))
         return st.lists(st.builds(str.__add__, part, factor), min_size=1, max_size=6).map(", ".join)
-    if option.kind == "image":
+    if option.kind == "region":
+        return st.one_of(st.sampled_from([*NAMED_REGIONS]), st.integers(1, 100).map(lambda right: f"0, 0, {right}%, 1"))
+    if option.kind in ("image", "mask"):
         return st.just("not opened here")
     return st.text(max_size=60)
 
