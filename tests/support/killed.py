@@ -2,9 +2,9 @@
 
     python tests/support/killed.py --kills 200 --folder /tmp/store
 
-What it prints, as JSON: how many were killed while a file was half-written (`halves`), the most bytes that the folder
-held (`most`), entries that were
-read right and wrong, and what was left after one more put.
+Every other time they are stopped in the middle of a file first. What it prints, as JSON: how many were killed while a
+file was half-written (`halves`), the most bytes that the folder held (`most`), entries that were read right and wrong,
+and what was left after one more put.
 """
 
 from __future__ import annotations
@@ -47,6 +47,24 @@ def used(folder: str) -> int:
     return total
 
 
+def halves_in(folder: str) -> int:
+    return len(list(Path(folder).glob("*.tmp")))
+
+
+def stopped_in_a_file(folder: str, writers: list[int], seconds: float = 20) -> None:
+    """Stop the writers at a moment at which one of them has a file half-written."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if halves_in(folder):
+            for process in writers:
+                os.kill(process, signal.SIGSTOP)
+                os.waitpid(process, os.WUNTRACED)
+            if halves_in(folder):
+                return
+            for process in writers:
+                os.kill(process, signal.SIGCONT)
+
+
 def run(folder: str, kills: int) -> dict[str, int | list[str]]:
     torch.set_num_threads(1)  # nothing of torch's that a fork would lack
     choose, halves, most, wrong, found_any = random.Random(0), 0, 0, 0, 0  # noqa: S311
@@ -61,10 +79,12 @@ def run(folder: str, kills: int) -> dict[str, int | list[str]]:
         until = time.monotonic() + choose.uniform(0.005, 0.15)
         while time.monotonic() < until:
             most = max(most, used(folder))
+        if start // WRITERS % 2 == 0:
+            stopped_in_a_file(folder, writers)
         for process in writers:
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
-        halves += len(list(Path(folder).glob("*.tmp")))
+        halves += halves_in(folder)
         for key in range(KEYS):
             found = disk.get(key)
             found_any += found is not None
