@@ -250,6 +250,7 @@ def test_who_reads_no_further_is_no_error(process, root) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")
 def test_ctrl_c_ends_without_a_word(root) -> None:
+    pytest.importorskip("gradio")  # the page's
     worker = subprocess.Popen(
         [sys.executable, "-m", "zvl_ext", "demo", "--ui", "--port", "7997"],
         cwd=root,
