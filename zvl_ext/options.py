@@ -278,10 +278,7 @@ class Declared:
 
     def unit(self: _Own, number: int) -> _Own:
         """The settings as one reference has them: in the first one's places, without the others."""
-        values = {
-            option.name: getattr(self, f"{option.name}_{number}" if number > 1 else option.name)
-            for option in UNIT_OPTIONS
-        }
+        values = {option.name: getattr(self, numbered(option.name, number)) for option in UNIT_OPTIONS}
         others = {option.name: option.default for option in OPTIONS[len(_DECLARED) :]}
         return dataclasses.replace(self, **others, **values)
 

@@ -66,14 +66,15 @@ def _half(entries: list, rebuilt: Callable[[Column], torch.Tensor], done: float,
     carried = [_carried(entry.cond) for entry in entries if isinstance(entry.cond, torch.Tensor)]
     if not any(carried):
         return None
+    now = {id(own): own.at(done) for own in carried if own is not None}
 
     def marks_of(rows: torch.Tensor, own: Conditioning | None) -> torch.Tensor:
         return rows.new_zeros(len(rows), 2) if own is None or own.marks is None else own.marks.to(rows)
 
     def lost_of(rows: torch.Tensor, own: Conditioning | None) -> torch.Tensor:
-        return torch.zeros_like(rows) if own is None else (own.rows - own.at(done)).to(rows)
+        return torch.zeros_like(rows) if own is None else (own.rows - now[id(own)]).to(rows)
 
-    changes = any(own is not None and own.at(done) is not own.rows for own in carried)
+    changes = any(own is not None and now[id(own)] is not own.rows for own in carried)
     return Half(rebuilt(marks_of), rebuilt(lost_of) if changes else None, order)
 
 
