@@ -39,6 +39,8 @@ class Option:
         axis: Label of the XYZ-plot axis, or None.
         cost: The axis' cost: the XYZ plot makes the axis with the highest cost its outer loop.
         unit: Which reference it is about, from 1; 0 where it is about all of them.
+        added: In which round of additions it came, from 0: all of a round, further references' included, stand before
+            those of the next one in the positional order.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Option:
     axis: str | None = None
     cost: float = 0.0
     unit: int = 0
+    added: int = 0
 
     def of_unit(self, number: int) -> Option:
         """The same control of another reference: what the first one's is called, with a number behind it."""

@@ -1,8 +1,8 @@
 """Every control, declared once.
 
 The accordion, the infotext, the XYZ axes, the API, the command line and the documentation are derived from the fields
-of `Settings`. A new control is one new field: at the END of the class, because the order of the fields is the order of
-the positional API.
+of `Settings`. A new control is one new field: at the END of the class and in the newest round (`added`), because that
+is the order of the positional API.
 """
 
 from __future__ import annotations
@@ -279,7 +279,7 @@ class Declared:
     def unit(self: _Own, number: int) -> _Own:
         """The settings as one reference has them: in the first one's places, without the others."""
         values = {option.name: getattr(self, numbered(option.name, number)) for option in UNIT_OPTIONS}
-        others = {option.name: option.default for option in OPTIONS[len(_DECLARED) :]}
+        others = {option.name: option.default for option in _OF_OTHERS}
         return dataclasses.replace(self, **others, **values)
 
     @property
@@ -298,10 +298,10 @@ class Declared:
 _DECLARED = tuple(Option(name=f.name, default=f.default, **f.metadata) for f in dataclasses.fields(Declared))
 # The controls that each reference has for itself, as the first one's are declared.
 UNIT_OPTIONS = tuple(option for option in _DECLARED if option.unit)
-OPTIONS: tuple[Option, ...] = (
-    *_DECLARED,
-    *(option.of_unit(number) for number in range(2, UNITS + 1) for option in UNIT_OPTIONS),
-)
+# The same of the further references.
+_OF_OTHERS = tuple(option.of_unit(number) for number in range(2, UNITS + 1) for option in UNIT_OPTIONS)
+# In the order of the positional API.
+OPTIONS: tuple[Option, ...] = tuple(sorted((*_DECLARED, *_OF_OTHERS), key=lambda option: option.added))
 
 if TYPE_CHECKING:
 
@@ -312,7 +312,7 @@ if TYPE_CHECKING:
 else:
     Settings = dataclasses.make_dataclass(
         "Settings",
-        [(o.name, Any, dataclasses.field(default=o.default)) for o in OPTIONS[len(_DECLARED) :]],
+        [(o.name, Any, dataclasses.field(default=o.default)) for o in _OF_OTHERS],
         bases=(Declared,),
         frozen=True,
         namespace={"__doc__": "The values of all controls for one generation, checked.", "__module__": __name__},

@@ -67,9 +67,15 @@ def test_the_positional_order_never_changes():
 
 
 def test_the_fields_of_settings_are_the_options():
-    assert (
-        [field.name for field in dataclasses.fields(Settings)] == [option.name for option in OPTIONS] == list(BY_NAME)
-    )
+    assert [option.name for option in OPTIONS] == list(BY_NAME)
+    assert {field.name for field in dataclasses.fields(Settings)} == set(BY_NAME)
+
+
+def test_a_round_of_additions_stands_before_the_next_one():
+    assert [option.added for option in OPTIONS] == sorted(option.added for option in OPTIONS)
+    assert {option.name: option.added for option in OPTIONS if option.first in FIRST_NAMES} == {
+        option.name: 0 for option in OPTIONS if option.first in FIRST_NAMES
+    }
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
