@@ -12,6 +12,7 @@ import pytest
 import tiny
 import torch
 from cases import TOKENS, sequence_for
+from rewritten import WAYS, emptied, replaced, truncated, zeroed
 from tiny import ggufs
 
 from zvl_ext.qwen3vl import checkpoint as checkpoints
@@ -20,36 +21,6 @@ from zvl_ext.qwen3vl.files import open_checkpoint
 from zvl_ext.qwen3vl.language import load
 from zvl_ext.qwen3vl.pieces import Pieces
 from zvl_ext.reference import open_reference
-
-
-def truncated(file: Path) -> None:
-    os.truncate(file, 1000)
-
-
-def emptied(file: Path) -> None:
-    file.write_bytes(b"")
-
-
-def zeroed(file: Path) -> None:
-    """In place: of the same size, another time."""
-    size = file.stat().st_size
-    with open(file, "r+b") as opened:
-        opened.write(b"\0" * size)
-    os.utime(file, ns=(1, 1))
-
-
-def replaced(file: Path) -> None:
-    other = file.with_name("other")
-    other.write_bytes(file.read_bytes()[::-1])
-    os.utime(other, ns=(1, 1))
-    os.replace(other, file)
-
-
-def removed(file: Path) -> None:
-    file.unlink()
-
-
-WAYS = [truncated, emptied, zeroed, replaced, removed]
 
 
 @pytest.fixture
