@@ -24,7 +24,7 @@ from .mixing.select import Rows, drop_image_rows, keep_masked_image_rows, merge_
 from .mixing.statistics import ReferenceStatistics
 from .options import PROMPT, UNIT_OPTIONS, Settings
 from .reference import Reference, open_reference
-from .regions import region_of
+from .regions import Frame, region_of
 from .sequence import PICTURE, TEMPLATE, TOKEN_MODES, build_sequence_of
 from .texts import filled
 from .weighting import Weighting
@@ -234,19 +234,20 @@ class Unit:
     pictures: dict[str, Reference] = field(default_factory=dict)
 
 
-def units_of(settings: Settings, shape: tuple[int, int]) -> list[Unit]:
+def units_of(settings: Settings, shape: tuple[int, int], frame: Frame | None = None) -> list[Unit]:
     """The references of a picture that have a part in it, opened and framed.
 
     Args:
         shape: The picture's width and height.
+        frame: What of it is sampled, and where it is repainted; default: all of it, and nobody says.
 
     Raises:
         ZvlError: a reference or a mask can't be read; a mask has nothing in it.
     """
-    return [unit_of(number, own, shape) for number, own in settings.units.items() if not plain_picture(own)]
+    return [unit_of(number, own, shape, frame) for number, own in settings.units.items() if not plain_picture(own)]
 
 
-def unit_of(number: int, own: Settings, shape: tuple[int, int]) -> Unit:
+def unit_of(number: int, own: Settings, shape: tuple[int, int], frame: Frame | None = None) -> Unit:
     """One reference, as `units_of`, whether it has a part or not.
 
     Args:
@@ -265,7 +266,7 @@ def unit_of(number: int, own: Settings, shape: tuple[int, int]) -> Unit:
     mask = None if over is None else framed_mask(over, reference, own.crop, shape)
     if mask is not None and not bool((mask > 0).any()):
         raise ZvlError("The reference mask has nothing of the reference in it. Paint some of it white.")
-    region = region_of(own.region, None if within is None else mask_of(within))
+    region = region_of(own.region, None if within is None else mask_of(within), frame)
     return Unit(own, framed(reference, own.crop, shape), region, mask, number, pictures)
 
 

@@ -15,6 +15,7 @@ from .framing import Size
 from .mixing.select import inside
 from .options import Settings
 from .reference import sized
+from .regions import Frame
 from .sequence import TOKEN_MODES
 
 _TOKEN = 32  # pixels of a token's side
@@ -51,7 +52,7 @@ def seen(settings: Settings, shape: Size) -> dict[int, Seen]:
 
 
 def _seen(number: int, own: Settings, shape: Size, references: int) -> Seen:
-    unit = unit_of(number, own, shape)
+    unit = unit_of(number, own, shape, Frame.to_come())  # where in the picture it acts is another question
     image = sized(unit.reference, token_budget(own, 0, references))
     side = _TOKEN * (own.merge if inserts(own) else 1)
     grid = math.ceil(image.height / side), math.ceil(image.width / side)

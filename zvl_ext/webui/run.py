@@ -17,10 +17,11 @@ from ..engines import ENGINES
 from ..engines.sources import Sources
 from ..engines.splice import look
 from ..errors import Stopped, ZvlError, in_one_line, line_of
-from ..hosts import forge, forge_encoder, forge_files
+from ..hosts import forge, forge_encoder, forge_files, forge_inpaint
 from ..hosts.forge_extractor import ForgeExtractor
 from ..mixing.statistics import ReferenceStatistics
 from ..options import OPTIONS, Settings
+from ..regions import Frame
 from ..sequence import TOKEN_MODES
 from . import infotext, sampling
 from .cell import cell_of
@@ -66,7 +67,7 @@ def check(p: Any, args: tuple | list, cell: dict[str, Any]) -> None:
         cell: Values of the X/Y/Z plot, by name.
     """
     chosen = parse(args, cell)
-    if chosen.enabled and (units := conditioner.units_of(chosen, _shape(p))):
+    if chosen.enabled and (units := conditioner.units_of(chosen, _shape(p), forge_inpaint.frame_to_come(p))):
         run = Run(p)
         run.settings, run.units = chosen, units
         run.check(forge.current_engine(), None)
@@ -118,6 +119,7 @@ class Run:
         self.p = p
         self.settings: Settings | None = None
         self.units: list[conditioner.Unit] = []
+        self._frame: Frame | None = None  # of the picture, once its units are made
         self.error: Exception | None = None
         self.before: dict[str, Callable] = {}
         self._extractor: ForgeExtractor | None = None
@@ -135,13 +137,22 @@ class Run:
 
     def prepare(self, args: tuple | list) -> None:
         """Read the arguments; leaves `settings` None where there is nothing to do."""
-        chosen = asked(self.p, args)
-        if chosen is not None:
-            self.settings, self.units = chosen, conditioner.units_of(chosen, _shape(self.p))
+        self.settings = asked(self.p, args)
+
+    def _begin(self) -> None:
+        """Make the units, once the host has prepared the generation: only then it is known what is inpainted."""
+        if self.settings is None or self._frame is not None:
+            return
+        self._frame = forge_inpaint.frame_of(self.p)
+        try:
+            self.units = conditioner.units_of(self.settings, _shape(self.p), self._frame)
             self._check_guidance()
-            for picture in (each for unit in self.units for each in unit.pictures.values()):
-                KEEPER.recent.put(picture.digest[: infotext.DIGEST], picture.image)
-            self._sampling = sampling.Sampling(self.p, self.units)
+        except Exception as error:  # noqa: BLE001  whatever it is, it has to stop the run
+            self.error = error
+            return
+        for picture in (each for unit in self.units for each in unit.pictures.values()):
+            KEEPER.recent.put(picture.digest[: infotext.DIGEST], picture.image)
+        self._sampling = sampling.Sampling(self.p, self.units)
 
     def _check_guidance(self) -> None:
         """Raise ZvlError where a negative reference has no half to act in."""
@@ -208,7 +219,9 @@ class Run:
         )
         seeds = tuple(self._seeds(prompts)) if self._per_picture else ()
         pictures = tuple(sorted(conditioner.digests(self.units).items()))
-        return pictures, _shape(self.p), values, identity, seeds
+        # A region follows what is inpainted.
+        frame = self._frame.digest if any(unit.region is not None for unit in self.units) else ""
+        return pictures, _shape(self.p), frame, values, identity, seeds
 
     def get_conds_with_caching(self, function: Callable, required_prompts: Any, *args: Any, **kwargs: Any) -> Any:
         """The host's conditioning step. What is raised here ends the run."""
@@ -240,6 +253,7 @@ class Run:
             _CURRENT.reset(token)
 
     def _conds(self, original: Callable, function: Callable, required_prompts: Any, *args: Any, **kwargs: Any) -> Any:
+        self._begin()
         if self.error is not None:
             with self._in_one_line():
                 raise self.error
