@@ -231,7 +231,7 @@ class Declared:
     region: str = declared(
         "region", "all", "Region",
         "Where in the picture the reference acts: all, left, right, top, bottom, centre, or left, top, right, bottom "
-        "edge as shares of the picture: 0, 0, 0.5, 1.",
+        "edge as shares of the picture: 0, 0, 0.5, 1. inpaint mask: where img2img repaints it.",
         infotext="ZVL region", advanced=True, axis="Region", unit=1,
     )  # fmt: skip
     region_mask: Any = declared(

@@ -27,7 +27,11 @@ NAMED_REGIONS: dict[str, tuple[float, float, float, float]] = {
 }
 INPAINT = "inpaint mask"  # the region that is where the picture is being repainted
 _NUMBER = re.compile(r"(?P<number>\d{1,3}(?:\.\d+)?|\.\d+)\s*(?P<percent>%?)", re.ASCII)
-_WANTED = "one of " + ", ".join((*NAMED_REGIONS, INPAINT)) + ", or left, top, right, bottom as shares of the picture: 0, 0, 0.5, 1"
+_WANTED = (
+    "one of "
+    + ", ".join((*NAMED_REGIONS, INPAINT))
+    + ", or left, top, right, bottom as shares of the picture: 0, 0, 0.5, 1"
+)
 _SIDE = 256  # of a rectangle's mask: finer than any grid of patches of a picture that is made today
 
 
@@ -141,8 +145,6 @@ def _drawn(edges: tuple[float, ...], mask: torch.Tensor | None, frame: Frame, in
     region = (((y >= top) & (y < bottom))[:, None] & ((x >= left) & (x < right))).float()
     for each, dots in ((mask, (y, x)), (frame.mask if inpainted else None, (down, across))):
         if each is not None:
-            rows, columns = (
-                (place * side).long().clamp(max=side - 1) for place, side in zip(dots, each.shape)
-            )
+            rows, columns = ((place * side).long().clamp(max=side - 1) for place, side in zip(dots, each.shape))
             region = region * each[rows][:, columns]
     return region

@@ -117,6 +117,7 @@ def parameters_of(web: WebUI, **named: Any) -> dict[str, Any]:
     p = web.p()
     run.attach(p, [{"enabled": True, **named}])
     made = run.current(p)
+    made.begin()
     return parsed(web, infotext.write(made.settings, conditioner.digests(made.units), "tiny-vl"))
 
 

@@ -17,6 +17,7 @@ from ..errors import ZvlError
 from ..options import BY_NAME, OPTIONS, UNITS, Settings, preset_of
 from ..presets import ABOUT, PRESETS
 from ..qwen3vl.wanted import WANTED
+from ..regions import INPAINT, NAMED_REGIONS
 from . import dropped, panel_paste, panel_units
 from .host import Host
 
@@ -221,6 +222,10 @@ def _component(option: Option, elem_id: str, host: Host) -> Any:
     if option.kind == "choice":
         kind = gr.Radio if option.name == "engine" else gr.Dropdown
         return kind(list(option.choices), value=option.default, **info, **shown)
+    if option.kind == "region":
+        # Only img2img has a mask of its own; edges are typed in.
+        words = [*NAMED_REGIONS, *([INPAINT] if "img2img" in elem_id else [])]
+        return gr.Dropdown(words, value=option.default, allow_custom_value=True, **info, **shown)
     if option.kind == "model":
         names = list(host.models())
         return gr.Dropdown(names, value=names[0] if names else None, **info, **shown)

@@ -139,7 +139,7 @@ class Run:
         """Read the arguments; leaves `settings` None where there is nothing to do."""
         self.settings = asked(self.p, args)
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
         """Make the units, once the host has prepared the generation: only then it is known what is inpainted."""
         if self.settings is None or self._frame is not None:
             return
@@ -253,7 +253,7 @@ class Run:
             _CURRENT.reset(token)
 
     def _conds(self, original: Callable, function: Callable, required_prompts: Any, *args: Any, **kwargs: Any) -> Any:
-        self._begin()
+        self.begin()
         if self.error is not None:
             with self._in_one_line():
                 raise self.error

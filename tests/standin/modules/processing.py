@@ -2,6 +2,9 @@
 
 import dataclasses
 
+import torch
+from PIL import ImageOps
+
 from modules import infotext_utils, prompt_parser, shared
 
 
@@ -173,6 +176,48 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         self.hr_c = self.hr_uc = None
         if self.enable_hr and self.hr_checkpoint_info is None:
             self.calculate_hr_conds()
+
+
+@dataclasses.dataclass(repr=False)
+class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
+    init_images: list = None
+    mask: object = None
+    mask_blur: int = 0
+    inpaint_full_res: bool = True
+    inpaint_full_res_padding: int = 0
+    inpainting_mask_invert: int = 0
+
+    hr_distilled_cfg = 3.5
+    mask_for_overlay = paste_to = nmask = init_latent = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.image_mask, self.mask = self.mask, None
+
+    def init(self, all_prompts, all_seeds, all_subseeds):
+        """What the sampler gets of the mask. Here the part that is sampled has the mask's own shape."""
+        image_mask = self.image_mask
+        if image_mask is not None:
+            image_mask = image_mask.convert("L")
+            if self.inpainting_mask_invert:
+                image_mask = ImageOps.invert(image_mask)
+            self.mask_for_overlay = image_mask
+            box = image_mask.getbbox()
+            if self.inpaint_full_res and box is None:  # blank: the whole picture is made
+                image_mask = self.mask_for_overlay = None
+                self.inpaint_full_res = False
+            elif self.inpaint_full_res:
+                image_mask = image_mask.crop(box)
+                self.paste_to = (box[0], box[1], box[2] - box[0], box[3] - box[1])
+        self.init_latent = images_tensor_to_samples(self.init_images, None, shared.sd_model)
+        if image_mask is not None:
+            latent = image_mask.resize((self.init_latent.shape[-1], self.init_latent.shape[-2]))
+            mask = torch.tensor(list(latent.getdata())).reshape(1, 1, *self.init_latent.shape[-2:]) / 255
+            self.nmask = mask.round().repeat(1, self.init_latent.shape[1], 1, 1)
+
+
+def images_tensor_to_samples(image, approximation, model):
+    raise NotImplementedError("there is no VAE here")
 
 
 def create_infotext(p, all_prompts, all_seeds, all_subseeds, comments=None, iteration=0, position_in_batch=0):
