@@ -1,3 +1,5 @@
+import traceback
+
 before_ui, ui_settings, cfg_denoiser = [], [], []
 
 
@@ -42,7 +44,10 @@ def on_cfg_denoiser(callback, *, name=None):
 
 def cfg_denoiser_callback(params):
     for callback in cfg_denoiser:
-        callback(params)
+        try:
+            callback(params)
+        except Exception:  # noqa: BLE001  the web UI prints it and goes on
+            traceback.print_exc()
 
 
 def remove_callbacks_for_function(callback):
