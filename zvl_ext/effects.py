@@ -64,6 +64,11 @@ RULES = (
         lambda s: not _has_image_rows(s),
         "needs a token mode with image tokens",
     ),
+    Rule(
+        ("denoising_strength",),
+        lambda s: bool(s.units) and all(unit.negative for unit in s.units.values()),
+        "begins from a reference that is not negative, and there is none",
+    ),
     Rule(("combine",), lambda s: _acts_by_itself(s), "needs a second reference that acts beside the first"),
     Rule(
         ("start", "end", "curve"),
@@ -164,6 +169,7 @@ _ASKING = {
     "region": BY_NAME["region"].default,
     "region_mask": None,
     "reference_mask": None,
+    "denoising_strength": 1.0,
 }
 
 

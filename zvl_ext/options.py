@@ -246,6 +246,15 @@ class Declared:
         infotext="ZVL negative", advanced=True, axis="Negative reference", unit=1,
     )  # fmt: skip
 
+    denoising_strength: float = declared(
+        "number", 1.0, "Start from reference: denoising strength",
+        "For txt2img: sampling begins from the reference instead of from noise alone, as img2img does, beside what the "
+        "reference does to the prompt. 1 is off, less stays closer to its shapes and colours. Whole steps are counted: "
+        "8 steps begin from it at 0.87 and less. Crop says how the reference is brought to the picture's shape.",
+        minimum=0.05, maximum=1.0, step=0.01, infotext="ZVL denoising strength", advanced=True,
+        axis="Denoising strength", added=1,
+    )  # fmt: skip
+
     @classmethod
     def from_mapping(cls: type[_Own], values: dict[str, Any]) -> _Own:
         """Settings from named values, as an API client sends them.

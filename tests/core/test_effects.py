@@ -48,6 +48,11 @@ RULED: list[tuple[tuple[str, ...], dict[str, Any], dict[str, Any]]] = [
     (("combine",), {"reference": "x"}, {"reference": "x", "reference_3": "y"}),
     (("combine",), {"reference": "x", "reference_3": "y", "negative_3": True}, {}),
     (("combine",), {**INSERTED, "reference": "x", "reference_3": "y", "weight_3": 0.0}, {}),
+    (
+        ("denoising_strength",),
+        {"reference_2": "x", "negative_2": True},
+        {"reference": "x", "reference_2": "x", "negative_2": True},
+    ),
     (("vl_prompt",), {"token_mode": "image"}, {"token_mode": "all"}),
     (("vl_prompt",), {"token_mode": "image_no_markers"}, {}),
 ]
@@ -149,7 +154,8 @@ def test_an_option_that_is_called_idle_changes_not_a_bit_and_every_other_one_som
     settings = dataclasses.replace(base_of(base), reference=reference)
     silent, made = idle(settings), conditioned(settings)
     for option in VARIED:
-        if option.name == "storage":  # what the weights are kept in is the loader's; here nothing is loaded by it
+        # What the weights are kept in is the loader's, and what sampling begins from is the sampler's.
+        if option.name in ("storage", "denoising_strength"):
             continue
         varied = [dataclasses.replace(settings, **{option.name: value}) for value in others(option)]
         same = [identical(conditioned(each), made) for each in varied]

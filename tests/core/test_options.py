@@ -371,7 +371,7 @@ def test_settings_survive_a_round_trip_through_names_and_positions():
     )
     values = dataclasses.asdict(changed)
     assert Settings.from_mapping(values) == changed
-    assert Settings.from_positions(list(values.values())) == changed
+    assert Settings.from_positions([values[option.name] for option in OPTIONS]) == changed
 
 
 def test_settings_can_not_be_changed_in_place():

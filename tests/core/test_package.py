@@ -37,7 +37,7 @@ FLOORS = (
     ("mixing", "qwen3vl", "store"),
     ("engines",),
     ("budget",),
-    ("conditioner", "effects", "preview"),
+    ("conditioner", "effects", "preview", "beginning"),
     ("hosts",),
     ("webui",),
     ("lab",),

@@ -46,6 +46,7 @@ FIRST_DEFAULTS = {
     "crop": "whole",
     "region": "all",
     "negative": False,
+    "denoising_strength": 1.0,
 }
 FIRST_SPLICE = {
     "engine": "splice",

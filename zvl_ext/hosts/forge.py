@@ -53,6 +53,11 @@ def is_api(p: Any) -> bool:
     return bool(getattr(p, "is_api", False))
 
 
+def begins_from_noise(p: Any) -> bool:
+    """Whether a generation begins from noise alone, as txt2img's do, and not from a picture as img2img's."""
+    return getattr(p, "init_images", None) is None
+
+
 def refusal(message: str, api: bool) -> Exception:
     """The exception that ends a run with one line, beginning with the product's name wherever it is shown.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..beginning import Beginning
 from ..conditioner import Unit, condition_units, plain_picture
 from ..conditioning import Conditioning
 from ..conditioning_file import Saved
@@ -31,6 +32,7 @@ from ..sequence import TEMPLATE, Sequence, check_ids
 from ..store import Store
 from ..weighting import check_blocks
 from .standalone_attention import weighted
+from .standalone_beginning import from_picture, steps_from
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -333,6 +335,7 @@ class ZImage:
         batch: int = 1,
         negative: str | list[Conditioning] = "",
         on_step: Callable[[int, int], None] | None = None,
+        beginning: Beginning | None = None,
     ) -> list[Image.Image]:
         """One picture for each conditioning. A picture depends on its own conditioning and seed, not on the batch it is
         in.
@@ -343,6 +346,7 @@ class ZImage:
             on_step: Told how many sampling steps are done, of all there are; what it raises stops the work.
             guidance: Classifier-free guidance against the negative prompt, diffusers' way of counting: 0 is none.
             negative: The negative prompt, or a conditioning for each picture.
+            beginning: What sampling begins from besides noise.
 
         Raises:
             ZvlError: a conditioning is longer than the image model has positions for, or the image model takes no
@@ -357,18 +361,22 @@ class ZImage:
             )
         self.check_length(max(map(len, [*wanted, *against])))
         pictures: list[Image.Image] = []
-        every = steps * math.ceil(len(wanted) / batch)
+        sampled = steps if beginning is None else steps_from(steps, beginning.strength)
+        every = sampled * math.ceil(len(wanted) / batch)
 
         def told(pipeline: object, step: int, time: object, values: dict[str, object]) -> dict[str, object]:
             if on_step is not None:
-                on_step(steps * (len(pictures) // batch) + step + 1, every)
+                on_step(sampled * (len(pictures) // batch) + step + 1, every)
             return values
 
         for start in range(0, len(wanted), batch):
             part, other = wanted[start : start + batch], against[start : start + batch]
             rows, negatives = ([each.rows.to(self.device, self.dtype) for each in half] for half in (part, other))
-            with self._turn, weighted(self.pipeline.transformer, [*part, *other], steps):
-                output = self.pipeline(
+            pipeline, more = self.pipeline, {}
+            if beginning is not None:
+                pipeline, more = from_picture(pipeline, beginning, size, len(part))
+            with self._turn, weighted(pipeline.transformer, [*part, *other], sampled):
+                output = pipeline(
                     prompt_embeds=rows,
                     negative_prompt_embeds=negatives or None,
                     generator=[torch.Generator().manual_seed(seed) for seed in seeds[start : start + batch]],
@@ -377,6 +385,7 @@ class ZImage:
                     num_inference_steps=steps,
                     guidance_scale=guidance,
                     callback_on_step_end=told,
+                    **more,
                 )
             pictures += output.images
         return pictures

@@ -54,6 +54,7 @@ _UNNAMED: dict[str, Any] = {
     "crop": "whole",
     "region": "all",
     "negative": False,
+    "denoising_strength": 1.0,
 }
 # Those of further references are the first one's.
 _UNNAMED |= {o.name: _UNNAMED[o.first] for o in OPTIONS if o.unit > 1 and o.first in _UNNAMED}

@@ -83,5 +83,13 @@ def asked(p: Any, args: tuple | list) -> Settings | None:
     elif why := effects.plain_because(chosen):
         tell(p, f"the picture is as without a reference, because {why}.")
     else:
-        return chosen
+        return _of_this_kind(p, chosen)
     return None
+
+
+def _of_this_kind(p: Any, chosen: Settings) -> Settings:
+    """The settings as a generation of this kind can have them."""
+    if chosen.denoising_strength == 1.0 or forge.begins_from_noise(p):
+        return chosen
+    tell(p, "Start from reference has no part in img2img: the picture begins from img2img's own.")
+    return dataclasses.replace(chosen, denoising_strength=1.0)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
-from .. import conditioner, effects
+from .. import beginning, conditioner, effects
 from ..engines import ENGINES
 from ..engines.sources import Sources
 from ..engines.splice import look
@@ -32,6 +32,7 @@ from .said import tell
 
 _HOOKS = ("cached_params", "get_conds_with_caching")
 _RUN = "zvl_run"  # on p: the run that is attached
+_OF_NO_ROWS = ("enabled", "preset", "denoising_strength")  # what the conditioning does not depend on
 
 
 def attach(p: Any, args: tuple | list) -> None:
@@ -152,7 +153,7 @@ class Run:
             return
         for picture in (each for unit in self.units for each in unit.pictures.values()):
             KEEPER.recent.put(picture.digest[: infotext.DIGEST], picture.image)
-        self._sampling = sampling.Sampling(self.p, self.units)
+        self._sampling = self._begun()
 
     def _check_guidance(self) -> None:
         """Raise ZvlError where a negative reference has no half to act in."""
@@ -210,7 +211,7 @@ class Run:
         values = tuple(
             getattr(s, option.name)
             for option in OPTIONS
-            if option.kind not in ("image", "mask", "model") and option.name not in ("enabled", "preset")
+            if option.kind not in ("image", "mask", "model") and option.name not in _OF_NO_ROWS
         )
         identity = (
             self.extractor.checkpoint.identity,
@@ -386,6 +387,10 @@ class Run:
 
     # The sampling, as the host calls it.
 
+    def _begun(self) -> sampling.Sampling:
+        """The sampling of the next batch."""
+        return sampling.Sampling(self.p, self.units, beginning.beginning_of(self.settings, self.units))
+
     def before_sampling(self) -> None:
         engine = forge.current_engine()
         if self._sampling is not None and not self._stopped and forge.is_zimage(engine):
@@ -398,7 +403,7 @@ class Run:
     def after_sampling(self) -> None:
         if self._sampling is not None:
             self._sampling.end()
-            self._sampling, self._stopped = sampling.Sampling(self.p, self.units), False
+            self._sampling, self._stopped = self._begun(), False
 
     def _statistics(self, engine: Any, prompts: Any) -> ReferenceStatistics:
         state = forge_encoder.text_state(engine)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from .. import conditioner
+from ..beginning import Beginning
 from ..conditioner import Unit
 from ..errors import ZvlError
 from ..hosts import forge
-from ..options import OPTIONS
+from ..options import BY_NAME, OPTIONS
 from ..weighting import way
 from . import infotext
 from .said import tell
@@ -34,8 +36,14 @@ class Sampling:
         acted: Whether a step has begun in which a reference has a part.
     """
 
-    def __init__(self, p: Any, units: list[Unit]):
+    def __init__(self, p: Any, units: list[Unit], beginning: Beginning | None = None):
+        """
+        Args:
+            beginning: What the first pass begins from besides noise.
+        """
         self._p = p
+        self._beginning = beginning
+        self._from: Any = None  # hosts.forge_beginning.FromReference of the batch
         self._parts = conditioner.parts_of(units)
         self._weighs = conditioner.units_weigh(units)
         self._weights: Any = None  # hosts.forge_attention.Weights of the pass that is going on
@@ -43,35 +51,60 @@ class Sampling:
         self.acted = False
 
     def begin(self, engine: Any) -> None:
-        """A pass begins: put the weights on the model that will be asked."""
-        if not self._weighs:
-            return
-        from ..hosts.forge_attention import Weights
-
+        """A pass begins: put the weights on the model that will be asked, and what it begins from before its
+        sampler."""
         api = forge.is_api(self._p)
-        self._weights = Weights(self._p, self._parts, lambda line: forge.refusal(line, api))
-        self._weights.install(engine)
+
+        def refusal(line: str) -> Exception:
+            return forge.refusal(line, api)
+
+        if self._beginning is not None and self._from is None:
+            self._begin_from(self._beginning, refusal)
+        if self._weighs:
+            from ..hosts.forge_attention import Weights
+
+            self._weights = Weights(self._p, self._parts, refusal)
+            self._weights.install(engine)
+
+    def _begin_from(self, beginning: Beginning, refusal: Callable[[str], Exception]) -> None:
+        try:
+            from ..hosts.forge_beginning import FromReference
+        except ImportError as error:
+            tell(self._p, f"this version of the web UI is not known ({error}), so the picture began from noise alone.")
+            return
+        self._from = FromReference(self._p, beginning, refusal)
+        self._from.install()
 
     def step(self, engine: Any) -> None:
         """A step begins, on a model that may have come since the last one."""
         denoiser = self._p.sampler.model_wrap_cfg
         self._steps += 1
         done = way(denoiser.step, denoiser.total_steps)
-        self.acted = self.acted or any(part.weighting.at(done) for part in self._parts)
+        self.acted = self.acted or self._began or any(part.weighting.at(done) for part in self._parts)
         if self._weights is not None:
             self._weights.keep(engine)
 
     def end(self) -> None:
         """The batch is done: its parameters claim what happened, and nothing else."""
         parameters = self._p.extra_generation_params
+        if not self._began:
+            parameters.pop(BY_NAME["denoising_strength"].infotext, None)
         if line := self._without():
             infotext.clear(parameters)
             tell(self._p, line)
-        elif self._weights is not None and not self._weights.used:  # against all expectation
+            return
+        if self._from is not None and self._from.note and not forge.interrupted():
+            tell(self._p, self._from.note)
+        if self._weights is not None and not self._weights.used:  # against all expectation
             for option in OPTIONS:
                 if option.first == "weight":
                     parameters.pop(option.infotext, None)
             tell(self._p, "the weight had no effect: this web UI did not ask for it while sampling.")
+
+    @property
+    def _began(self) -> bool:
+        """Whether the picture has begun from a reference."""
+        return self._from is not None and self._from.used
 
     def _without(self) -> str:
         """Why the reference has had no part; "" where it had one, or where nobody has counted the steps."""

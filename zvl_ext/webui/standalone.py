@@ -11,13 +11,15 @@ from typing import Any, Protocol
 
 from PIL import Image
 
+from ..beginning import Beginning, beginning_of
 from ..budget import inserts
-from ..conditioner import digests, plain_picture, units_of
+from ..conditioner import Unit, digests, plain_picture, units_of
 from ..conditioning import Conditioning
 from ..conditioning_file import About, Saved
 from ..effects import plain_because, unheard
 from ..errors import ZvlError
 from ..hosts.standalone import ZImage
+from ..hosts.standalone_beginning import begins
 from ..options import BY_NAME, Settings
 from ..reference import Reference, open_reference
 from . import infotext
@@ -149,6 +151,7 @@ def make(weights: Weights, request: Request, on_step: OnStep | None = None, save
         for line in (*lines, *(each.removeprefix("Z-Image VL: ") for each in unheard(settings))):
             made.say(line)
     against = [model.condition_units(units, request.negative, seed, made.say, negative=True) for seed in request.seeds]
+    beginning = _beginning(request, units, made)
     made.tokens = len(conditionings[0])
     made.pictures = model.generate(
         conditionings,
@@ -156,6 +159,7 @@ def make(weights: Weights, request: Request, on_step: OnStep | None = None, save
         **request.sampling,
         negative=against if guided else "",
         on_step=on_step,
+        beginning=beginning,
     )
     if request.negative and not guided:
         made.say("The negative prompt has no effect at guidance 0.")
@@ -167,6 +171,21 @@ def make(weights: Weights, request: Request, on_step: OnStep | None = None, save
     else:
         made.about = dataclasses.replace(saved.about, infotext=made.parameters[0])
     return made
+
+
+def _beginning(request: Request, units: list[Unit], made: Made) -> Beginning | None:
+    """What sampling begins from besides noise; what is to be said of it is said."""
+    size, steps = request.sampling["size"], request.sampling["steps"]
+    beginning = beginning_of(request.settings, units)
+    if beginning is None:
+        return None
+    if not begins(beginning, steps):
+        made.say(beginning.too_late(steps))
+        made.settings.pop(BY_NAME["denoising_strength"].infotext or "", None)
+        return None
+    if line := beginning.stretched(size):
+        made.say(line)
+    return beginning
 
 
 SWEPT = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5)  # weights of a sweep; of alpha, those up to 1

@@ -7,6 +7,8 @@ from PIL import ImageOps
 
 from modules import infotext_utils, prompt_parser, shared
 
+opt_f = 8  # pixels for each value of the latents
+
 
 def _slot():
     return [None, None, None]
@@ -114,6 +116,7 @@ class StableDiffusionProcessing:
 @dataclasses.dataclass(repr=False)
 class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
     enable_hr: bool = False
+    denoising_strength: float = 0.75  # of the second pass
     hr_second_pass_steps: int = 0
     hr_prompt: str = ""
     hr_negative_prompt: str = ""

@@ -1,5 +1,7 @@
 from types import SimpleNamespace
 
+import torch
+
 
 class FakeInitialModel:
     """What stands for the model until the first one is loaded."""
@@ -42,7 +44,16 @@ class Options:
         self.data.setdefault(name, info.default)
 
 
-opts = Options(CLIP_stop_at_last_layers=1, emphasis="Original", persistent_cond_cache=True, use_old_scheduling=False)
+opts = Options(
+    CLIP_stop_at_last_layers=1,
+    emphasis="Original",
+    persistent_cond_cache=True,
+    use_old_scheduling=False,
+    img2img_fix_steps=False,
+    initial_noise_multiplier=1.0,
+    sd_vae_encode_method="Full",
+)
+device = torch.device("cpu")
 cmd_opts = SimpleNamespace()
 state = SimpleNamespace(textinfo=None, interrupted=False)
 sd_model = FakeInitialModel()
