@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from .engines import ENGINES
 from .errors import ZvlError
+from .hidden_layers import hidden_layers
 from .options import PROMPT, Settings
 from .qwen3vl.forms import FORMS
 from .sequence import TOKEN_MODES
@@ -113,7 +114,7 @@ class Memory:
 def language_depth(settings: Settings, layers: int) -> int:
     """How many of the language model's layers run for engine blend: from 0 to all, also for a layer that does not
     exist."""
-    return min(max(layers + settings.hidden_layer + 1, 0), layers)
+    return min(max(layers + hidden_layers(settings).every[-1] + 1, 0), layers)
 
 
 def weight_bytes(checkpoint: Checkpoint, settings: Settings, itemsize: int = 2) -> int:

@@ -17,6 +17,7 @@ from .engines import ENGINES
 from .engines.sources import Job, Sources, Text
 from .errors import ZvlError
 from .framing import framed, framed_mask, mask_of
+from .hidden_layers import hidden_layers
 from .mixing.blend import blend
 from .mixing.match import BLOCK_PLACES, LENGTH_MATCHES, Sides
 from .mixing.normalize import NORMALIZATIONS, Normalization, Target, repair_outliers
@@ -60,7 +61,7 @@ def extract_all(
     """
     jobs = [_job(settings, [("", reference)], text, sources, references) for text in texts]
     states = ENGINES[settings.engine].module().states(settings, reference, jobs, sources)
-    return [select(rows, job.sequence, settings.token_mode) for rows, job in zip(states, jobs)]
+    return [_selected(settings, rows, job) for rows, job in zip(states, jobs)]
 
 
 def extract_in_turn(units: list[Unit], texts: list[Text], sources: Sources) -> list[list[Rows]]:
@@ -70,10 +71,15 @@ def extract_in_turn(units: list[Unit], texts: list[Text], sources: Sources) -> l
     pictures = [(PICTURE.format(unit.number), unit.reference) for unit in units]
     jobs = [_job(settings, pictures, text, sources, len(units)) for text in texts]
     states = ENGINES[settings.engine].module().states(settings, tuple(unit.reference for unit in units), jobs, sources)
-    return [
-        [select(rows, job.sequence, settings.token_mode, number) for rows, job in zip(states, jobs)]
-        for number in range(len(units))
-    ]
+    return [[_selected(settings, rows, job, number) for rows, job in zip(states, jobs)] for number in range(len(units))]
+
+
+def _selected(settings: Settings, states: dict[int, torch.Tensor], job: Job, picture: int = 0) -> Rows:
+    """One picture's rows, of the layers that the settings name."""
+    by_layer = {layer: select(whole, job.sequence, settings.token_mode, picture) for layer, whole in states.items()}
+    rows = by_layer[min(by_layer)]
+    mixed = hidden_layers(settings).mixed({layer: each.states for layer, each in by_layer.items()}, ~rows.text)
+    return dataclasses.replace(rows, states=mixed)
 
 
 def _job(

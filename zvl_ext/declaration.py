@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import ZvlError, shown, untitled
+from .hidden_layers import layer_mix
 from .regions import rectangle
 from .weighting import ALL, block_ranges
 
 # The most characters of a value, by the kind of its option.
-_LENGTHS = {"text": 10_000, "model": 500, "blocks": 200, "region": 100}
+_LENGTHS = {"text": 10_000, "model": 500, "blocks": 200, "region": 100, "layers": 200}
 
 
 def numbered(name: str, number: int) -> str:
@@ -27,7 +28,7 @@ class Option:
 
     Attributes:
         name: The key in Python, in the API and (with dashes) on the command line.
-        kind: `switch`, `number`, `integer`, `choice`, `text`, `blocks`, `region`, `image`, `mask` or `model`.
+        kind: `switch`, `number`, `integer`, `choice`, `text`, `blocks`, `region`, `layers`, `image`, `mask` or `model`.
         default: The value of a fresh panel.
         label: What the panel calls it; unique within the extension.
         help: One or two sentences, for documentation and as the control's tooltip.
@@ -175,6 +176,16 @@ def _region(option: Option, value: Any) -> str:
     return text
 
 
+def _layers(option: Option, value: Any) -> str:
+    text = " ".join(_text(option, value).split())
+    if text:
+        try:
+            layer_mix(text)
+        except ZvlError as error:
+            raise ZvlError(f"Z-Image VL: {option.name}: {error}") from None
+    return text
+
+
 @contextlib.contextmanager
 def _naming(option: Option) -> Iterator[None]:
     """What is wrong with a text says of which reference, where it is not the first."""
@@ -196,6 +207,7 @@ _CHECKS = {
     "text": _text,
     "blocks": _blocks,
     "region": _region,
+    "layers": _layers,
     "mask": _image,
     "model": _text,
     "image": _image,

@@ -49,6 +49,12 @@ def _acts_by_itself(settings: Settings) -> bool:
 
 
 RULES = (
+    Rule(("hidden_layer",), lambda s: bool(s.layer_mix), "gives way to Layer mix"),
+    Rule(
+        ("hidden_layer", "layer_mix"),
+        lambda s: bool(s.image_layers) and not TOKEN_MODES[s.token_mode].text,
+        "gives way to Image layers: this token mode has no other tokens",
+    ),
     Rule(
         ("weight", "blocks", "merge", "proportional", "block_place"),
         lambda s: not inserts(s),
@@ -60,7 +66,7 @@ RULES = (
         "acts on inserted tokens: it needs length match insert and a token mode with image tokens",
     ),
     Rule(
-        ("image_dropout", "reference_mask"),
+        ("image_dropout", "reference_mask", "image_layers"),
         lambda s: not _has_image_rows(s),
         "needs a token mode with image tokens",
     ),
@@ -163,6 +169,8 @@ _ASKING = {
     "end": 1.0,
     "curve": "constant",
     "positions": "sequential",
+    "layer_mix": "",
+    "image_layers": "",
     "storage": "auto",
     "vl_prompt": PROMPT,
     "combine": BY_NAME["combine"].default,

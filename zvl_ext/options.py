@@ -254,6 +254,18 @@ class Declared:
         minimum=0.05, maximum=1.0, step=0.01, infotext="ZVL denoising strength", advanced=True,
         axis="Denoising strength", added=1,
     )  # fmt: skip
+    layer_mix: str = declared(
+        "layers", _START["layer_mix"], "Layer mix",
+        "Several hidden layers with their weights in place of one, such as -8:0.7, -2:0.3: the mean of their states. "
+        "Later layers have larger values, so at equal weights they count for more. Empty: Hidden layer alone.",
+        infotext="ZVL layer mix", advanced=True, axis="Layer mix", cost=0.4, added=1,
+    )  # fmt: skip
+    image_layers: str = declared(
+        "layers", _START["image_layers"], "Image layers",
+        "The same for the image's tokens alone, so that they may come from other layers than the prompt's: -6, or "
+        "-8:0.7, -2:0.3. Empty: the same as the prompt's.",
+        infotext="ZVL image layers", advanced=True, axis="Image layers", cost=0.4, added=1,
+    )  # fmt: skip
 
     @classmethod
     def from_mapping(cls: type[_Own], values: dict[str, Any]) -> _Own:

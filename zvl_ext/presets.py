@@ -29,6 +29,8 @@ _RESEARCH: dict[str, Any] = {
     "engine": "blend",
     "alpha": 0.3,
     "hidden_layer": -8,
+    "layer_mix": "",
+    "image_layers": "",
     "token_mode": "text",
     "scale_to_text": True,
     "normalization": "global",

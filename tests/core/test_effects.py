@@ -27,7 +27,7 @@ RULED: list[tuple[tuple[str, ...], dict[str, Any], dict[str, Any]]] = [
     (WEIGHED, {}, {**INSERTED, "merge": 2}),
     (WEIGHED, {"token_mode": "all"}, {**INSERTED, "image_dropout": 0.5}),
     (WEIGHED, {**INSERTED, "token_mode": "text"}, {**INSERTED, "token_mode": "image", "merge": 3}),
-    (("image_dropout", "reference_mask"), {}, {"token_mode": "image"}),
+    (("image_dropout", "reference_mask", "image_layers"), {}, {"token_mode": "image"}),
     (
         ("start", "end", "curve"),
         {"length_match": "truncate", "token_mode": "image"},
@@ -45,6 +45,12 @@ RULED: list[tuple[tuple[str, ...], dict[str, Any], dict[str, Any]]] = [
     (("outlier_threshold", "outlier_direction"), {}, {"outlier_repair": "zero"}),
     (("normalization",), {"scale_to_text": False}, {}),
     (("region", "region_mask"), {"token_mode": "all"}, INSERTED),
+    (("hidden_layer",), {"layer_mix": "-3"}, {}),
+    (
+        ("hidden_layer", "layer_mix"),
+        {"token_mode": "image", "image_layers": "-3"},
+        {"token_mode": "all", "image_layers": "-3"},
+    ),
     (("combine",), {"reference": "x"}, {"reference": "x", "reference_3": "y"}),
     (("combine",), {"reference": "x", "reference_3": "y", "negative_3": True}, {}),
     (("combine",), {**INSERTED, "reference": "x", "reference_3": "y", "weight_3": 0.0}, {}),
@@ -83,6 +89,8 @@ BASES: dict[str, dict[str, Any]] = {
     **{name: {"preset": name} for name in PRESETS},
     "truncated": {"length_match": "truncate", "token_mode": "image_no_markers"},
     "truncated, a text of its own": {"vl_prompt": "in oil", "length_match": "truncate"},
+    "layers": {"token_mode": "all", "layer_mix": "-4:2, -2", "image_layers": "-3"},
+    "layers of the image": {"token_mode": "image", "image_layers": "-4"},
     "truncated, the prompt": {"length_match": "truncate", "curve": "ease out"},
     "no steps": {"start": 0.7, "end": 0.7},
     "repaired": {"outlier_repair": "clamp", "outlier_threshold": 1.5, "token_mode": "image"},
@@ -96,6 +104,8 @@ BASES: dict[str, dict[str, Any]] = {
 VARIED = [o for o in OPTIONS if o.infotext and o.kind not in ("image", "mask", "model") and o.unit < 2]
 OTHERS: dict[str, list[Any]] = {  # values to be tried, where the ends and the choices are not the ones
     "hidden_layer": [-3, -1],
+    "layer_mix": ["", "-3", "-3:0.7, -1:0.3"],
+    "image_layers": ["", "-3", "-3:0.7, -1:0.3"],
     "reference_tokens": [4, 8, 24, 64],
     "outlier_threshold": [1.0, 2.0, 10.0],
     "vl_prompt": [PROMPT, "", "the style of {prompt}"],

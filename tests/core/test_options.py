@@ -163,8 +163,8 @@ def test_json_and_sliders_may_write_whole_numbers_either_way(name, value, meant)
     assert (checked, type(checked)) == (meant, type(meant))
 
 
-TEXTS = [option for option in OPTIONS if option.kind in ("text", "model", "blocks", "region")]
-LONGEST = {"blocks": "all:1.", "region": "0,0,1,0."}  # of the kinds whose texts have a form
+TEXTS = [option for option in OPTIONS if option.kind in ("text", "model", "blocks", "region", "layers")]
+LONGEST = {"blocks": "all:1.", "region": "0,0,1,0.", "layers": "-8:1."}  # of the kinds whose texts have a form
 
 
 @pytest.mark.parametrize("option", TEXTS, ids=lambda option: option.name)

@@ -19,7 +19,7 @@ from zvl_ext.options import OPTIONS
 # version. A new room is put into this table on purpose, as low as it can be.
 FLOORS = (
     ("__init__", "errors", "outside"),
-    ("pictures", "regions"),
+    ("pictures", "regions", "hidden_layers"),
     (
         "reference",
         "sequence",

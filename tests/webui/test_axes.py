@@ -86,7 +86,8 @@ def test_types_and_choices(plot: Any, references: Path) -> None:
 
 def test_what_costs_a_pass_of_qwen3_vl_is_the_outer_loop(plot: Any) -> None:
     passes = (
-        "engine", "preset", "reference", "hidden_layer", "reference_tokens", "positions", "storage", "combine", "crop",
+        "engine", "preset", "reference", "hidden_layer", "layer_mix", "image_layers", "reference_tokens", "positions", "storage",
+        "combine", "crop",
     )  # fmt: skip
     dear = [axis(plot, name).cost for name in LABELED if BY_NAME[name].first in passes]
     cheap = [axis(plot, name).cost for name in LABELED if BY_NAME[name].first not in passes]
@@ -113,6 +114,8 @@ _ODD = {
     "proportional": (["True", "false", " TRUE"], ["yes", "1", ""]),
     "negative": (["True", "false", " TRUE"], ["yes", "1", ""]),
     "blocks": (["all", " early, 20-29:0.5 ", "0-9"], ["first", "9-0", "all:9"]),
+    "layer_mix": (["-8:0.7, -2:0.3", " -6 ", ""], ["-37", "2", "-8:0", "-8, -8"]),
+    "image_layers": (["-8:0.7; -2:.3", "-6"], ["-8:1, -2:-1", "early"]),
     "region": (["all", " Left ", "0, 0, 50%, 1"], ["middle", "0, 0, 1", "1, 0, 0, 1"]),
 }
 

@@ -143,7 +143,12 @@ def values_of(option: Any) -> list[Any]:
                 for step in (0, 1, steps // 3, steps // 2, steps - 1, steps)
             }
         )
-    return {"blocks": ["late", "early:0.5, 20-29"], "region": ["left", "0, 0.25, 50%, 1"]}.get(option.kind, ["a text"])
+    texts = {
+        "blocks": ["late", "early:0.5, 20-29"],
+        "region": ["left", "0, 0.25, 50%, 1"],
+        "layers": ["-8:0.7, -2:0.3", "-6"],
+    }
+    return texts.get(option.kind, ["a text"])
 
 
 def pasted(web: WebUI, settings: Settings, opened: Reference) -> dict[str, Any]:
@@ -168,6 +173,7 @@ BESIDE = {  # what an option needs beside it to act
     "positions": {"engine": "splice"},
     "storage": {"engine": "blend"},
     "length_match": {"token_mode": "all"},
+    "image_layers": {"token_mode": "all"},
     "proportional": {"merge": 2},
 }
 INSERTED = ("weight", "blocks", "merge", "proportional", "block_place", "region")

@@ -47,6 +47,9 @@ FIRST_DEFAULTS = {
     "region": "all",
     "negative": False,
     "denoising_strength": 1.0,
+    # What came with several layers.
+    "layer_mix": "",
+    "image_layers": "",
 }
 FIRST_SPLICE = {
     "engine": "splice",

@@ -22,12 +22,13 @@ class Module(Protocol):
     """What an engine's module has."""
 
     def check_layer(self, settings: Settings, sources: Sources) -> None:
-        """Raise ZvlError unless the model that reads has the settings' layer: before anything is loaded or run."""
+        """Raise ZvlError unless the model that reads has the settings' layers: before anything is loaded or run."""
 
     def states(
         self, settings: Settings, references: References, jobs: list[Job], sources: Sources
-    ) -> list[torch.Tensor]:
-        """Hidden states of each job's whole sequence at the settings' layer, float32 [tokens, hidden] on the CPU."""
+    ) -> list[dict[int, torch.Tensor]]:
+        """Hidden states of each job's whole sequence at the settings' layers, by layer: float32 [tokens, hidden] on the
+        CPU."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Hashable
 
 import torch
 
+from ..hidden_layers import hidden_layers
 from ..options import Settings
 from ..qwen3vl.passes import Pass, whole_states
 from ..reference import References
@@ -15,22 +16,25 @@ from .sources import Job, Sources, seen
 
 
 def check_layer(settings: Settings, sources: Sources) -> None:
-    """Raise ZvlError unless Qwen3-VL has the settings' layer."""
-    sources.extractor.checkpoint.check_layer(settings.hidden_layer)
+    """Raise ZvlError unless Qwen3-VL has the settings' layers."""
+    for layer in hidden_layers(settings).every:
+        sources.extractor.checkpoint.check_layer(layer)
 
 
-def states(settings: Settings, references: References, jobs: list[Job], sources: Sources) -> list[torch.Tensor]:
-    """Engine blend: the whole sequences through Qwen3-VL, [tokens, hidden] each.
+def states(
+    settings: Settings, references: References, jobs: list[Job], sources: Sources
+) -> list[dict[int, torch.Tensor]]:
+    """Engine blend: the whole sequences through Qwen3-VL, by layer [tokens, hidden] each.
 
     What is kept has no layer in its key: a deeper one goes on from what is there, a shallower one is in it.
     """
-    checkpoint, store, layer = sources.extractor.checkpoint, sources.store, settings.hidden_layer
-    depth = checkpoint.depth(layer)
+    checkpoint, store, layers = sources.extractor.checkpoint, sources.store, hidden_layers(settings).every
+    depth = max(map(checkpoint.depth, layers))
     groups: dict[tuple[Hashable, ...], list[Job]] = {}
     for job in jobs:
         key = ("pass", *seen(references, job.sequence.grids, sources), job.sequence.ids[: job.sequence.fork])
         groups.setdefault(key, []).append(job)
-    made: dict[Sequence, torch.Tensor] = {}
+    made: dict[Sequence, dict[int, torch.Tensor]] = {}
     for key, group in groups.items():
         sequences = list(dict.fromkeys(job.sequence for job in group))
         tails_of = [sequence.ids[sequence.fork :] for sequence in sequences if len(sequence.ids) > sequence.fork]
@@ -42,7 +46,8 @@ def states(settings: Settings, references: References, jobs: list[Job], sources:
         if prefix is None or not all(each and each.depth >= depth for each in kept):
             prefix, tails = sources.extractor.extend(sequences, references, group[0].budget, depth, prefix, tails)
             extended = [prefix, *tails]
-        made |= {sequence: whole_states(prefix, tail, layer, checkpoint) for sequence, tail in zip(sequences, tails)}
+        for sequence, tail in zip(sequences, tails):
+            made[sequence] = {layer: whole_states(prefix, tail, layer, checkpoint) for layer in layers}
         for k, old, new in zip(keys, kept, extended):
             if new is not None and new is not old:  # here at last: values that are not finite have been refused
                 store.put(k, new.tensors())

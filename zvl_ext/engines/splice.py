@@ -11,6 +11,7 @@ import dataclasses
 import torch
 
 from ..errors import ZvlError
+from ..hidden_layers import hidden_layers
 from ..options import PROMPT, Settings
 from ..qwen3vl.checkpoint import check_layer as check_layer_of
 from ..reference import Reference, References, in_order
@@ -21,8 +22,9 @@ from .sources import ImageTokens, Job, Sources, seen
 
 
 def check_layer(settings: Settings, sources: Sources) -> None:
-    """Raise ZvlError unless the text encoder has the settings' layer."""
-    check_layer_of(settings.hidden_layer, sources.required_encoder.layers, "the text encoder")
+    """Raise ZvlError unless the text encoder has the settings' layers."""
+    for layer in hidden_layers(settings).every:
+        check_layer_of(layer, sources.required_encoder.layers, "the text encoder")
 
 
 def embeddings(
@@ -81,15 +83,17 @@ def _looks(references: References, job: Job, sources: Sources) -> ImageTokens:
     )
 
 
-def states(settings: Settings, references: References, jobs: list[Job], sources: Sources) -> list[torch.Tensor]:
+def states(
+    settings: Settings, references: References, jobs: list[Job], sources: Sources
+) -> list[dict[int, torch.Tensor]]:
     """Engine splice: the vision tower's tokens through the image model's own text encoder."""
     check_layer(settings, sources)
     return [_spliced(settings, references, job, sources) for job in jobs]
 
 
-def _spliced(settings: Settings, references: References, job: Job, sources: Sources) -> torch.Tensor:
-    encoder, store, sequence, layer = sources.required_encoder, sources.store, job.sequence, settings.hidden_layer
-    wanted = encoder.layers + layer + 1
+def _spliced(settings: Settings, references: References, job: Job, sources: Sources) -> dict[int, torch.Tensor]:
+    encoder, store, sequence = sources.required_encoder, sources.store, job.sequence
+    wanted = {layer: encoder.layers + layer + 1 for layer in hidden_layers(settings).every}
     alone = len(sequence.ids) == sequence.fork  # no word of the prompt is read: whatever it is, the states are the same
     encoded = encoder.state if alone else job.text.digest
     what = seen(references, sequence.grids, sources)
@@ -101,22 +105,25 @@ def _spliced(settings: Settings, references: References, job: Job, sources: Sour
 
     shape = (len(sequence.ids), job.text.embeddings.shape[-1])
     states: Bundle = store.get(key, lambda bundle: sound_states(bundle, shape)) or {}
-    if name(wanted) not in states:
-        deepest = max((k for k in range(1, wanted) if name(k) in states), default=0)
+    missing = {layer: k for layer, k in wanted.items() if name(k) not in states}
+    if missing:
+        first, last = min(missing.values()), max(missing.values())
+        deepest = max((k for k in range(1, first) if name(k) in states), default=0)
         image = None
         if not deepest or settings.positions == "mrope":
             image = _looks(references, job, sources)
         rows = states[name(deepest)] if image is None or deepest else _spliced_embeddings(settings, image, job, sources)
-        indices = range(deepest + 1, wanted + 1) if sources.every_layer else [wanted]
+        indices = range(deepest + 1, last + 1) if sources.every_layer else list(missing.values())
         more = encoder.states(rows, indices, image if settings.positions == "mrope" else None, sequence, deepest)
-        if not more[wanted].isfinite().all():
-            raise ZvlError(
-                f"Hidden layer {layer} of the text encoder has values that are not finite. Choose positions "
-                "sequential, or another layer."
-            )
+        for layer, k in missing.items():
+            if not more[k].isfinite().all():
+                raise ZvlError(
+                    f"Hidden layer {layer} of the text encoder has values that are not finite. Choose positions "
+                    "sequential, or another layer."
+                )
         states = states | {name(k): rows for k, rows in more.items() if rows.isfinite().all()}
         store.put(key, states)
-    return states[name(wanted)]
+    return {layer: states[name(k)] for layer, k in wanted.items()}
 
 
 def _spliced_embeddings(settings: Settings, image: ImageTokens, job: Job, sources: Sources) -> torch.Tensor:

@@ -32,7 +32,16 @@ COST_OPTIONS = (
     *(numbered(name, number) for number in range(1, UNITS + 1) for name in ("image_dropout", "reference")),
 )
 # Those that decide how much memory reading the reference takes, and where.
-MEMORY_OPTIONS = ("model", "engine", "hidden_layer", "reference_tokens", "storage", "device")
+MEMORY_OPTIONS = (
+    "model",
+    "engine",
+    "hidden_layer",
+    "layer_mix",
+    "image_layers",
+    "reference_tokens",
+    "storage",
+    "device",
+)
 # Those that may have no part in the picture, and those that decide it: of all references, and of each one's curve. What
 # hangs on which references are there can always be chosen.
 AFFECTED_OPTIONS = tuple(
@@ -44,6 +53,8 @@ EFFECT_OPTIONS = (
     "length_match",
     "scale_to_text",
     "outlier_repair",
+    "layer_mix",
+    "image_layers",
     "merge",
     "image_dropout",
     "vl_prompt",
@@ -57,6 +68,7 @@ _ROW = ("hidden_layer", "token_mode", "normalization")
 _MORE = (
     ("combine", "proportional"),
     ("reference_tokens", "merge"),
+    ("layer_mix", "image_layers"),
     ("engine", "length_match"),
     ("positions", "block_place"),
     ("blend_mode", "outlier_repair"),

@@ -19,6 +19,7 @@ from ..engines.splice import look
 from ..errors import Stopped, ZvlError, in_one_line, line_of
 from ..hosts import forge, forge_encoder, forge_files, forge_inpaint
 from ..hosts.forge_extractor import ForgeExtractor
+from ..hidden_layers import LAYER_OPTIONS
 from ..mixing.statistics import ReferenceStatistics
 from ..options import OPTIONS, Settings
 from ..regions import Frame
@@ -330,7 +331,7 @@ class Run:
             forge_encoder.ForgeTextEncoder(engine) if loaded and not language_model else None,
             KEEPER.store,
             self.say,
-            "hidden_layer" in cell_of(self.p),
+            not LAYER_OPTIONS.isdisjoint(cell_of(self.p)),
         )
         if loaded or language_model:
             conditioner.check_layer(s, sources)
