@@ -27,6 +27,7 @@ SPLICE = {"engine": "splice", "alpha": 1.0, "hidden_layer": -2, "token_mode": "a
 CHANGES = {  # options of engine blend, each with a value that is not the published one
     "alpha": 0.31,
     "hidden_layer": -7,
+    "layer_mix": "-7:0.7, -2:0.3",
     "token_mode": "image",
     "scale_to_text": False,
     "normalization": "per_dim",

@@ -86,8 +86,8 @@ def test_types_and_choices(plot: Any, references: Path) -> None:
 
 def test_what_costs_a_pass_of_qwen3_vl_is_the_outer_loop(plot: Any) -> None:
     passes = (
-        "engine", "preset", "reference", "hidden_layer", "layer_mix", "image_layers", "reference_tokens", "positions", "storage",
-        "combine", "crop",
+        "engine", "preset", "reference", "hidden_layer", "layer_mix", "image_layers", "reference_tokens", "positions",
+        "storage", "combine", "crop",
     )  # fmt: skip
     dear = [axis(plot, name).cost for name in LABELED if BY_NAME[name].first in passes]
     cheap = [axis(plot, name).cost for name in LABELED if BY_NAME[name].first not in passes]

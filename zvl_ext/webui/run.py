@@ -17,9 +17,9 @@ from ..engines import ENGINES
 from ..engines.sources import Sources
 from ..engines.splice import look
 from ..errors import Stopped, ZvlError, in_one_line, line_of
+from ..hidden_layers import LAYER_OPTIONS
 from ..hosts import forge, forge_encoder, forge_files, forge_inpaint
 from ..hosts.forge_extractor import ForgeExtractor
-from ..hidden_layers import LAYER_OPTIONS
 from ..mixing.statistics import ReferenceStatistics
 from ..options import OPTIONS, Settings
 from ..regions import Frame
