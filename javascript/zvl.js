@@ -10,12 +10,14 @@
     const isOn = (tab) => Boolean(document.querySelector(`#zvl_${tab}_enabled-checkbox input`)?.checked);
     const number = (tab, name) => byId(tab, name)?.querySelector("input[type=number]");
     const reference = (tab, unit) => byId(tab, unit === 1 ? "reference" : `reference_${unit}`);
+    const batch = (tab) => byId(tab, "reference_batch")?.querySelectorAll(".file-preview .file").length ?? 0;
     const held = (tab) => UNITS.filter((unit) => reference(tab, unit)?.querySelector("img"));
 
     // What a picture made now would be.
     function outlook(tab, references) {
         if (byId(tab, "missing")?.querySelector(".zvl-note")) return "no weights";
-        if (!references) return "no reference";
+        if (!references && !batch(tab)) return "no reference";
+        if (batch(tab)) return `on, batch of ${batch(tab)}`;
         if (references > 1) return `on, ${references} references`;
         const weight = byId(tab, "weight");
         const name = weight && !weight.classList.contains("hidden") ? "weight" : "alpha";
@@ -29,7 +31,8 @@
         for (const unit of UNITS) {
             byId(tab, `unit_${unit}-button`)?.classList.toggle("zvl-held", references.includes(unit));
         }
-        const hasReference = references.length > 0;
+        byId(tab, "unit_batch-button")?.classList.toggle("zvl-held", batch(tab) > 0);
+        const hasReference = references.length > 0 || batch(tab) > 0;
         if (hasReference && hadReference.get(tab) === false && touched.delete(tab) && !isOn(tab) && !switchedOff.has(tab)) {
             document.querySelector(`#zvl_${tab}_enabled-checkbox input`)?.click();
         }

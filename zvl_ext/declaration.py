@@ -13,6 +13,8 @@ from .hidden_layers import layer_mix
 from .regions import rectangle
 from .weighting import ALL, block_ranges
 
+# The most pictures of a batch: as many as a person looks at.
+_BATCH = 256
 # The most characters of a value, by the kind of its option.
 _LENGTHS = {"text": 10_000, "model": 500, "blocks": 200, "region": 100, "layers": 200}
 
@@ -28,7 +30,8 @@ class Option:
 
     Attributes:
         name: The key in Python, in the API and (with dashes) on the command line.
-        kind: `switch`, `number`, `integer`, `choice`, `text`, `blocks`, `region`, `layers`, `image`, `mask` or `model`.
+        kind: `switch`, `number`, `integer`, `choice`, `text`, `blocks`, `region`, `layers`, `image`,
+            `images`, `mask` or `model`.
         default: The value of a fresh panel.
         label: What the panel calls it; unique within the extension.
         help: One or two sentences, for documentation and as the control's tooltip.
@@ -199,6 +202,16 @@ def _image(option: Option, value: Any) -> Any:
     return None if isinstance(value, str) and not value else value  # opened and checked by reference.open_reference
 
 
+def _images(option: Option, value: Any) -> Any:
+    if value is None or value == []:
+        return None
+    if not isinstance(value, (list, tuple)):
+        raise option.refuse(value, "a list of pictures")
+    if len(value) > _BATCH:
+        raise ZvlError(f"Z-Image VL: {option.name} has {len(value)} pictures; {_BATCH} are the most. Make it in parts.")
+    return tuple(value)
+
+
 _CHECKS = {
     "switch": _switch,
     "number": _number,
@@ -211,6 +224,7 @@ _CHECKS = {
     "mask": _image,
     "model": _text,
     "image": _image,
+    "images": _images,
 }
 
 

@@ -266,6 +266,12 @@ class Declared:
         "-8:0.7, -2:0.3. Empty: the same as the prompt's.",
         infotext="ZVL image layers", advanced=True, axis="Image layers", cost=0.4, added=1,
     )  # fmt: skip
+    reference_batch: Any = declared(
+        "images", None, "Batch",
+        "One picture for each of these references, in the first one's place and with its settings; the batch count's "
+        "pictures each, with the same seeds for all.",
+        advanced=True, added=1,
+    )  # fmt: skip
 
     @classmethod
     def from_mapping(cls: type[_Own], values: dict[str, Any]) -> _Own:
@@ -308,6 +314,22 @@ class Declared:
         """As `unit`, of every reference that is there, by its number."""
         every = {number: self.unit(number) for number in range(1, UNITS + 1)}
         return {number: unit for number, unit in every.items() if unit.reference is not None}
+
+    def each(self: _Own) -> list[_Own]:
+        """The settings of every reference of a batch, as if it were alone in the first one's place; without a batch
+        these settings.
+
+        Raises:
+            ZvlError: there is a first reference besides.
+        """
+        if self.reference_batch is None:
+            return [self]
+        if self.reference is not None:
+            raise ZvlError(
+                "There is a batch of references, and a first reference besides, whose place they take. Remove one of "
+                "the two."
+            )
+        return [dataclasses.replace(self, reference=each, reference_batch=None) for each in self.reference_batch]
 
     def changed(self: _Own, values: dict[str, Any]) -> _Own:
         """The same settings with other values, each checked; a `preset` among them is applied before the others."""

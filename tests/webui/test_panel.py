@@ -65,6 +65,9 @@ def test_kinds_ranges_and_choices(built: Built) -> None:
             assert isinstance(component, gr.Image)
             assert component.get_block_name() == "image", "for the browser"
             assert "webcam" not in component.sources
+        elif option.kind == "images":
+            assert component.get_block_name() == "file"
+            assert component.file_count == "multiple"
 
 
 def test_labels_are_unique(built: Built) -> None:
@@ -83,7 +86,7 @@ def test_every_option_says_what_it_is_for(built: Built) -> None:
     assert len(tips) == len(OPTIONS)
     for option, component in zip(OPTIONS, built.components):
         assert tips[elem_id(option.name)] == option.help, "as a tooltip"
-        if option.kind not in ("image", "mask") and option.name != "enabled":
+        if option.kind not in ("image", "images", "mask") and option.name != "enabled":
             assert component.info == (option.hint or None)
 
 
@@ -134,7 +137,8 @@ def test_in_sight_are_the_reference_the_preset_the_strength_and_one_compact_row(
 
 def test_every_reference_has_its_controls_in_its_own_tab(built: Built) -> None:
     for option in OPTIONS:
-        assert tab_of(built, option.name) == (f"Reference {option.unit}" if option.unit else None)
+        tab = "Batch" if option.kind == "images" else f"Reference {option.unit}" if option.unit else None
+        assert tab_of(built, option.name) == tab
         if option.unit:
             assert folded(built, option.name) == (option.first not in ("reference", "weight"))
 

@@ -37,7 +37,7 @@ def test_swap_exchanges_two_references_with_all_that_is_theirs(built: Built) -> 
 def test_clear_leaves_a_fresh_panel_with_the_chosen_preset(built: Built, preset: str) -> None:
     (event,) = built.events(built.button("clear"), "click")
     outputs = names(built, event.outputs)
-    assert outputs == [option.name for option in OPTIONS if option.unit]
+    assert outputs == [option.name for option in OPTIONS if option.unit or option.name == "reference_batch"]
     after = {name: update["value"] for name, update in zip(outputs, event.fn(preset))}
     wanted = Settings.from_mapping({"preset": preset} if preset in PRESETS else {})
     for name, value in after.items():

@@ -81,7 +81,7 @@ def given(pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         name, sign, text = pair.partition("=")
         name = name.strip().replace("-", "_")
-        if not sign or name not in BY_NAME or BY_NAME[name].kind == "image":
+        if not sign or name not in BY_NAME or BY_NAME[name].kind in ("image", "images"):
             close = difflib.get_close_matches(name, BY_NAME, 1)
             hint = f"did you mean {close[0]}?" if close else "python -m zvl_ext options lists them."
             raise ZvlError(f"--set {pair}: NAME=VALUE is needed, with an option's name; {hint}")

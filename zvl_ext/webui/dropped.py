@@ -1,14 +1,15 @@
-"""The panel's control for a reference or a mask: it takes files as they are, and leaves opening them to `reference`."""
+"""The panel's controls for references and masks: they take files as they are, and leave opening them to `reference`."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from abc import ABCMeta
 from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
-from gradio.data_classes import FileData
+from gradio.data_classes import FileData, ListFiles
 
 from ..errors import ZvlError, titled
 from ..outside import open_regular
@@ -18,11 +19,17 @@ from ..reference import Upload, open_reference
 _SHOWN = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM")
 
 
-class _WithoutStub(type(gr.Image)):
+class _WithoutStub(type(gr.Image)):  # gradio's components all have one type
     """gradio writes a file with types beside the module of every new component; here it is to leave none."""
 
     def __new__(cls, name: str, bases: tuple, attributes: dict) -> type:
         return ABCMeta.__new__(cls, name, bases, attributes)
+
+
+def _refuse_address(path: Any) -> None:
+    """gradio would fetch an address that a request names."""
+    if "://" in str(path):
+        raise gr.Error("Z-Image VL: addresses are not fetched.")
 
 
 class Dropped(gr.Image, metaclass=_WithoutStub):
@@ -43,9 +50,28 @@ class Dropped(gr.Image, metaclass=_WithoutStub):
         return super().postprocess(value)
 
     async def async_move_resource_to_block_cache(self, path: Any) -> str | None:
-        """gradio would fetch an address that a request names."""
-        if "://" in str(path):
-            raise gr.Error("Z-Image VL: addresses are not fetched.")
+        _refuse_address(path)
+        return await super().async_move_resource_to_block_cache(path)
+
+
+class DroppedSeveral(gr.File, metaclass=_WithoutStub):
+    """`gr.File` whose value is a list of uploads; None where there is none."""
+
+    is_template = True
+
+    def preprocess(self, payload: ListFiles | None) -> list[Upload] | None:
+        return [Upload(each.path, each.orig_name or "") for each in payload or ()] or None
+
+    def postprocess(self, value: Any) -> ListFiles | None:
+        """Only another tab's control sets it."""
+        if not value:
+            return None
+        return ListFiles(
+            root=[FileData(path=e.path, orig_name=e.name or None, size=os.path.getsize(e.path)) for e in value]
+        )
+
+    async def async_move_resource_to_block_cache(self, path: Any) -> str | None:
+        _refuse_address(path)
         return await super().async_move_resource_to_block_cache(path)
 
 
@@ -59,6 +85,11 @@ def control(height: int = 300, **shown: Any) -> Dropped:
         elem_classes=["zvl-drop"],  # the page's script hands it what the page itself would refuse
         **shown,
     )
+
+
+def several(**shown: Any) -> DroppedSeveral:
+    """The control for a batch; gradio's own arguments."""
+    return DroppedSeveral(file_count="multiple", height=200, **shown)
 
 
 def preview(ensure_temp_folder: Callable[[], None], value: Upload | None) -> Any:

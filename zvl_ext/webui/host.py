@@ -15,6 +15,8 @@ from .kept import KEEPER
 class Host(Protocol):
     """What the accordion needs of the page it stands in: `WebUI` in the web UI, `page.PageHost` in the demo's page."""
 
+    batches: bool  # whether it makes a picture for each reference of a batch
+
     def input_accordion(self, **kwargs: Any) -> tuple[Any, Any]:
         """The component whose value is whether the extension takes part, and the block the controls go into. Takes
         `label` and `elem_id`."""
@@ -53,6 +55,8 @@ class Host(Protocol):
 
 class WebUI:
     """The web UI as a `Host`."""
+
+    batches = True
 
     input_accordion = staticmethod(forge.input_accordion)
     tool_button = staticmethod(forge.tool_button)

@@ -33,6 +33,8 @@ class PageHost:
         weights: What the page runs on.
     """
 
+    batches = False
+
     def __init__(self, weights: Weights):
         self._weights = weights
 

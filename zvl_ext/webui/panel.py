@@ -115,7 +115,7 @@ def build(title: str, elem_id: Callable[[str], str], host: Host) -> tuple[list, 
             control("preset")
             control("alpha")
         about = gr.HTML(_about(BY_NAME["preset"].default), elem_classes=["zvl-about"])
-        buttons = panel_units.build(control, elem_id)
+        buttons = panel_units.build(control, elem_id, host)
         cost = gr.HTML(_cost(*(BY_NAME[name].default for name in COST_OPTIONS)))
         with gr.Row(elem_classes=["zvl-compact"]):
             for name in _ROW:
@@ -245,6 +245,8 @@ def _component(option: Option, elem_id: str, host: Host) -> Any:
         return dropped.control(**shown)
     if option.kind == "mask":
         return dropped.control(height=220, **shown)
+    if option.kind == "images":
+        return dropped.several(**shown)
     return gr.Textbox(value=option.default, lines=1, max_lines=6, **info, **shown)
 
 

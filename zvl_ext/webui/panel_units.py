@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ _FOLDED = (
     ("region", "negative"),
     ("reference_mask", "region_mask"),
 )
+_CLEARED = tuple(option for option in OPTIONS if option.unit or option.kind == "images")
 _SIDE = 1024  # of the picture, where the page has no sliders for its size
 _SIZE_OF_THE_PICTURE = """(width, height, ...values) => {
     const side = (name) => Number(document.querySelector(`#TAB_${name} input[type=number]`)?.value) || SIDE;
@@ -29,7 +31,7 @@ _SIZE_OF_THE_PICTURE = """(width, height, ...values) => {
 }"""
 
 
-def build(control: Callable[[str], None], elem_id: Callable[[str], str]) -> dict[str, Any]:
+def build(control: Callable[[str], None], elem_id: Callable[[str], str], host: Host) -> dict[str, Any]:
     """The tabs and the buttons.
 
     Args:
@@ -50,6 +52,9 @@ def build(control: Callable[[str], None], elem_id: Callable[[str], str]) -> dict
                             with gr.Row(elem_classes=["zvl-pair"]):
                                 for name in names:
                                     control(numbered(name, number))
+        with gr.Tab("Batch", elem_id=elem_id("unit_batch"), visible=host.batches):
+            control("reference_batch")
+            gr.HTML(f"<p class='zvl-help'>{html.escape(BY_NAME['reference_batch'].help)}</p>")
     with gr.Row(elem_classes=["zvl-buttons"]):
 
         def button(name: str, words: str) -> Any:
@@ -80,7 +85,7 @@ def listen(buttons: dict[str, Any], made: dict[str, Any], host: Host) -> None:
     """
     pair = [made[numbered(option.name, number)] for number in (1, 2) for option in UNIT_OPTIONS]
     buttons["swap"].click(_swapped, inputs=pair, outputs=pair, show_progress="hidden")
-    own = [option.name for option in OPTIONS if option.unit]
+    own = [option.name for option in _CLEARED]
     buttons["clear"].click(
         _cleared, inputs=[made["preset"]], outputs=[made[name] for name in own], show_progress="hidden"
     )
@@ -101,7 +106,7 @@ def _swapped(*values: Any) -> list:
 def _cleared(preset: str) -> list:
     """Every reference gone, and its settings as they are by themselves; what the chosen preset sets, as it has it."""
     values = PRESETS.get(preset, {})
-    return [gr.update(value=values.get(o.first, BY_NAME[o.name].default)) for o in OPTIONS if o.unit]
+    return [gr.update(value=values.get(option.first, option.default)) for option in _CLEARED]
 
 
 def _seen(host: Host, width: float, height: float, *values: Any) -> Any:

@@ -40,14 +40,14 @@ def parse(args: tuple | list, cell: dict[str, Any]) -> Settings:
     if any(isinstance(value, dict) for value in args[1:]):
         raise ZvlError("There is more than one object in args. Put all values into the first one.")
     chosen = Settings.from_mapping(args[0]).changed(cell)
-    return chosen if says_enabled(args) else dataclasses.replace(chosen, enabled=bool(chosen.units))
+    return chosen if says_enabled(args) else dataclasses.replace(chosen, enabled=bool(chosen.each()[0].units))
 
 
 def unread(args: tuple | list) -> str:
     """What of the arguments has no effect, as a line; empty where there is nothing of that kind."""
     behind = zip(OPTIONS[1:], args[1:])  # the host puts the panel's values there: references and models are its own
     if named(args) and any(
-        v != option.default for option, v in behind if option.kind not in ("image", "mask", "model")
+        v != option.default for option, v in behind if option.kind not in ("image", "images", "mask", "model")
     ):
         return "only the first object in args is read; name the values behind it there."
     return ""
@@ -69,18 +69,19 @@ def asked(p: Any, args: tuple | list) -> Settings | None:
     chosen = parse(args, cell)
     if line := unread(args):
         tell(p, line)
+    first = chosen.each()[0] if chosen.enabled else chosen
     if not chosen.enabled:
         if not says_enabled(args):
             tell(p, "the request has no reference, so the picture was made from the prompt alone.")
         elif cell:
             tell(p, "the extension is switched off, so its X/Y/Z axes change nothing.")
-    elif not chosen.units:
+    elif not first.units:
         if conditioner.plain_picture(chosen):  # the text embeddings themselves, to the last bit
             return None
         if forge.is_api(p):
             raise ZvlError("It is enabled without a reference. Send one as base64 text, or send enabled: false.")
         tell(p, "no reference image, so the picture was made from the prompt alone.")
-    elif why := effects.plain_because(chosen):
+    elif why := effects.plain_because(first):
         tell(p, f"the picture is as without a reference, because {why}.")
     else:
         return _of_this_kind(p, chosen)

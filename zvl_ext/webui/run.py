@@ -21,10 +21,10 @@ from ..hidden_layers import LAYER_OPTIONS
 from ..hosts import forge, forge_encoder, forge_files, forge_inpaint
 from ..hosts.forge_extractor import ForgeExtractor
 from ..mixing.statistics import ReferenceStatistics
-from ..options import OPTIONS, Settings
+from ..options import BY_NAME, OPTIONS, Settings
 from ..regions import Frame
 from ..sequence import TOKEN_MODES
-from . import infotext, sampling
+from . import batch, infotext, sampling
 from .cell import cell_of
 from .engine import Player, Recorder, joined, statistics_of, told_again, with_prompts
 from .kept import KEEPER
@@ -69,7 +69,10 @@ def check(p: Any, args: tuple | list, cell: dict[str, Any]) -> None:
         cell: Values of the X/Y/Z plot, by name.
     """
     chosen = parse(args, cell)
-    if chosen.enabled and (units := conditioner.units_of(chosen, _shape(p), forge_inpaint.frame_to_come(p))):
+    if not chosen.enabled:
+        return
+    chosen = chosen.each()[0]
+    if units := conditioner.units_of(chosen, _shape(p), forge_inpaint.frame_to_come(p)):
         run = Run(p)
         run.settings, run.units = chosen, units
         run.check(forge.current_engine(), None)
@@ -121,7 +124,11 @@ class Run:
         self.p = p
         self.settings: Settings | None = None
         self.units: list[conditioner.Unit] = []
-        self._frame: Frame | None = None  # of the picture, once its units are made
+        self._each: list[Settings] = []  # of the references of a batch, or of the only picture
+        self._batch: tuple | None = None
+        self._digests: list[str] = []  # of the batch
+        self._turn: int | None = None  # whose units are made
+        self._frame = Frame()
         self.error: Exception | None = None
         self.before: dict[str, Callable] = {}
         self._extractor: ForgeExtractor | None = None
@@ -139,19 +146,32 @@ class Run:
 
     def prepare(self, args: tuple | list) -> None:
         """Read the arguments; leaves `settings` None where there is nothing to do."""
-        self.settings = asked(self.p, args)
+        chosen = asked(self.p, args)
+        if chosen is not None:
+            self._each, self._batch = chosen.each(), chosen.reference_batch
+            self.settings = self._each[0]
 
     def begin(self) -> None:
-        """Make the units, once the host has prepared the generation: only then it is known what is inpainted."""
-        if self.settings is None or self._frame is not None:
+        """Make the units of the pictures that are about to be made, once the host has prepared the generation: only
+        then it is known what is inpainted."""
+        if self.settings is None or self.error is not None:
             return
-        self._frame = forge_inpaint.frame_of(self.p)
         try:
-            self.units = conditioner.units_of(self.settings, _shape(self.p), self._frame)
-            self._check_guidance()
+            turn = 0 if self._batch is None else batch.turn(self.p)
+            if turn != self._turn:
+                self._take(turn)
+        except Stopped:
+            raise
         except Exception as error:  # noqa: BLE001  whatever it is, it has to stop the run
             self.error = error
-            return
+
+    def _take(self, turn: int) -> None:
+        if batch.spreads(self.p) and self._turn is None:
+            self._digests = batch.digests(self._batch)
+            self.say(batch.line(self.p))
+        self._turn, self.settings, self._frame = turn, self._each[turn], forge_inpaint.frame_of(self.p)
+        self.units = conditioner.units_of(self.settings, _shape(self.p), self._frame)
+        self._check_guidance()
         for picture in (each for unit in self.units for each in unit.pictures.values()):
             KEEPER.recent.put(picture.digest[: infotext.DIGEST], picture.image)
         self._sampling = self._begun()
@@ -212,7 +232,7 @@ class Run:
         values = tuple(
             getattr(s, option.name)
             for option in OPTIONS
-            if option.kind not in ("image", "mask", "model") and option.name not in _OF_NO_ROWS
+            if option.kind not in ("image", "images", "mask", "model") and option.name not in _OF_NO_ROWS
         )
         identity = (
             self.extractor.checkpoint.identity,
@@ -276,9 +296,11 @@ class Run:
         result = original(conditioned, required_prompts, *args, **kwargs)
         if not made:  # from the host's cache: another picture may have set another shift since
             self._recorded(function, forge.current_engine())
-        self.p.extra_generation_params.update(
-            infotext.write(self.settings, conditioner.digests(self.units), self.extractor.checkpoint.name)
-        )
+        written = infotext.write(self.settings, conditioner.digests(self.units), self.extractor.checkpoint.name)
+        if self._digests:  # the grid's parameters are those of its first picture
+            digests = [digest[: infotext.DIGEST] for digest in self._digests]
+            written[BY_NAME["reference"].infotext] = batch.of_each(self.p, digests)
+        self.p.extra_generation_params.update(written)
         for line in effects.unheard(self.settings):
             self.say(line)
         return result
@@ -405,6 +427,9 @@ class Run:
         if self._sampling is not None:
             self._sampling.end()
             self._sampling, self._stopped = self._begun(), False
+
+    def after_all(self) -> None:
+        batch.narrow(self.p)
 
     def _statistics(self, engine: Any, prompts: Any) -> ReferenceStatistics:
         state = forge_encoder.text_state(engine)

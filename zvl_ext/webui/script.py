@@ -5,6 +5,7 @@ What it does is in `run` (one generation), `panel` (the accordion) and `axes` (t
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Any
 
@@ -51,6 +52,13 @@ class ZImageVL(forge.script_base()):
             argument.label = option.name
         self._api_info = info
 
+    def before_process(self, p: Any, *args: Any) -> None:
+        with contextlib.suppress(ImportError):  # which `process` says
+            if forge.has_zimage():
+                from . import batch
+
+                batch.widen(p, args)
+
     def process(self, p: Any, *args: Any) -> None:
         if not forge.has_zimage():
             return
@@ -60,6 +68,7 @@ class ZImageVL(forge.script_base()):
             if args and args[0]:
                 tell(p, f"this version of the web UI is not known ({error}), so nothing was done. Look for an update.")
             return
+        run.batch.with_same_seeds(p)
         run.attach(p, args)
 
     def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
@@ -69,6 +78,10 @@ class ZImageVL(forge.script_base()):
     def postprocess_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
         if attached := _run_of(p):
             attached.after_sampling()
+
+    def postprocess(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        if attached := _run_of(p):
+            attached.after_all()
 
 
 def _run_of(p: Any) -> Any:

@@ -223,16 +223,20 @@ def images_tensor_to_samples(image, approximation, model):
     raise NotImplementedError("there is no VAE here")
 
 
-def create_infotext(p, all_prompts, all_seeds, all_subseeds, comments=None, iteration=0, position_in_batch=0):
-    """What is written under a picture and into its file."""
+def create_infotext(
+    p, all_prompts, all_seeds, all_subseeds, comments=None, iteration=0, position_in_batch=0, index=None
+):
+    """What is written under a picture and into its file. A list has a value for each picture."""
+    index = position_in_batch + iteration * p.batch_size if index is None else index
     pairs = {
         "Steps": p.steps,
         "Sampler": p.sampler_name,
         "CFG scale": p.cfg_scale,
-        "Seed": all_seeds[0],
+        "Seed": all_seeds[index],
         "Size": f"{p.width}x{p.height}",
     }
     pairs = {**pairs, **p.extra_generation_params, "Version": "stand-in"}
+    pairs = {key: value[index] if isinstance(value, list) else value for key, value in pairs.items()}
     return f"{all_prompts[0]}\n" + ", ".join(
         f"{key}: {infotext_utils.quote(value)}" for key, value in pairs.items() if value is not None
     )
