@@ -22,7 +22,7 @@ from zvl_ext.effects import idle
 from zvl_ext.errors import ZvlError, line_of
 from zvl_ext.options import BY_NAME, OPTIONS, PROMPT, Settings
 from zvl_ext.reference import open_reference
-from zvl_ext.regions import NAMED_REGIONS
+from zvl_ext.regions import INPAINT, NAMED_REGIONS
 from zvl_ext.webui import infotext, request
 from zvl_ext.weighting import NAMED_BLOCKS
 
@@ -78,9 +78,11 @@ def right(option: Option) -> st.SearchStrategy[Any]:
         factor = st.one_of(st.just(""), st.floats(0, 8).map(lambda f: f":{f:.3f}"))
         return st.lists(st.builds(str.__add__, part, factor), min_size=1, max_size=6).map(", ".join)
     if option.kind == "region":
-        return st.one_of(st.sampled_from([*NAMED_REGIONS]), st.integers(1, 100).map(lambda right: f"0, 0, {right}%, 1"))
+        return st.one_of(st.sampled_from([*NAMED_REGIONS, INPAINT]), st.integers(1, 100).map(lambda right: f"0, 0, {right}%, 1"))
     if option.kind in ("image", "mask"):
         return st.just("not opened here")
+    if option.kind == "images":
+        return st.lists(st.just("not opened here"), max_size=3)
     return st.text(max_size=60)
 
 
@@ -111,7 +113,7 @@ def refused_or(make: Any) -> Any:
 @hypothesis.example(BY_NAME["engine"], "\u2028\x1b[2J" * 30)
 def test_a_value_is_an_options_own_or_refused(option: Option, value: Any) -> None:
     checked = refused_or(lambda: option.check(sent(value)))
-    if checked is not None and option.kind not in ("image", "mask"):
+    if checked is not None and option.kind not in ("image", "images", "mask"):
         assert option.check(checked) == checked
         assert isinstance(checked, type(option.default))
 
@@ -122,10 +124,12 @@ def test_a_value_is_an_options_own_or_refused(option: Option, value: Any) -> Non
 @hypothesis.example({"\ud83d": 1})
 @hypothesis.example({"alhpa\n": Odd.HUGE})
 @hypothesis.example({"reference": Odd.DEEP, "alpha": [[]]})
+@hypothesis.example({"reference_batch": [Odd.DEEP], "reference_2": "x"})
+@hypothesis.example({"reference_batch": ["x"] * 10_000})
 def test_a_request_by_names_is_read_or_refused(values: dict) -> None:
     settings = refused_or(lambda: request.parse([sent(values)], {}))
     if settings is not None:
-        assert settings.enabled == values.get("enabled", bool(settings.units))
+        assert settings.enabled == values.get("enabled", bool(settings.units or settings.reference_batch))
 
 
 @generated(150)
