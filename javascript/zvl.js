@@ -95,17 +95,24 @@
         if (!image || !control) return;
         const blob = await (await fetch(image.src)).blob();
         const file = new File([blob], `reference.${blob.type.split("/")[1] || "png"}`, { type: blob.type || "image/png" });
+        touched.add(tab);
+        put(control, file);
+    }
+
+    // Put a file into a control for a picture, in place of what it has.
+    async function put(control, file) {
         if (control.querySelector("img")) control.querySelector("button[aria-label='Remove Image']")?.click();
         for (let waited = 0; waited < 40; waited += 1) { // the page makes room for another picture
             const input = control.querySelector("input[type=file]");
             if (input) {
-                touched.add(tab);
                 choose(input, file);
                 return;
             }
             await new Promise((done) => setTimeout(done, 50));
         }
     }
+
+    window.zvl = { put, img2imgPicture: () => SOURCES.use_img2img().find((each) => each.getAttribute("src")) };
 
     // The web UI calls this after every burst of changes in the page; values set by a paste arrive this way, too.
     onAfterUiUpdate(() => {

@@ -70,8 +70,9 @@ def css() -> str:
 
 
 def head() -> str:
-    """The extension's script, and what calls it."""
-    return f"{_HEAD}<script>{_file('javascript', 'zvl.js')}</script>"
+    """The extension's scripts, and what calls them."""
+    scripts = (_file("javascript", name) for name in ("zvl.js", "zvl_paint.js"))
+    return _HEAD + "".join(f"<script>{script}</script>" for script in scripts)
 
 
 def theme() -> gr.themes.Base:

@@ -23,6 +23,8 @@ _FOLDED = (
     ("region", "negative"),
     ("reference_mask", "region_mask"),
 )
+# What can be painted, in the page and by its script.
+_PAINTED = {"reference_mask": "Paint the reference mask", "region_mask": "Paint the region mask"}
 _CLEARED = tuple(option for option in OPTIONS if option.unit or option.kind == "images")
 _SIDE = 1024  # of the picture, where the page has no sliders for its size
 _SIZE_OF_THE_PICTURE = """(width, height, ...values) => {
@@ -40,6 +42,10 @@ def build(control: Callable[[str], None], elem_id: Callable[[str], str], host: H
     Returns:
         What `listen` needs.
     """
+
+    def button(name: str, words: str) -> Any:
+        return gr.Button(words, size="sm", min_width=60, elem_id=elem_id(name))
+
     with gr.Tabs(elem_id=elem_id("units"), elem_classes=["zvl-units"]):
         for number in range(1, UNITS + 1):
             with gr.Tab(f"Reference {number}", elem_id=elem_id(f"unit_{number}")), gr.Row():
@@ -52,14 +58,13 @@ def build(control: Callable[[str], None], elem_id: Callable[[str], str], host: H
                             with gr.Row(elem_classes=["zvl-pair"]):
                                 for name in names:
                                     control(numbered(name, number))
+                        with gr.Row(elem_classes=["zvl-buttons"]):
+                            for name, words in _PAINTED.items():
+                                button(f"paint_{name}_{number}", words)
         with gr.Tab("Batch", elem_id=elem_id("unit_batch"), visible=host.batches):
             control("reference_batch")
             gr.HTML(f"<p class='zvl-help'>{html.escape(BY_NAME['reference_batch'].help)}</p>")
     with gr.Row(elem_classes=["zvl-buttons"]):
-
-        def button(name: str, words: str) -> Any:
-            return gr.Button(words, size="sm", min_width=60, elem_id=elem_id(name))
-
         made = {"seen": button("see", "Show what the model sees"), "swap": button("swap", "Swap 1 and 2")}
         # What these do is done in the page, by its script.
         button("use_result", "Use the last result")
