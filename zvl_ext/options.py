@@ -48,7 +48,8 @@ class Declared:
     )  # fmt: skip
     preset: str = declared(
         "choice", START, "Preset",
-        "Sets the controls below to a known combination. Changing one of them afterwards shows Custom.",
+        "Sets the controls below to a known combination, of every reference alike. Changing the first one's afterwards "
+        "shows Custom.",
         choices=(*PRESETS, CUSTOM), axis="Preset", cost=0.6,
     )  # fmt: skip
     alpha: float = declared(
@@ -334,7 +335,7 @@ class Declared:
     def changed(self: _Own, values: dict[str, Any]) -> _Own:
         """The same settings with other values, each checked; a `preset` among them is applied before the others."""
         checked = {name: BY_NAME[name].check(value) for name, value in values.items()}
-        settings = dataclasses.replace(self, **(PRESETS.get(checked.get("preset", ""), {}) | checked))
+        settings = dataclasses.replace(self, **(of_preset(checked.get("preset", "")) | checked))
         return dataclasses.replace(settings, preset=preset_of(settings))
 
 
@@ -384,6 +385,17 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
                 raise ZvlError(f"Z-Image VL: {full} is given twice, by its name and in references.")
             flat[full] = value
     return flat
+
+
+def of_preset(name: str) -> dict[str, Any]:
+    """What a preset sets, by the options' names: what a reference has for itself it sets for each of them. Nothing,
+    where there is no such preset."""
+    own = {option.name for option in UNIT_OPTIONS}
+    return {
+        numbered(key, number): value
+        for key, value in PRESETS.get(name, {}).items()
+        for number in range(1, UNITS + 1 if key in own else 2)
+    }
 
 
 def preset_of(settings: Declared) -> str:

@@ -161,7 +161,16 @@ def test_choosing_by_name_sets_the_values_and_is_recognized_by_them(name):
     settings = Settings.from_mapping({"preset": name})
     assert values_of(settings) == WANTED[name]
     assert settings.preset == preset_of(settings) == name
-    assert Settings.from_mapping(WANTED[name]) == settings  # the values alone, as infotext brings them back
+    alone = Settings.from_mapping(WANTED[name])  # the values alone, as infotext brings them back
+    assert (alone.unit(1), alone.preset) == (settings.unit(1), name)
+
+
+@pytest.mark.parametrize("name", WANTED)
+def test_a_preset_is_about_every_reference(name):
+    beside = {"references": [{"image": "a"}, {"image": "b", "weight": 0.123}, {"image": "c"}]}
+    units = Settings.from_mapping({"preset": name, **beside}).units
+    assert [values_of(units[number]) for number in (1, 3)] == [WANTED[name]] * 2
+    assert values_of(units[2]) == {**WANTED[name], "weight": 0.123}
 
 
 @pytest.mark.parametrize(("before", "after"), itertools.permutations(WANTED, 2))

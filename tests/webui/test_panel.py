@@ -18,7 +18,7 @@ from host_fixtures import WebUI
 from panel_fixtures import TITLE, Built, elem_id
 
 from zvl_ext.effects import idle
-from zvl_ext.options import BY_NAME, CUSTOM, OPTIONS, UNITS, Settings
+from zvl_ext.options import BY_NAME, CUSTOM, OPTIONS, UNIT_OPTIONS, UNITS, Settings
 from zvl_ext.presets import ABOUT, PRESETS
 from zvl_ext.webui.kept import KEEPER
 
@@ -300,9 +300,14 @@ def test_choosing_a_preset_sets_its_controls(built: Built, name: str) -> None:
     (event,) = built.events(built.controls["preset"], "input")
     updates = event.fn(name)
     assert len(updates) == len(event.outputs)
-    for update, component in zip(updates, event.outputs):
-        option = next(option for option in PRESETS[name] if built.controls[option] is component)
-        assert update["value"] == PRESETS[name][option]
+    set_to = {
+        next(n for n, control in built.controls.items() if control is component): update["value"]
+        for update, component in zip(updates, event.outputs)
+    }
+    wanted = Settings.from_mapping({"preset": name})
+    assert set_to == {option: getattr(wanted, option) for option in set_to}
+    of_each = [o.name for o in UNIT_OPTIONS if o.name in PRESETS[name]]
+    assert set_to.keys() == {*PRESETS[name], *(f"{option}_{n}" for option in of_each for n in range(2, UNITS + 1))}
 
 
 def test_choosing_custom_changes_nothing(built: Built) -> None:

@@ -66,7 +66,16 @@ def test_the_memory_is_said_before_the_run(machine: Any) -> None:
     assert "The vision tower takes about 0.8 GiB" in memory_line(engine="splice", **MORE)
 
 
-@pytest.mark.parametrize("name", ["model", "engine", "hidden_layer", "reference_tokens", "storage", "device"])
+def test_references_that_are_read_together_take_more(machine: Any) -> None:
+    three = dict.fromkeys(("reference", "reference_2", "reference_4"), object())
+    assert "takes about 0.8 GiB while it reads the reference;" in memory_line(**MORE, **three)
+    line = memory_line(**MORE, **three, combine="in turn")
+    assert "takes about 1.8 GiB while it reads the references;" in line
+
+
+@pytest.mark.parametrize(
+    "name", ["model", "engine", "hidden_layer", "reference_tokens", "storage", "device", "combine", "reference_3"]
+)
 def test_it_is_said_again_when_a_control_changes_that_decides_it(built: Built, name: str) -> None:
     shown = built.memory
     assert len([e for e in built.events(built.controls[name], "change") if e.outputs == [shown]]) == 1

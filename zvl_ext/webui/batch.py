@@ -96,9 +96,19 @@ def digests(sources: tuple) -> list[str]:
     return found
 
 
-def of_each(p: Any, values: list[str]) -> list[str]:
-    """A parameter that every reference has its own of, as the web UI takes it: a value for each picture."""
-    return [value for value in values for _ in range(_pictures(p))]
+class OfEach(str):
+    """A parameter that each picture of a batch has its own of. The web UI calls it for a text; the grid's parameters
+    are those of the first picture, whose seed they have."""
+
+    _first: str
+
+    def __new__(cls, own: str, first: str) -> OfEach:
+        made = super().__new__(cls, own)
+        made._first = first
+        return made
+
+    def __call__(self, use_main_prompt: bool = False, **_: Any) -> str:
+        return self._first if use_main_prompt else str(self)
 
 
 def line(p: Any) -> str:

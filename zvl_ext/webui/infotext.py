@@ -15,7 +15,7 @@ from typing import Any
 from .. import __version__
 from ..declaration import Option, numbered
 from ..effects import idle
-from ..options import BY_NAME, OPTIONS, PROMPT, Settings, preset_of
+from ..options import BY_NAME, OPTIONS, PROMPT, Settings, of_preset, preset_of
 from ..presets import CUSTOM, PRESETS
 
 MARK = "ZVL"
@@ -159,7 +159,8 @@ def _value(option: Option, parameters: dict[str, str]) -> Any:
     """The value of one option by itself, as `read`."""
     text = _text(option, parameters)
     if text is None and option.unit > 1 and _reference_of(option) not in parameters:
-        return option.default  # nothing is known of a reference that was not there
+        # Nothing is known of a reference that was not there: another one begins as the preset has it.
+        return of_preset(parameters.get(PRESET, "")).get(option.name, option.default)
     if text is None:
         unnamed = _UNNAMED_0_1 if parameters[MARK].startswith("0.1.") else _UNNAMED
         return unnamed.get(option.name, option.default)

@@ -14,15 +14,16 @@ from ..budget import inserted_tokens, step_cost
 from ..declaration import Option, numbered
 from ..effects import RULES, idle
 from ..errors import ZvlError
-from ..options import BY_NAME, OPTIONS, UNITS, Settings, preset_of
+from ..options import BY_NAME, OPTIONS, UNITS, Settings, of_preset, preset_of
 from ..presets import ABOUT, PRESETS
 from ..qwen3vl.wanted import WANTED
 from ..regions import INPAINT, NAMED_REGIONS
 from . import dropped, panel_paste, panel_units
 from .host import Host
 
-# The controls that a preset sets.
+# The controls by which a preset is known, and all that it sets.
 PRESET_OPTIONS = tuple(dict.fromkeys(name for values in PRESETS.values() for name in values))
+SET_OPTIONS = tuple(dict.fromkeys(name for preset in PRESETS for name in of_preset(preset)))
 # Those that decide how many tokens the conditioning gets.
 COST_OPTIONS = (
     "token_mode",
@@ -41,6 +42,8 @@ MEMORY_OPTIONS = (
     "reference_tokens",
     "storage",
     "device",
+    "combine",
+    *(numbered("reference", number) for number in range(1, UNITS + 1)),
 )
 # Those that may have no part in the picture, and those that decide it: of all references, and of each one's curve. What
 # hangs on which references are there can always be chosen.
@@ -156,7 +159,7 @@ def build(title: str, elem_id: Callable[[str], str], host: Host) -> tuple[list, 
     refreshed.then(**show_memory)  # other weights may have come under the same name
     free.click(functools.partial(_free, host), show_progress=False)
     forget.click(functools.partial(_forget, host), show_progress=False)
-    set_by_preset = [made[name] for name in PRESET_OPTIONS]
+    set_by_preset = [made[name] for name in SET_OPTIONS]
     # `input` is the user's own choice; `change` would also fire when the controls below set the preset's name.
     made["preset"].input(_choose_preset, inputs=[made["preset"]], outputs=set_by_preset, **quiet)
     made["preset"].change(_about, inputs=[made["preset"]], outputs=[about], **quiet)
@@ -278,8 +281,8 @@ def _forget(host: Host) -> None:
 
 
 def _choose_preset(name: str) -> list:
-    values = PRESETS.get(name, {})
-    return [gr.update(value=values[key]) if key in values else gr.update() for key in PRESET_OPTIONS]
+    values = of_preset(name)
+    return [gr.update(value=values[key]) if key in values else gr.update() for key in SET_OPTIONS]
 
 
 def _name_preset(*values: Any) -> str:
@@ -311,14 +314,15 @@ def _memory(host: Host, *values: Any) -> str:
     if memory is None:
         return ""
     takes = f"{'The vision tower' if settings.engine == 'splice' else 'Qwen3-VL'} takes about {_gib(memory.needed)}"
+    reads = "the references" if len(settings.units) > 1 and settings.combine == "in turn" else "the reference"
     room = memory.free if memory.card is None else memory.card
     if room is None:
-        return f"<p class='zvl-help'>{takes} while it reads the reference.</p>"
+        return f"<p class='zvl-help'>{takes} while it reads {reads}.</p>"
     if memory.needed <= room:
         there = (
             f"{_gib(room)} of main memory are free" if memory.card is None else f"the graphics card has {_gib(room)}"
         )
-        return f"<p class='zvl-help'>{takes} while it reads the reference; {there}.</p>"
+        return f"<p class='zvl-help'>{takes} while it reads {reads}; {there}.</p>"
     free = (
         f"the main memory that is free ({_gib(memory.free)})"
         if memory.free is not None and memory.needed > memory.free

@@ -11,8 +11,7 @@ import gradio as gr
 
 from ..declaration import numbered
 from ..errors import ZvlError, titled
-from ..options import BY_NAME, OPTIONS, UNIT_OPTIONS, UNITS, Settings
-from ..presets import PRESETS
+from ..options import BY_NAME, OPTIONS, UNIT_OPTIONS, UNITS, Settings, of_preset
 from .host import Host
 
 # Behind "Where and when", what belongs together side by side.
@@ -110,8 +109,8 @@ def _swapped(*values: Any) -> list:
 
 def _cleared(preset: str) -> list:
     """Every reference gone, and its settings as they are by themselves; what the chosen preset sets, as it has it."""
-    values = PRESETS.get(preset, {})
-    return [gr.update(value=values.get(option.first, option.default)) for option in _CLEARED]
+    values = of_preset(preset)
+    return [gr.update(value=values.get(option.name, option.default)) for option in _CLEARED]
 
 
 def _seen(host: Host, width: float, height: float, *values: Any) -> Any:

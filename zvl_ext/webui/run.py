@@ -297,9 +297,9 @@ class Run:
         if not made:  # from the host's cache: another picture may have set another shift since
             self._recorded(function, forge.current_engine())
         written = infotext.write(self.settings, conditioner.digests(self.units), self.extractor.checkpoint.name)
-        if self._digests:  # the grid's parameters are those of its first picture
-            digests = [digest[: infotext.DIGEST] for digest in self._digests]
-            written[BY_NAME["reference"].infotext] = batch.of_each(self.p, digests)
+        if self._digests:
+            key = BY_NAME["reference"].infotext
+            written[key] = batch.OfEach(written[key], self._digests[0][: infotext.DIGEST])
         self.p.extra_generation_params.update(written)
         for line in effects.unheard(self.settings):
             self.say(line)

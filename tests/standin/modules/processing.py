@@ -224,10 +224,10 @@ def images_tensor_to_samples(image, approximation, model):
 
 
 def create_infotext(
-    p, all_prompts, all_seeds, all_subseeds, comments=None, iteration=0, position_in_batch=0, index=None
+    p, all_prompts, all_seeds, all_subseeds, comments=None, iteration=0, position_in_batch=0, use_main_prompt=False
 ):
-    """What is written under a picture and into its file. A list has a value for each picture."""
-    index = position_in_batch + iteration * p.batch_size if index is None else index
+    """What is written under a picture and into its file; `use_main_prompt`: under a grid and into its."""
+    index = 0 if use_main_prompt else position_in_batch + iteration * p.batch_size
     pairs = {
         "Steps": p.steps,
         "Sampler": p.sampler_name,
@@ -236,7 +236,7 @@ def create_infotext(
         "Size": f"{p.width}x{p.height}",
     }
     pairs = {**pairs, **p.extra_generation_params, "Version": "stand-in"}
-    pairs = {key: value[index] if isinstance(value, list) else value for key, value in pairs.items()}
+    pairs = {key: value(use_main_prompt=use_main_prompt) if callable(value) else value for key, value in pairs.items()}
     return f"{all_prompts[0]}\n" + ", ".join(
         f"{key}: {infotext_utils.quote(value)}" for key, value in pairs.items() if value is not None
     )
