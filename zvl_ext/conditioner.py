@@ -3,9 +3,10 @@ it."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +16,7 @@ from .conditioning import Conditioning, Part, joined
 from .declaration import numbered
 from .engines import ENGINES
 from .engines.sources import Job, Sources, Text
-from .errors import ZvlError
+from .errors import ZvlError, untitled
 from .framing import framed, framed_mask, mask_of
 from .hidden_layers import hidden_layers
 from .mixing.blend import blend
@@ -24,7 +25,7 @@ from .mixing.normalize import NORMALIZATIONS, Normalization, Target, repair_outl
 from .mixing.select import Rows, drop_image_rows, keep_masked_image_rows, merge_image_rows, select
 from .mixing.statistics import ReferenceStatistics
 from .options import PROMPT, UNIT_OPTIONS, Settings
-from .reference import Reference, open_reference
+from .reference import Reference, open_mask, open_reference
 from .regions import Frame, region_of
 from .sequence import PICTURE, TEMPLATE, TOKEN_MODES, build_sequence_of
 from .texts import filled
@@ -259,8 +260,22 @@ def unit_of(number: int, own: Settings, shape: tuple[int, int], frame: Frame | N
     Args:
         own: The settings as this reference has them (`Settings.unit`); it is there.
     """
+    with _naming(number):
+        return _opened(number, own, shape, frame)
+
+
+@contextlib.contextmanager
+def _naming(number: int) -> Iterator[None]:
+    """What is wrong says of which reference, where it is not the first."""
+    try:
+        yield
+    except ZvlError as error:
+        raise (ZvlError(f"Reference {number}: {untitled(str(error))}") if number > 1 else error) from None
+
+
+def _opened(number: int, own: Settings, shape: tuple[int, int], frame: Frame | None) -> Unit:
     pictures = {
-        numbered(option.name, number): open_reference(given)
+        numbered(option.name, number): (open_mask if option.kind == "mask" else open_reference)(given)
         for option in UNIT_OPTIONS
         if option.kind in ("image", "mask") and (given := getattr(own, option.name)) is not None
     }

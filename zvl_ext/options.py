@@ -226,7 +226,7 @@ class Declared:
     )  # fmt: skip
     reference_mask: Any = declared(
         "mask", None, "Reference mask",
-        "White where the reference counts: the image's tokens elsewhere are left out.",
+        "White where the reference counts: the image's tokens elsewhere are left out. Transparent is black.",
         infotext="ZVL reference mask", advanced=True, unit=1,
     )  # fmt: skip
     region: str = declared(
@@ -237,7 +237,7 @@ class Declared:
     )  # fmt: skip
     region_mask: Any = declared(
         "mask", None, "Region mask",
-        "White where in the picture the reference acts, stretched over the whole picture.",
+        "White where in the picture the reference acts, stretched over the whole picture. Transparent is black.",
         infotext="ZVL region mask", advanced=True, unit=1,
     )  # fmt: skip
     negative: bool = declared(

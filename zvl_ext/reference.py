@@ -18,6 +18,7 @@ from .outside import open_regular, plain, reason
 from .pictures.formats import from_open, upright_rgb
 
 MAX_BYTES = 64 * 2**20
+_WHITE, _BLACK = 255, 0
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,13 @@ class Upload:
     name: str = ""
 
 
-def open_reference(source: Any, name: str = "") -> Reference:
+def open_reference(source: Any, name: str = "", ground: int = _WHITE) -> Reference:
     """Open a reference from what a panel, a request or a command line gives.
 
     Args:
         source: An `Upload`, a PIL image, encoded bytes, or text: base64, with or without a `data:image/...;base64,`
             head. Text is never taken for a path or an address.
+        ground: The grey under transparent parts.
 
     Raises:
         ZvlError: not a picture, too large, or damaged.
@@ -67,24 +69,33 @@ def open_reference(source: Any, name: str = "") -> Reference:
     if isinstance(source, Reference):
         return source
     if isinstance(source, Upload):
-        return open_file(source.path, source.name)
+        return open_file(source.path, source.name, ground)
     if isinstance(source, Image.Image):
-        return _named(from_open(source), name)
+        return _named(from_open(source, ground), name)
     if isinstance(source, str):
-        return _from_bytes(_decode_base64(source), name)
+        return _from_bytes(_decode_base64(source), name, ground)
     if isinstance(source, (bytes, bytearray)):
-        return _from_bytes(bytes(source), name)
+        return _from_bytes(bytes(source), name, ground)
     raise ZvlError(
         f"Reference image: expected a picture, not {type(source).__name__}. Drop a picture into the panel, or send "
         "base64 text."
     )
 
 
-def open_file(path: str | os.PathLike[str], name: str = "") -> Reference:
+def open_mask(source: Any) -> Reference:
+    """As `open_reference`, of a mask: strokes on a layer of their own are on black, which is where nothing is painted."""
+    try:
+        return open_reference(source, ground=_BLACK)
+    except ZvlError as error:
+        raise ZvlError(str(error).replace("Reference image:", "Mask:", 1)) from error
+
+
+def open_file(path: str | os.PathLike[str], name: str = "", ground: int = _WHITE) -> Reference:
     """Open a reference from a file the user named on the command line or put into the reference folder.
 
     Args:
         name: What to call it; default: the file's own name.
+        ground: As for `open_reference`.
 
     Raises:
         ZvlError: as `open_reference`; or it can't be read, or is no file (a folder, a pipe, a device).
@@ -97,7 +108,7 @@ def open_file(path: str | os.PathLike[str], name: str = "") -> Reference:
         raise ZvlError(f"Reference image: {plain(path, length=160)} can't be read ({reason(error)}).") from error
     if len(data) > MAX_BYTES:
         raise ZvlError(f"Reference image: {plain(name)} is larger than {MAX_BYTES >> 20} MiB. Make it smaller first.")
-    return _named(upright_rgb(data), name)
+    return _named(upright_rgb(data, ground), name)
 
 
 def _decode_base64(text: str) -> bytes:
@@ -116,12 +127,12 @@ def _decode_base64(text: str) -> bytes:
         ) from error
 
 
-def _from_bytes(data: bytes, name: str) -> Reference:
+def _from_bytes(data: bytes, name: str, ground: int) -> Reference:
     if len(data) > MAX_BYTES:
         raise ZvlError(
             f"Reference image: {len(data) >> 20} MiB are more than {MAX_BYTES >> 20}. Make the picture smaller first."
         )
-    return _named(upright_rgb(data), name)
+    return _named(upright_rgb(data, ground), name)
 
 
 def _named(rgb: Image.Image, name: str) -> Reference:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from zvl_ext.framing import CROPS, framed, framed_mask, mask_of
 from zvl_ext.mixing.select import Rows, keep_masked_image_rows
-from zvl_ext.reference import Reference, open_reference
+from zvl_ext.reference import Reference, open_mask, open_reference
 
 
 @pytest.fixture
@@ -91,3 +91,15 @@ def test_a_mask_with_less_than_half_of_any_token_keeps_the_one_with_most() -> No
     kept = keep_masked_image_rows(rows_of(4, 4), mask)
     assert int(kept.image.sum()) == 1
     assert kept.states[kept.image].item() == 3 + 8
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+@pytest.mark.parametrize("encoded", [True, False])
+def test_what_is_transparent_in_a_mask_is_not_painted(mode: str, encoded: bool) -> None:
+    """Strokes on a layer of their own, as other programs save them: on white, as references are, they would vanish."""
+    layer = Image.new("RGBA", (8, 6), (255, 255, 255, 0))
+    layer.paste((255, 255, 255, 255), (0, 0, 4, 6))
+    layer = layer.convert(mode)
+    mask = mask_of(open_mask(tiny.encoded(layer, "PNG") if encoded else layer))
+    assert torch.equal(mask, torch.cat([torch.ones(6, 4), torch.zeros(6, 4)], dim=1))
+    assert open_reference(layer).image.getextrema() == ((255, 255),) * 3

@@ -86,18 +86,20 @@ def test_gradio_leaves_no_file_beside_the_module() -> None:
     assert not Path(dropped.__file__).with_suffix(".pyi").exists()
 
 
-def test_what_a_browser_shows_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dropped, "open_reference", lambda _: pytest.fail("there is no need"))
+def test_what_a_browser_shows_is_left_as_it_is(tmp_path: Path) -> None:
+    def unneeded(_: Any) -> Any:
+        pytest.fail("there is no need")
+
     for kind in ("PNG", "JPEG", "GIF", "WEBP", "BMP"):
         (tmp_path / "a").write_bytes(tiny.encoded(PICTURE, kind))
-        assert "value" not in dropped.preview(lambda: None, Upload(str(tmp_path / "a")))
-    assert "value" not in dropped.preview(lambda: None, None)
+        assert "value" not in dropped.preview(lambda: None, unneeded, Upload(str(tmp_path / "a")))
+    assert "value" not in dropped.preview(lambda: None, unneeded, None)
 
 
 def test_what_it_does_not_show_is_shown_as_the_same_picture(tmp_path: Path) -> None:
     (tmp_path / "a.tif").write_bytes(tiny.encoded(PICTURE, "TIFF"))
     made = []
-    shown = dropped.preview(lambda: made.append(True), Upload(str(tmp_path / "a.tif")))
+    shown = dropped.preview(lambda: made.append(True), open_reference, Upload(str(tmp_path / "a.tif")))
     assert made == [True], "the web UI's folder for temporary pictures"
     out = io.BytesIO()
     shown["value"].save(out, "PNG")
@@ -107,7 +109,7 @@ def test_what_it_does_not_show_is_shown_as_the_same_picture(tmp_path: Path) -> N
 def test_what_can_not_be_opened_is_said_at_once_and_stays(tmp_path: Path) -> None:
     (tmp_path / "a.eps").write_bytes(EPS)
     with pytest.warns(UserWarning, match="^Z-Image VL: Reference image: this is not a picture I can read"):
-        assert "value" not in dropped.preview(lambda: None, Upload(str(tmp_path / "a.eps")))
+        assert "value" not in dropped.preview(lambda: None, open_reference, Upload(str(tmp_path / "a.eps")))
 
 
 def test_text_in_a_request_is_never_an_upload(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_a_preview_of_nothing_and_of_what_is_no_picture_says_so(built: Built, mo
     assert not shown(built, said, monkeypatch)["visible"]
     assert said.pop() == "Z-Image VL: there is no reference to show."
     assert not shown(built, said, monkeypatch, reference_4="no picture")["visible"]
-    assert said.pop().startswith("Z-Image VL: Reference image")
+    assert said.pop().startswith("Z-Image VL: Reference 4: Reference image: ")
 
 
 def test_the_pages_script_finds_the_tabs_and_its_buttons(built: Built) -> None:

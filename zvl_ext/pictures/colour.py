@@ -19,22 +19,23 @@ _TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
 _DEEP = ("I", "F")  # beside I;16, I;16B, ...
 
 
-def to_srgb(image: Image.Image, shrink: int = 1) -> Image.Image:
+def to_srgb(image: Image.Image, shrink: int = 1, ground: int = 255) -> Image.Image:
     """RGB of any mode, without metadata.
 
     An ICC profile is followed, where it is whole and meant for the mode. 16 bits are scaled to 8 (Pillow would clip).
     Floating point: 1 is white and what is over it is a highlight, white as well; see `_white` for other scales. NaN is
-    black. Transparent parts become white.
+    black. Transparent parts show the ground.
 
     Args:
         shrink: The mean of so many times so many pixels becomes one.
+        ground: A grey: 255 is white.
     """
     if shrink > 1 and image.mode in _SPACES.keys() | {"LAB"} and "transparency" not in image.info:
         image, shrink = image.reduce(shrink), 1  # fewer to convert
     width, height = image.size
     if "P" in image.mode:  # once, because a band of a palette picture is no smaller than its palette
         image = image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
-    convert = _conversion(image)
+    convert = _conversion(image, ground)
     made = Image.new("RGB", (-(-width // shrink), -(-height // shrink)))
     rows = max(_BAND // width // shrink, 1) * shrink
     for top in range(0, height, rows):
@@ -43,7 +44,7 @@ def to_srgb(image: Image.Image, shrink: int = 1) -> Image.Image:
     return made
 
 
-def _conversion(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+def _conversion(image: Image.Image, ground: int) -> Callable[[Image.Image], Image.Image]:
     """What makes RGB of a part of this picture."""
     transparent = image.mode in _TRANSPARENT or "transparency" in image.info
     profiled = _profiled(image)
@@ -58,8 +59,8 @@ def _conversion(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
                 alpha = part.getchannel("A")
                 part = profiled(part.convert("RGB"))
                 part.putalpha(alpha)
-            ground = Image.new("RGBA", part.size, (255, 255, 255, 255))
-            return Image.alpha_composite(ground, part).convert("RGB")
+            below = Image.new("RGBA", part.size, (ground, ground, ground, 255))
+            return Image.alpha_composite(below, part).convert("RGB")
         return profiled(part)
 
     return convert

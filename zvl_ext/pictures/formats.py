@@ -130,8 +130,9 @@ def _takes(key: str, start: bytes) -> bool:
 _ONE = threading.Lock()  # two large pictures at a time would take twice the memory
 
 
-def upright_rgb(data: bytes) -> Image.Image:
-    """The picture that a person sees: the first frame, upright, sRGB, 8 bits, on white, without metadata.
+def upright_rgb(data: bytes, ground: int = 255) -> Image.Image:
+    """The picture that a person sees: the first frame, upright, sRGB, 8 bits, on white or another grey, without
+    metadata.
 
     More than KEPT_PIXELS are halved in width and height.
 
@@ -150,13 +151,13 @@ def upright_rgb(data: bytes) -> Image.Image:
             check_size(image.size)
             if image.format in _JPEG and headers.jpeg_scans(data) * image.width * image.height > _SCANNED:
                 raise _too_slow("JPEG")
-            return _shown(image)
+            return _shown(image, ground)
 
     with _ONE:
         return _guarded(opened)
 
 
-def from_open(image: Image.Image) -> Image.Image:
+def from_open(image: Image.Image, ground: int = 255) -> Image.Image:
     """As `upright_rgb`, of a picture that is open already; one that comes from a file obeys the same formats."""
 
     def opened() -> Image.Image:
@@ -165,12 +166,12 @@ def from_open(image: Image.Image) -> Image.Image:
         if image.tell():
             image.seek(0)
         check_size(image.size)
-        return _shown(image)
+        return _shown(image, ground)
 
     return _guarded(opened)
 
 
-def _shown(image: Image.Image) -> Image.Image:
+def _shown(image: Image.Image, ground: int) -> Image.Image:
     shrink = 2 if image.width * image.height > KEPT_PIXELS else 1
     whole = image.size
     if shrink > 1 and image.format in _JPEG:
@@ -179,7 +180,7 @@ def _shown(image: Image.Image) -> Image.Image:
         del image.info["exif"]
     image.load()
     turn = _UPRIGHT.get(_orientation(image))
-    made = to_srgb(image, shrink if image.size == whole else 1)
+    made = to_srgb(image, shrink if image.size == whole else 1, ground)
     return made if turn is None else made.transpose(turn)
 
 

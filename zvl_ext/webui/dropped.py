@@ -13,7 +13,7 @@ from gradio.data_classes import FileData, ListFiles
 
 from ..errors import ZvlError, titled
 from ..outside import open_regular
-from ..reference import Upload, open_reference
+from ..reference import Reference, Upload
 
 # How the pictures begin that every browser shows.
 _SHOWN = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM")
@@ -92,15 +92,18 @@ def several(**shown: Any) -> DroppedSeveral:
     return DroppedSeveral(file_count="multiple", height=200, **shown)
 
 
-def preview(ensure_temp_folder: Callable[[], None], value: Upload | None) -> Any:
+def preview(ensure_temp_folder: Callable[[], None], opened: Callable[[Any], Reference], value: Upload | None) -> Any:
     """What to put into the control for a file that was just dropped and that a browser can't show: the same as PNG.
 
     One that can't be opened is said at once, and stays. It is refused when a picture is to be made with it.
+
+    Args:
+        opened: What opens it.
     """
     if value is None or _is_shown(value.path):
         return gr.skip()
     try:
-        image = open_reference(value).image
+        image = opened(value).image
         ensure_temp_folder()
         return gr.update(value=image)
     except ZvlError as error:

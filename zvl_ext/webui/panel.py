@@ -17,6 +17,7 @@ from ..errors import ZvlError
 from ..options import BY_NAME, OPTIONS, UNITS, Settings, of_preset, preset_of
 from ..presets import ABOUT, PRESETS
 from ..qwen3vl.wanted import WANTED
+from ..reference import open_mask, open_reference
 from ..regions import INPAINT, NAMED_REGIONS
 from . import dropped, panel_paste, panel_units
 from .host import Host
@@ -81,6 +82,7 @@ _MORE = (
 )
 # One control for one thing: in the panel that is normalization none.
 _HIDDEN = ("scale_to_text",)
+_OPENED = {"image": open_reference, "mask": open_mask}
 # What may make a read fit that does not: in words, and as values.
 _SMALLER = (
     ("engine splice", {"engine": "splice"}),
@@ -166,9 +168,9 @@ def build(title: str, elem_id: Callable[[str], str], host: Host) -> tuple[list, 
     on_change(PRESET_OPTIONS, _name_preset, [made["preset"]])
     on_change(COST_OPTIONS, _cost, [cost])
     for option in OPTIONS:
-        if option.kind in ("image", "mask"):
+        if option.kind in _OPENED:
             made[option.name].upload(
-                functools.partial(dropped.preview, host.ensure_temp_folder),
+                functools.partial(dropped.preview, host.ensure_temp_folder, _OPENED[option.kind]),
                 inputs=[made[option.name]],
                 outputs=[made[option.name]],
                 show_progress="hidden",

@@ -210,6 +210,8 @@ def test_contradictions_are_one_line(studio: Studio, refused: Any, other: Image.
     black = Image.new("L", (8, 8), 0)
     for settings, says in (
         ({"region_mask": black}, "has nothing of the picture in it"),
+        ({"region_mask_2": black, "reference_2": half(True)}, "Reference 2: The region has nothing of the picture"),
+        ({"region_mask": "no picture"}, "Mask: the text is not base64 of a picture"),
         ({"reference_mask": black}, "has nothing of the reference in it"),
         ({"region_mask": half(True), "region": "right"}, "has nothing of the picture in it"),
     ):
