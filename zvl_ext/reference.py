@@ -83,7 +83,7 @@ def open_reference(source: Any, name: str = "", ground: int = _WHITE) -> Referen
 
 
 def open_mask(source: Any) -> Reference:
-    """As `open_reference`, of a mask: strokes on a layer of their own are on black, which is where nothing is painted."""
+    """As `open_reference`, of a mask: strokes on a layer of their own are on black, where nothing is painted."""
     try:
         return open_reference(source, ground=_BLACK)
     except ZvlError as error:

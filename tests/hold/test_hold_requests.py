@@ -78,7 +78,8 @@ def right(option: Option) -> st.SearchStrategy[Any]:
         factor = st.one_of(st.just(""), st.floats(0, 8).map(lambda f: f":{f:.3f}"))
         return st.lists(st.builds(str.__add__, part, factor), min_size=1, max_size=6).map(", ".join)
     if option.kind == "region":
-        return st.one_of(st.sampled_from([*NAMED_REGIONS, INPAINT]), st.integers(1, 100).map(lambda right: f"0, 0, {right}%, 1"))
+        share = st.integers(1, 100).map(lambda right: f"0, 0, {right}%, 1")
+        return st.one_of(st.sampled_from([*NAMED_REGIONS, INPAINT]), share)
     if option.kind in ("image", "mask"):
         return st.just("not opened here")
     if option.kind == "images":
