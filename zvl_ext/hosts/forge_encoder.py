@@ -185,14 +185,15 @@ class ForgeTextEncoder(TextEncoder):
     def embed(self, ids: list[int]) -> Any:
         self._place()
         check_ids(ids, self._model.embed_tokens.num_embeddings, "The text encoder")
-        # Where the embedding is: a host that is short of memory leaves it on the CPU.
-        return self._model.embed_tokens(torch.tensor(ids, device=self._model.embed_tokens.weight.device)).float()
+        return self._looked_up(ids).float()
 
     def states(
         self, rows: Any, indices: Iterable[int], image: ImageTokens | None, sequence: Sequence | None, first: int = 0
     ) -> dict[int, Any]:
         self._place()
-        rows = rows.to(self._device())
+        # As the host embeds its prompts: its layers compute in the dtype of what they are given, so that rows which
+        # were kept as float32 would go on otherwise than those just embedded.
+        rows = rows.to(self._device(), self._looked_up([0]).dtype)
 
         def forward() -> Any:
             mask = torch.ones(1, rows.shape[0], dtype=torch.long, device=rows.device)
@@ -220,6 +221,10 @@ class ForgeTextEncoder(TextEncoder):
             return tuple(new.to(part)[None, None] for new, part in zip(form(*tables, config.head_dim // 2), old))
 
         return replace
+
+    def _looked_up(self, ids: list[int]) -> Any:
+        # Where the embedding is: a host that is short of memory leaves it on the CPU.
+        return self._model.embed_tokens(torch.tensor(ids, device=self._model.embed_tokens.weight.device))
 
     def _place(self) -> None:
         mm.load_model_gpu(self._patcher)

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from host_fixtures import WebUI
-from host_runs import BARE, CAT, DOG, SPLICE, close, conds, same
+from host_runs import BARE, CAT, DOG, SPLICE, close, conds, restarted, same
 
 from zvl_ext.mixing.statistics import REFERENCE_PROMPTS
 
@@ -66,3 +67,28 @@ def test_dropout_goes_by_the_pictures_seed(web: WebUI, picture: Any) -> None:
     assert not torch.equal(batch[0], batch[1])
     for i, prompt in enumerate((CAT, CAT, DOG)):
         assert torch.equal(conds(web.run(web.p(prompt, seed=7 + i), **dropped))[0], batch[i])
+
+
+def in_half_precision(encoder: torch.nn.Module) -> None:
+    """As the web UI loads it: its layers bring their weights to the dtype of what they are given."""
+    for module in encoder.bfloat16().modules():
+        if isinstance(module, torch.nn.RMSNorm):
+            module.forward = lambda x, m=module: F.rms_norm(x, x.shape[-1:], m.weight.to(x.dtype), m.eps)
+        elif type(module).__name__ == "Linear":
+            module.forward = lambda x, m=module: F.linear(x, m.weight.to(x.dtype))
+
+
+@pytest.mark.parametrize("positions", ["sequential", "mrope"])
+@pytest.mark.parametrize("mode", [{}, {"token_mode": "image"}, {"vl_prompt": "an oil painting"}], ids=str)
+def test_a_deeper_layer_after_another_is_the_one_made_alone_in_half_precision(
+    web: WebUI, picture: Any, mode: dict, positions: str
+) -> None:
+    """The web UI's text encoder computes in the dtype of its embeddings, and so does what goes on from a kept layer."""
+    in_half_precision(web.engine.text_encoder)
+    settings = {name: value for name, value in {**SPLICE, **BARE, **mode}.items() if name != "hidden_layer"}
+    settings["positions"] = positions
+    alone = web.run(web.p(), reference=picture, **settings, hidden_layer=-1)
+    restarted(web)
+    web.run(web.p(), reference=picture, **settings, hidden_layer=-3)
+    after = web.run(web.p(), reference=picture, **settings, hidden_layer=-1)
+    assert same(after.c, alone.c)

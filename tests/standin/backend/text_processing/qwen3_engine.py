@@ -41,7 +41,7 @@ class Qwen3TextProcessingEngine:
                 ids = self.tokenize([text for text, _ in parts])
                 weights = torch.tensor([w for (_, w), part in zip(parts, ids) for _ in part])
                 embeds = self.text_encoder.get_input_embeddings()(torch.tensor([[i for part in ids for i in part]]))
-                embeds = embeds * weights[None, :, None]
+                embeds = embeds * weights.to(embeds)[None, :, None]
                 mask = self.mask([i for part in ids for i in part])
                 known[line] = self.text_encoder(
                     None,

@@ -30,7 +30,7 @@ def rotary(config, positions):
 def turn(x, tables):
     cosine, sine, negative = tables
     first, second = x.chunk(2, dim=-1)
-    return x * cosine + torch.cat([second * negative, first * sine], dim=-1)
+    return (x * cosine + torch.cat([second * negative, first * sine], dim=-1)).to(x.dtype)
 
 
 class Attention(nn.Module):
