@@ -80,6 +80,9 @@ def right(option: Option) -> st.SearchStrategy[Any]:
     if option.kind == "region":
         share = st.integers(1, 100).map(lambda right: f"0, 0, {right}%, 1")
         return st.one_of(st.sampled_from([*NAMED_REGIONS, INPAINT]), share)
+    if option.kind == "layers":
+        part = st.builds(lambda layer, factor: f"{layer}:{factor:.2f}", st.integers(-36, -1), st.floats(0.1, 1))
+        return st.lists(part, max_size=3, unique_by=lambda text: text.partition(":")[0]).map(", ".join)
     if option.kind in ("image", "mask"):
         return st.just("not opened here")
     if option.kind == "images":
