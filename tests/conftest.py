@@ -21,7 +21,8 @@ from tokenizers import Tokenizer
 
 from zvl_ext.engines.sources import Sources, Text
 from zvl_ext.errors import ZvlError
-from zvl_ext.hosts.standalone import StandaloneExtractor, StandaloneTextEncoder
+from zvl_ext.hosts.standalone import StandaloneExtractor
+from zvl_ext.hosts.standalone_text import StandaloneTextEncoder
 from zvl_ext.qwen3vl import checkpoint as checkpoints
 from zvl_ext.qwen3vl.checkpoint import Checkpoint
 from zvl_ext.qwen3vl.files import open_checkpoint

@@ -345,7 +345,10 @@ def condition_units(
             for unit, nothing in zip(units, parts_of(units))
         )
         place = BLOCK_PLACES[acting[0].settings.block_place](rows[0].head)
-        return _finite(joined(base, parts, place, text.embeddings.dtype), text.embeddings)
+        conditioning = joined(base, parts, place, text.embeddings.dtype)
+        if not text.read:  # none of its rows are in what is given at any step
+            conditioning = dataclasses.replace(conditioning, plain=None, text_read=False)
+        return _finite(conditioning, text.embeddings)
 
     return [functools.partial(made, text, rows) for text, rows in zip(texts, zip(*extracted))]
 

@@ -47,9 +47,11 @@ class Conditioning:
         rows: float [rows, hidden], with every reference at its full part.
         parts: The references, in the order of the marks' owners.
         plain: float [rows, hidden], as `rows` with the prompt's own rows as they are without a reference; of another
-            length only under length match truncate. None where there is no difference.
+            length only under length match truncate. None where there is no difference, or where nobody knows them.
         marks: float [rows, 2], as in `attention`; None where the image model has nothing to weigh.
         place: Where the references' blocks begin, and how many rows they and what fills them up have.
+        text_read: Whether the prompt's rows without a reference are known: a text encoder that is not needed has not
+            read it.
     """
 
     rows: torch.Tensor
@@ -57,6 +59,7 @@ class Conditioning:
     plain: torch.Tensor | None = None
     marks: torch.Tensor | None = None
     place: tuple[int, int] = field(default=(0, 0))
+    text_read: bool = True
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -110,8 +110,13 @@ def save(conditioning: Conditioning, path: str, about: About) -> None:
     """Write a conditioning, whole or not at all.
 
     Raises:
-        ZvlError: it can't be written.
+        ZvlError: it can't be written, or the prompt's own rows are not known.
     """
+    if not conditioning.text_read:
+        raise ZvlError(
+            "A conditioning file holds the prompt's own rows, too, and this picture was made by Qwen3-VL alone. Set "
+            "alpha to 0.99 and make it again."
+        )
     tensors = {TENSOR: conditioning.rows, _TEXT: conditioning.text}
     parts = []
     for number, part in enumerate(conditioning.parts, 1):

@@ -37,7 +37,7 @@ FLOORS = (
     ("mixing", "qwen3vl", "store"),
     ("engines",),
     ("budget",),
-    ("conditioner", "effects", "preview", "beginning"),
+    ("conditioner", "effects", "preview", "beginning", "alone"),
     ("hosts",),
     ("webui",),
     ("lab",),

@@ -10,7 +10,7 @@ from splicing import BEHIND_DEEPSTACK, spliced
 from zvl_ext.conditioner import condition, extract
 from zvl_ext.engines.sources import Text
 from zvl_ext.engines.text_encoder import mrope_tables
-from zvl_ext.hosts.standalone import StandaloneTextEncoder
+from zvl_ext.hosts.standalone_text import StandaloneTextEncoder
 from zvl_ext.options import BY_NAME
 from zvl_ext.reference import open_reference
 

@@ -9,7 +9,8 @@ from splicing import BEHIND_DEEPSTACK, spliced
 
 from zvl_ext.conditioner import condition, extract
 from zvl_ext.engines.sources import Text
-from zvl_ext.hosts.standalone import StandaloneExtractor, StandaloneTextEncoder
+from zvl_ext.hosts.standalone import StandaloneExtractor
+from zvl_ext.hosts.standalone_text import StandaloneTextEncoder
 from zvl_ext.qwen3vl import language
 from zvl_ext.reference import open_reference
 

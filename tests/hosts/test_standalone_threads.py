@@ -13,7 +13,8 @@ from published import research
 from splicing import spliced
 
 from zvl_ext.conditioner import extract
-from zvl_ext.hosts.standalone import StandaloneExtractor, StandaloneTextEncoder
+from zvl_ext.hosts.standalone import StandaloneExtractor
+from zvl_ext.hosts.standalone_text import StandaloneTextEncoder
 from zvl_ext.reference import open_reference
 from zvl_ext.store import Disk, Store
 

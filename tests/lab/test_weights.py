@@ -95,7 +95,7 @@ def test_the_text_encoder_has_the_attention_sink_of_large_models(bench):
 
 def test_qwen3_vl_has_drifted_a_little_from_the_text_encoder(bench):
     """As the real one has: its language model began as the text encoder's, and is near it."""
-    mine = bench.model.pipeline.text_encoder.model.state_dict()
+    mine = bench.model.text_encoder.model.state_dict()
     names = [name for name in mine if name.startswith("layers.")]
     values = dict(bench.model.extractor.checkpoint.read([f"language_model.{name}" for name in names], torch.float32))
     cosine = torch.stack(

@@ -9,7 +9,7 @@ import tiny
 import torch
 
 from zvl_ext.errors import ZvlError
-from zvl_ext.hosts.standalone import StandaloneTextEncoder
+from zvl_ext.hosts.standalone_text import StandaloneTextEncoder
 from zvl_ext.qwen3vl.tokenizer import tokenizer
 from zvl_ext.sequence import TEMPLATE, check_ids
 

@@ -10,7 +10,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from zvl_ext.engines.sources import ImageTokens
-from zvl_ext.hosts.standalone import StandaloneTextEncoder
+from zvl_ext.hosts.standalone_text import StandaloneTextEncoder
 from zvl_ext.mixing.statistics import REFERENCE_PROMPTS
 from zvl_ext.sequence import Block, Sequence
 

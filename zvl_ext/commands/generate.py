@@ -184,7 +184,7 @@ def _made(args: argparse.Namespace, weights: Any, settings: Settings, named: dic
             whose = f": {shown(kept)}" if kept else ""
             notes.append(f"The prompt has no part in the picture: the conditioning has the rows of its own{whose}.")
         prompt = kept or prompt or ""
-    request = Request(prompt, settings, [seed], weights.sampling, args.negative)
+    request = Request(prompt, settings, [seed], weights.sampling, args.negative, bool(args.save_conditioning))
     steps = weights.sampling["steps"]
     with tqdm(total=steps, unit="step", disable=True if args.references else None, leave=False) as bar:
         made = make(weights, request, _moving(bar), saved)

@@ -119,6 +119,8 @@ class Text:
         inputs: The text encoder's input embeddings [n, hidden], emphasis included, for splice; None where the host
             keeps them.
         masked: How many of the last ids the host lets no token attend to.
+        read: Whether the text encoder has read it. Where nothing of it is needed, it need not: then `embeddings` is not
+            a number anywhere, of the shape and the dtype that it would have.
     """
 
     prompt: str
@@ -126,6 +128,7 @@ class Text:
     embeddings: torch.Tensor
     inputs: torch.Tensor | None = None
     masked: int = 0
+    read: bool = True
 
     @functools.cached_property
     def digest(self) -> str:

@@ -43,7 +43,7 @@ def encoder(engine: Any) -> Encode:
     return lambda text: tokenizer([text])["input_ids"][0]
 
 
-def _language_model(engine: Any) -> Any:
+def language_model(engine: Any) -> Any:
     """The text encoder's module that has the embedding and the layers, whatever class the engine wraps it in."""
     root = engine.forge_objects.clip.cond_stage_model
     found = [
@@ -73,7 +73,7 @@ def observed(engine: Any) -> Iterator[list[Read]]:
 
     Watching the module gives what was really read: templates, emphasis and BREAK included, whatever the engine's class.
     """
-    model = _language_model(engine)
+    model = language_model(engine)
     ids: list[list[int]] = []
     seen: list[Read] = []
 
@@ -102,7 +102,7 @@ def observed(engine: Any) -> Iterator[list[Read]]:
 @contextlib.contextmanager
 def interruptible(engine: Any) -> Iterator[None]:
     """Let Interrupt and Skip end what the text encoder reads, between its layers, while the context is open."""
-    with watched(_language_model(engine).layers, check_interrupted):
+    with watched(language_model(engine).layers, check_interrupted):
         yield
 
 
@@ -175,7 +175,7 @@ class ForgeTextEncoder(TextEncoder):
 
     def __init__(self, engine: Any):
         self._patcher = engine.forge_objects.clip.patcher
-        self._model = _language_model(engine)
+        self._model = language_model(engine)
         self.layers = len(self._model.layers)
         self.identity = str(getattr(engine, "filename", ""))
         self.state = text_state(engine)

@@ -17,6 +17,18 @@ from ..qwen3vl.checkpoint import Checkpoint
 from .forge import queue_lock, takes
 
 
+def take_off(patcher: Any) -> None:
+    """Take what a handle stands for out of the host's list of what is loaded.
+
+    Every host has that list, and entries that know how to unload; what it calls the two steps together, if it has a
+    name for them, differs. The entry goes first: whatever fails then, the host, which may hold what is in its list for
+    good, has it no more.
+    """
+    for place in reversed(range(len(mm.current_loaded_models))):
+        if mm.current_loaded_models[place].model is patcher:
+            mm.current_loaded_models.pop(place).model_unload()
+
+
 class Residence:
     """The one part of Qwen3-VL that is held between pictures, as the host holds its text encoder.
 
@@ -50,16 +62,9 @@ class Residence:
         )
 
     def take_off(self) -> None:
-        """Take the module from the host: it goes to where the host keeps what is not in use.
-
-        Every host has the list of what is loaded, and entries that know how to unload; what it calls the two steps
-        together, if it has a name for them, differs. The entry goes first: whatever fails then, the host, which may
-        hold what is in its list for good, has it no more.
-        """
+        """Take the module from the host: it goes to where the host keeps what is not in use."""
         patcher, self.patcher = self.patcher, None
-        for place in reversed(range(len(mm.current_loaded_models))):
-            if mm.current_loaded_models[place].model is patcher:
-                mm.current_loaded_models.pop(place).model_unload()
+        take_off(patcher)
 
     def drop(self) -> None:
         """Give back all that is held. Does nothing where nothing is."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import os
@@ -12,36 +11,34 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..alone import makes_alone
 from ..beginning import Beginning
 from ..conditioner import Unit, condition_units, plain_picture
 from ..conditioning import Conditioning
 from ..conditioning_file import Saved
-from ..engines.sources import ImageTokens, Sources, Text, TextEncoder
-from ..engines.text_encoder import as_qwen3vl, mrope_tables, states_at
+from ..engines import ENGINES
+from ..engines.sources import Sources, Text
 from ..errors import ZvlError
 from ..mixing.statistics import REFERENCE_PROMPTS, ReferenceStatistics, measure
 from ..options import Settings
 from ..qwen3vl import language, vision
 from ..qwen3vl.checkpoint import Checkpoint
 from ..qwen3vl.files import open_checkpoint
-from ..qwen3vl.modules import TextConfig, TextModel, VisionTower
+from ..qwen3vl.modules import VisionTower
 from ..qwen3vl.passes import Pass
 from ..qwen3vl.tokenizer import tokenizer
 from ..reference import Reference, References, sized
-from ..sequence import TEMPLATE, Sequence, check_ids
+from ..sequence import TEMPLATE, Sequence
 from ..store import Store
 from ..weighting import check_blocks
 from .standalone_attention import weighted
 from .standalone_beginning import from_picture, steps_from
+from .standalone_encoder import config_of, from_folder
+from .standalone_text import DTYPES, TEXT_LAYER, StandaloneTextEncoder
 
 if TYPE_CHECKING:
     from PIL import Image
 
-Tables = tuple[torch.Tensor, torch.Tensor]  # cosine and sine
-
-TEXT_LAYER = -2  # where Z-Image reads its text encoder
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _STORED = {"F32": torch.float32, "F16": torch.float16}
 _SMALL = 10**9  # parameters up to which "auto" computes in float32 on the CPU: at most 4 GB
 
@@ -117,64 +114,6 @@ class StandaloneExtractor:
             self._model = self._tower = None
 
 
-class StandaloneTextEncoder(TextEncoder):
-    """A text encoder of transformers (Qwen3Model or alike) as splice's language model. Threads take turns.
-
-    Args:
-        model: The model, on its device.
-        name: Identifies its weights.
-    """
-
-    def __init__(self, model: TextModel, name: str):
-        self.model = model
-        self.layers = len(model.layers)
-        self.identity = name
-        self._turn = threading.RLock()
-
-    @torch.inference_mode()
-    def embed(self, ids: list[int]) -> torch.Tensor:
-        embedding = self.model.embed_tokens
-        check_ids(ids, embedding.num_embeddings, "The text encoder")
-        rows: torch.Tensor = embedding(torch.tensor(ids, device=embedding.weight.device))
-        return rows.float()
-
-    def states(
-        self,
-        rows: torch.Tensor,
-        indices: Iterable[int],
-        image: ImageTokens | None,
-        sequence: Sequence | None,
-        first: int = 0,
-    ) -> dict[int, torch.Tensor]:
-        def forward() -> torch.Tensor:
-            embeds = rows[None].to(self.model.embed_tokens.weight)
-            last: torch.Tensor = self.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
-            return last
-
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(self._turn)
-            if image is not None:
-                if sequence is None:
-                    raise ValueError("image tokens need the sequence that they stand in")
-                tables = self._rotary_tables(image, sequence)
-                stack.enter_context(
-                    as_qwen3vl(self.model.layers, image, sequence.images, "position_embeddings", tables)
-                )
-            return states_at(self.model, first, indices, forward)
-
-    def _rotary_tables(self, image: ImageTokens, sequence: Sequence) -> Callable[[Tables], Tables]:
-        """transformers hands its layers (cos, sin), each [1, tokens, head_dim]."""
-        config = self.model.config
-        cosine, sine = mrope_tables(sequence.position_ids(), config.head_dim, _rope_theta(config), image.mrope_section)
-        return lambda old: (cosine[None].to(old[0]), sine[None].to(old[1]))
-
-
-def _rope_theta(config: TextConfig) -> float:
-    """transformers 4 has rope_theta, transformers 5 rope_parameters."""
-    theta: float = getattr(config, "rope_theta", None) or config.rope_parameters["rope_theta"]
-    return theta
-
-
 class ZImage:
     """Z-Image through diffusers, with a Qwen3-VL beside it: the whole product without a web UI. Threads that share it
     take turns in each of its models.
@@ -210,16 +149,48 @@ class ZImage:
             self.device = _device(device)
             self.dtype = _dtype(dtype, self.device, _parameters(os.path.join(z_image, "text_encoder")), "")
         self.pipeline = ZImagePipeline.from_pretrained(
-            z_image, tokenizer=None, torch_dtype=self.dtype, local_files_only=True, use_safetensors=True
+            z_image,
+            tokenizer=None,
+            text_encoder=None,  # on first use
+            torch_dtype=self.dtype,
+            local_files_only=True,
+            use_safetensors=True,
         ).to(self.device)
         self.pipeline.set_progress_bar_config(disable=True)
         self.encode = tokenizer(os.path.join(z_image, "tokenizer"))
-        language_model = getattr(self.pipeline.text_encoder, "model", self.pipeline.text_encoder)
-        self.text_encoder = StandaloneTextEncoder(language_model, os.path.abspath(z_image))
+        self._z_image = os.path.abspath(z_image)
+        self._text_encoder: StandaloneTextEncoder | None = None
+        self.text_layers: int = config_of(self._text_folder)["num_hidden_layers"]
         self.store = Store()
         self._other: StandaloneExtractor | None = None
         self._turn = threading.RLock()
         self._reference_prompts = reference_prompts
+
+    @property
+    def text_encoder(self) -> StandaloneTextEncoder:
+        """Z-Image's text encoder, loaded on first use: where Qwen3-VL alone makes the conditioning, never.
+
+        Raises:
+            ZvlError: it can't be loaded.
+        """
+        with self._turn:
+            if self._text_encoder is None:
+                model = from_folder(self._text_folder, self.dtype).eval().requires_grad_(False).to(self.device)
+                self._text_encoder = StandaloneTextEncoder(model, self._z_image)
+            return self._text_encoder
+
+    @property
+    def text_encoder_loaded(self) -> bool:
+        return self._text_encoder is not None
+
+    @property
+    def _text_folder(self) -> str:
+        return os.path.join(self._z_image, "text_encoder")
+
+    @property
+    def text_encoder_bytes(self) -> int:
+        """The memory that the text encoder takes where it is loaded."""
+        return _parameters(self._text_folder) * self.dtype.itemsize
 
     @property
     def extractor(self) -> StandaloneExtractor:
@@ -260,6 +231,12 @@ class ZImage:
         inputs = self.text_encoder.embed(ids)
         return Text(prompt, tuple(ids), self.text_encoder.hidden_states(inputs, TEXT_LAYER, None, None), inputs)
 
+    def unread_text(self, prompt: str) -> Text:
+        """As `text`, for a conditioning in which nothing of the text encoder is: its tokens alone."""
+        ids = self.encode(TEMPLATE.format(prompt))
+        self.check_length(len(ids))
+        return Text(prompt, tuple(ids), torch.full((len(ids), self.hidden), torch.nan), read=False)
+
     def check_length(self, tokens: int, advice: str = "Shorten the prompt.") -> None:
         """Raise ZvlError where a conditioning of that many tokens is more than the image model has positions for."""
         room = (
@@ -287,11 +264,14 @@ class ZImage:
         seed: int = 0,
         say: Callable[[str], None] = lambda line: None,
         negative: bool = False,
+        whole: bool = False,
     ) -> Conditioning:
         """As `condition`, with several references.
 
         Args:
             negative: Whether the prompt is the negative one.
+            whole: Whether the prompt's own rows are wanted, too, where they have no part in the picture: a file holds
+                them.
         """
         if not units:
             return Conditioning(self.text(prompt).embeddings)
@@ -299,11 +279,13 @@ class ZImage:
             self._extractor_for(units[0].settings),
             self.encode,
             lambda: self.statistics,
-            self.text_encoder,
+            None if ENGINES[units[0].settings.engine].language_model else self.text_encoder,
             self.store,
             say,
         )
-        return condition_units(units, [self.text(prompt)], sources, negative)[0](seed)
+        alone = makes_alone(unit.settings for unit in units if unit.settings.negative == negative)
+        text = self.unread_text(prompt) if alone and not whole else self.text(prompt)
+        return condition_units(units, [text], sources, negative)[0](seed)
 
     def _extractor_for(self, settings: Settings) -> StandaloneExtractor:
         """The one for a device and a storage; besides the first there is one more at most."""

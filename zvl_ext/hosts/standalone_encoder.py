@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import torch
+
 from ..engines.sources import Text
 from ..errors import ZvlError
 from ..outside import no_file, read_json, reason
@@ -16,7 +18,7 @@ from ..qwen3vl.peek import peek
 from ..qwen3vl.schema import FaultError, check_text
 from ..qwen3vl.tokenizer import tokenizer
 from ..sequence import TEMPLATE
-from .standalone import DTYPES, TEXT_LAYER, StandaloneTextEncoder
+from .standalone_text import DTYPES, TEXT_LAYER, StandaloneTextEncoder
 
 _ROPE_THETA = 1e6  # of Qwen3; the shapes of a file do not tell
 
@@ -37,7 +39,7 @@ class TextEncoderFiles:
     def __init__(self, path: str, tokenizer_folder: str = "", device: str = "cpu", dtype: str = "auto"):
         folder = _model_folder(path)
         self.encode = tokenizer(tokenizer_folder or _tokenizer_folder(path))
-        model = _from_folder(folder, dtype) if os.path.isdir(folder) else _from_file(folder, dtype)
+        model = from_folder(folder, dtype) if os.path.isdir(folder) else _from_file(folder, dtype)
         self.encoder = StandaloneTextEncoder(model.eval().requires_grad_(False).to(device), os.path.abspath(path))
 
     def text(self, prompt: str) -> Text:
@@ -65,9 +67,12 @@ def _tokenizer_folder(path: str) -> str:
     return inner if os.path.isdir(inner) else path
 
 
-def _from_folder(folder: str, dtype: str) -> Any:
-    from transformers import AutoModel
+def config_of(folder: str) -> dict[str, Any]:
+    """The configuration of a folder's text encoder, checked.
 
+    Raises:
+        ZvlError: it is not there, or not that of a Qwen3.
+    """
     try:
         config = read_json(os.path.join(folder, CONFIG), CONFIG_LIMIT)
     except (OSError, ValueError) as error:
@@ -77,10 +82,24 @@ def _from_folder(folder: str, dtype: str) -> Any:
         raise ZvlError(f"{folder} is not a Qwen3 text encoder: it is {kind.name if kind else 'another model'}.")
     try:
         check_text(config)
-        return AutoModel.from_pretrained(
-            folder, dtype=DTYPES.get(dtype, "auto"), local_files_only=True, use_safetensors=True
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, FaultError) as error:
+    except FaultError as error:
+        raise ZvlError(f"{folder} can't be loaded as a text encoder ({reason(error)}).") from error
+    return dict(config)
+
+
+def from_folder(folder: str, dtype: str | torch.dtype) -> Any:
+    """The text encoder of a Hugging Face folder.
+
+    Raises:
+        ZvlError: it can't be loaded.
+    """
+    from transformers import AutoModel
+
+    config_of(folder)
+    wanted = DTYPES.get(dtype, "auto") if isinstance(dtype, str) else dtype
+    try:
+        return AutoModel.from_pretrained(folder, dtype=wanted, local_files_only=True, use_safetensors=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise ZvlError(f"{folder} can't be loaded as a text encoder ({reason(error)}).") from error
 
 

@@ -68,7 +68,7 @@ class Weights:
         """
         if not self.miniature:
             return settings
-        layer = family.layer_at_same_depth(settings.hidden_layer, self.model.text_encoder.layers, REAL_LAYERS)
+        layer = family.layer_at_same_depth(settings.hidden_layer, self.model.text_layers, REAL_LAYERS)
         return dataclasses.replace(
             settings, hidden_layer=layer, reference_tokens=min(settings.reference_tokens, family.GRID**2)
         )
@@ -121,7 +121,7 @@ class Weights:
         if not self.miniature:
             return [], {}
         fitted, checkpoint = self.fitted(settings), self.model.extractor.checkpoint
-        layers = self.model.text_encoder.layers
+        layers = self.model.text_layers
         lines = [f"The miniature has {layers} layers: read at hidden {self.depth(settings)}."]
         entries = {"ZVL miniature layer": str(fitted.hidden_layer)}
         grids = (checkpoint.grid(reference, s.reference_tokens) for s in (settings, fitted))
@@ -138,7 +138,7 @@ class Weights:
         """What `fitted` did to the layer, in words; empty with the real weights."""
         if not self.miniature:
             return ""
-        layer, layers = self.fitted(settings).hidden_layer, self.model.text_encoder.layers
+        layer, layers = self.fitted(settings).hidden_layer, self.model.text_layers
         return f"layer {layer} of {layers} (as deep as {settings.hidden_layer} of {REAL_LAYERS})"
 
 

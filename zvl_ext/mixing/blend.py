@@ -15,7 +15,7 @@ Mode = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 
 def linear(text: torch.Tensor, vl: torch.Tensor, alpha: float) -> torch.Tensor:
     """alpha·V + (1 - alpha)·T."""
-    return alpha * vl + (1.0 - alpha) * text
+    return vl if alpha == 1.0 else alpha * vl + (1.0 - alpha) * text
 
 
 def slerp(text: torch.Tensor, vl: torch.Tensor, alpha: float) -> torch.Tensor:

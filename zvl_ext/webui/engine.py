@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -45,15 +46,20 @@ class _Engine:
 
 
 class Recorder(_Engine):
-    """Encodes as the engine does and remembers what it was asked: `texts`, prompt -> Text."""
+    """Encodes as the engine does and remembers what it was asked: `texts`, prompt -> Text.
 
-    def __init__(self, engine: Any):
+    Args:
+        read: Whether the text encoder reads; otherwise only the form of its answers is known (`Text.read`).
+    """
+
+    def __init__(self, engine: Any, read: bool = True):
         super().__init__(engine)
+        self._read = read
         self.texts: dict[str, Text] = {}
         self.stacked = False
 
     def get_learned_conditioning(self, prompts: Any) -> Any:
-        with forge_encoder.observed(self._engine) as seen:
+        with forge_encoder.observed(self._engine) as seen, self._as_asked():
             result = self._engine.get_learned_conditioning(prompts)
         unique = list(dict.fromkeys(prompts))  # the host encodes a repeated line once
         rows = dict(zip(prompts, result)) if isinstance(result, (list, torch.Tensor)) else {}
@@ -63,8 +69,17 @@ class Recorder(_Engine):
         ):
             raise ZvlError(forge_encoder.UNKNOWN)
         self.stacked = isinstance(result, torch.Tensor)
-        self.texts |= {p: Text(p, tuple(read[p].ids), rows[p], read[p].inputs, read[p].masked) for p in unique}
+        self.texts |= {
+            p: Text(p, tuple(read[p].ids), rows[p], read[p].inputs, read[p].masked, self._read) for p in unique
+        }
         return result
+
+    def _as_asked(self) -> contextlib.AbstractContextManager[None]:
+        if self._read:
+            return contextlib.nullcontext()
+        from ..hosts.forge_unread import unread
+
+        return unread(self._engine)
 
 
 class Player(_Engine):

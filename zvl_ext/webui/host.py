@@ -43,6 +43,9 @@ class Host(Protocol):
         """What reading a reference with these settings takes and what there is; None where it can't be told. Never
         raises."""
 
+    def text_encoder_bytes(self) -> int:
+        """What the image model's text encoder takes where it is loaded; 0 where nobody knows. Never raises."""
+
     def forget(self) -> int:
         """Forget what is kept of references; gives the bytes that it took."""
 
@@ -74,6 +77,13 @@ class WebUI:
             checkpoint = forge_files.checkpoint(settings.model)  # first: where there is none, nothing heavy is loaded
             return KEEPER.residence.memory(checkpoint, settings)
         return None
+
+    def text_encoder_bytes(self) -> int:
+        with contextlib.suppress(ImportError):
+            from ..hosts.forge_unread import weights_bytes
+
+            return weights_bytes(forge.current_engine())
+        return 0
 
     def forget(self) -> int:
         return KEEPER.forget()

@@ -75,6 +75,9 @@ class PageHost:
             + working_bytes(read_together(settings))
         )
 
+    def text_encoder_bytes(self) -> int:
+        return self._weights.model.text_encoder_bytes
+
     def forget(self) -> int:
         """Forget what is kept of references; gives the bytes that it took."""
         store = self._weights.model.store

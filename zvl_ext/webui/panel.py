@@ -19,7 +19,7 @@ from ..presets import ABOUT, PRESETS
 from ..qwen3vl.wanted import WANTED
 from ..reference import open_mask, open_reference
 from ..regions import INPAINT, NAMED_REGIONS
-from . import dropped, panel_paste, panel_units
+from . import dropped, panel_alone, panel_paste, panel_units
 from .host import Host
 
 # The controls by which a preset is known, and all that it sets.
@@ -134,6 +134,7 @@ def build(title: str, elem_id: Callable[[str], str], host: Host) -> tuple[list, 
             memory = gr.HTML(
                 _memory(host, *(BY_NAME[name].default for name in MEMORY_OPTIONS)), elem_classes=["zvl-memory"]
             )
+            alone = gr.HTML(panel_alone.line(host, *(BY_NAME[name].default for name in panel_alone.OPTIONS)))
             named = {*made, *_HIDDEN, *(name for names in _MORE for name in names)}
             others = tuple((option.name,) for option in OPTIONS if option.name not in named)
             for names in (*_MORE, *others, _HIDDEN):
@@ -182,6 +183,7 @@ def build(title: str, elem_id: Callable[[str], str], host: Host) -> tuple[list, 
     on_effect(EFFECT_OPTIONS, AFFECTED_OPTIONS)
     for number, names in enumerate(_STEPS, 1):
         on_effect(names, [numbered("curve", number)])
+    on_change(panel_alone.OPTIONS, functools.partial(panel_alone.line, host), [alone])
     panel_units.listen(buttons, made, host)
     return [made[option.name] for option in OPTIONS], panel_paste.fields(made, host)
 

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from .. import beginning, conditioner, effects
+from ..alone import makes_alone
 from ..engines import ENGINES
 from ..engines.sources import Sources
 from ..engines.splice import look
@@ -295,7 +296,7 @@ class Run:
 
         result = original(conditioned, required_prompts, *args, **kwargs)
         if not made:  # from the host's cache: another picture may have set another shift since
-            self._recorded(function, forge.current_engine())
+            self._recorded(function, forge.current_engine(), self._alone(required_prompts))
         written = infotext.write(self.settings, conditioner.digests(self.units), self.extractor.checkpoint.name)
         if self._digests:
             key = BY_NAME["reference"].infotext
@@ -369,13 +370,14 @@ class Run:
         In a grid over alpha the host's own cache can't help, because every cell's conditioning is another: without
         this, each cell would load the text encoder again.
         """
-        if known := self._recorded(function, engine):
+        alone = self._alone(prompts)
+        if known := self._recorded(function, engine, alone):
             return known
         if not ENGINES[self.settings.engine].language_model:  # before the text encoder, which is needed after it, too
             tokens = self.settings.reference_tokens
             for unit in self.units:
                 look(unit.reference, self.extractor.checkpoint.grid(unit.reference, tokens), tokens, sources)
-        recorder = Recorder(engine)
+        recorder = Recorder(engine, read=not alone)
         with forge_encoder.told(engine) as told:
             try:
                 function(recorder, prompts, *rest, **more)
@@ -385,15 +387,29 @@ class Run:
                 self._hosts = error
                 raise
         if self._keeps:
-            KEEPER.recordings(engine).append((self._key_of(function, engine), recorder.texts, recorder.stacked, told))
+            key = self._key_of(function, engine, read=not alone)
+            KEEPER.recordings(engine).append((key, recorder.texts, recorder.stacked, told))
         return recorder.texts, recorder.stacked
 
-    def _recorded(self, function: Callable, engine: Any) -> tuple[dict, bool] | None:
+    def _recorded(self, function: Callable, engine: Any, alone: bool) -> tuple[dict, bool] | None:
         """What `_texts` gave when the host asked for the same before."""
-        return told_again(engine, self._key_of(function, engine)) if self._keeps else None
+        for read in (True, False) if alone and self._keeps else (True,) if self._keeps else ():
+            if known := told_again(engine, self._key_of(function, engine, read)):
+                return known
+        return None
 
-    def _key_of(self, function: Callable, engine: Any) -> tuple:
-        return function, self._asked, forge_encoder.text_state(engine)
+    def _key_of(self, function: Callable, engine: Any, read: bool) -> tuple:
+        """What a recording is kept under.
+
+        Args:
+            read: Whether the text encoder has read what was asked.
+        """
+        return function, self._asked, forge_encoder.text_state(engine), read
+
+    def _alone(self, prompts: Any) -> bool:
+        """Whether Qwen3-VL alone makes these prompts' conditioning: the text encoder need not read them."""
+        negative = _is_negative(prompts)
+        return makes_alone(unit.settings for unit in self.units if unit.settings.negative == negative)
 
     @property
     def _keeps(self) -> bool:

@@ -72,6 +72,7 @@ class Request:
     Attributes:
         seeds: One picture for each.
         sampling: `size`, `steps` and `guidance`.
+        whole: Whether the conditioning is wanted for a file, which also holds what has no part in the picture.
     """
 
     prompt: str
@@ -79,6 +80,7 @@ class Request:
     seeds: list[int]
     sampling: dict[str, Any]
     negative: str = ""
+    whole: bool = False
 
 
 @dataclass
@@ -144,20 +146,27 @@ def make(weights: Weights, request: Request, on_step: OnStep | None = None, save
     elif not units:
         conditionings = [Conditioning(model.text(request.prompt).embeddings)] * len(request.seeds)
     else:
-        conditionings = [model.condition_units(units, request.prompt, seed, made.say) for seed in request.seeds]
+        conditionings = [
+            model.condition_units(units, request.prompt, seed, made.say, whole=request.whole) for seed in request.seeds
+        ]
+        if not conditionings[0].text_read and not model.text_encoder_loaded and not guided:
+            made.say(f"Qwen3-VL alone made this: the text encoder ({_size(model.text_encoder_bytes)}) was not loaded.")
         made.settings = infotext.write(settings, digests(units), model.extractor.checkpoint.name)
         lines, more = weights.differences(settings, units[0].reference)
         made.settings |= more
         for line in (*lines, *(each.removeprefix("Z-Image VL: ") for each in unheard(settings))):
             made.say(line)
-    against = [model.condition_units(units, request.negative, seed, made.say, negative=True) for seed in request.seeds]
+    against = [
+        model.condition_units(units, request.negative, seed, made.say, negative=True)
+        for seed in (request.seeds if guided else ())
+    ]
     beginning = _beginning(request, units, made)
     made.tokens = len(conditionings[0])
     made.pictures = model.generate(
         conditionings,
         request.seeds,
         **request.sampling,
-        negative=against if guided else "",
+        negative=against,
         on_step=on_step,
         beginning=beginning,
     )
@@ -171,6 +180,10 @@ def make(weights: Weights, request: Request, on_step: OnStep | None = None, save
     else:
         made.about = dataclasses.replace(saved.about, infotext=made.parameters[0])
     return made
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**29 else f"{count / 2**20:.0f} MiB"
 
 
 def _beginning(request: Request, units: list[Unit], made: Made) -> Beginning | None:

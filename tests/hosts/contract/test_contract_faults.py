@@ -66,13 +66,13 @@ def fault(studio: Studio, **settings: Any) -> Iterator[torch.Tensor]:
     """A picture goes wrong in here: nothing of it is left, and nothing kept is lost or changed. Gives the right one."""
     web = studio.web
     plain, wanted = studio.picture(), studio.picture(**settings)
-    right, on_text_encoder = kept(), hooks(forge_encoder._language_model(web.engine))  # one of the test's own
+    right, on_text_encoder = kept(), hooks(forge_encoder.language_model(web.engine))  # one of the test's own
     restarted(web)
     yield wanted
     assert torch.equal(studio.picture(), plain)
     assert studio.modifiers == []
     assert hooks(studio.model) == 0
-    assert hooks(forge_encoder._language_model(web.engine)) == on_text_encoder
+    assert hooks(forge_encoder.language_model(web.engine)) == on_text_encoder
     assert all(torch.equal(tensor, right[key][name]) for key, v in kept().items() for name, tensor in v.items())
     assert torch.equal(studio.picture(**settings), wanted)
     assert not torch.equal(studio.picture(DOG, **settings), wanted)

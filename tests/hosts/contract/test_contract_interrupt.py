@@ -78,7 +78,7 @@ def test_a_reading_ends_wherever_it_is(
 ) -> None:
     whole = web.run(web.p(), reference=picture, **ENGINES[engine])
     plain = web.plain(DOG)
-    encoder = forge_encoder._language_model(web.engine)
+    encoder = forge_encoder.language_model(web.engine)
     hooks = hooked(encoder)
     finished: list[int] = []  # layers, before each ending
     for after in itertools.count():

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from ...engines.sources import Text
-from ...hosts.standalone import TEXT_LAYER, StandaloneTextEncoder, ZImage
+from ...hosts.standalone import ZImage
+from ...hosts.standalone_text import TEXT_LAYER, StandaloneTextEncoder
 from ...mixing.normalize import NORMALIZATIONS, Target, normalize
 from ...mixing.select import Rows, select
 from ...mixing.statistics import ReferenceStatistics, compare
