@@ -7,7 +7,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -354,7 +354,8 @@ class ZImage:
         for start in range(0, len(wanted), batch):
             part, other = wanted[start : start + batch], against[start : start + batch]
             rows, negatives = ([each.rows.to(self.device, self.dtype) for each in half] for half in (part, other))
-            pipeline, more = self.pipeline, {}
+            pipeline: Any = self.pipeline
+            more: dict[str, Any] = {}
             if beginning is not None:
                 pipeline, more = from_picture(pipeline, beginning, size, len(part))
             with self._turn, weighted(pipeline.transformer, [*part, *other], sampled):
