@@ -91,7 +91,8 @@
     // Put a picture of the page into the reference whose tab is open.
     async function use(tab, images) {
         const image = [...images].find((each) => each.getAttribute("src"));
-        const control = UNITS.map((unit) => reference(tab, unit)).find((each) => each?.getClientRects().length);
+        const controls = UNITS.map((unit) => reference(tab, unit));
+        const control = controls.find((each) => each?.getClientRects().length) ?? controls[0]; // with Batch open
         if (!image || !control) return;
         const blob = await (await fetch(image.src)).blob();
         const file = new File([blob], `reference.${blob.type.split("/")[1] || "png"}`, { type: blob.type || "image/png" });

@@ -50,8 +50,9 @@ def _values(option: Option) -> str:
     words = {
         "switch": "true, false",
         "image": "an image as base64 text",
+        "images": "a list of images as base64 text",
         "mask": "an image as base64 text",
-        "region": "`all`, `left`, `right`, `top`, `bottom`, `centre`, or left, top, right, bottom as shares",
+        "region": "`all`, `left`, `right`, `top`, `bottom`, `centre`, `inpaint mask`, or left, top, right, bottom as shares",
         "model": "a name from the panel's list; empty: the first",
     }
     return words.get(option.kind, option.kind)
