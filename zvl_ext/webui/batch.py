@@ -114,7 +114,7 @@ class OfEach(str):
 def line(p: Any) -> str:
     """How many pictures there will be."""
     count = p.__dict__[_WIDENED].count
-    return f"a batch of {count} references with {_pictures(p)} pictures each, {count * _pictures(p)} in all."
+    return f"a batch of references: {count} × {_pictures(p)} = {count * _pictures(p)} pictures."
 
 
 def _pictures(p: Any) -> int:

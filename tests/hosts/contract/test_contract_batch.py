@@ -74,7 +74,7 @@ def test_the_count_is_the_references_times_the_batch_count_with_the_same_seeds(w
     assert [each["seeds"] for each in made] == [[1, 2], [3, 4]] * 3
     assert [each["parameters"]["ZVL reference"] for each in made] == [d for d in DIGESTS for _ in range(2)]
     assert [each["parameters"]["Seed"] for each in made] == ["1", "3"] * 3
-    assert "Z-Image VL: a batch of 3 references with 4 pictures each, 12 in all." in p.comments
+    assert "Z-Image VL: a batch of references: 3 × 4 = 12 pictures." in p.comments
     grid = processing.create_infotext(p, p.all_prompts, p.all_seeds, p.all_subseeds, use_main_prompt=True)
     assert infotext_utils.parse_generation_parameters(grid)["ZVL reference"] == DIGESTS[0], "as its seed"
 
