@@ -113,7 +113,18 @@
         }
     }
 
-    window.zvl = { put, img2imgPicture: () => SOURCES.use_img2img().find((each) => each.getAttribute("src")) };
+    // A description into the web UI's prompt, behind what is there or instead of it. What would be emphasis or a schedule
+    // there is text.
+    function intoPrompt(tab, text, replace) {
+        const prompt = document.querySelector(`#${tab}_prompt textarea`);
+        const words = (text ?? "").trim().replace(/[()[\]]/g, "\\$&");
+        if (!prompt || !words) return;
+        const before = replace ? "" : prompt.value.trim();
+        prompt.value = before ? `${before}${/[.,;:!?]$/.test(before) ? " " : ", "}${words}` : words;
+        prompt.dispatchEvent(new Event("input", { bubbles: true })); // as typed: the page keeps what it is told
+    }
+
+    window.zvl = { put, intoPrompt, img2imgPicture: () => SOURCES.use_img2img().find((each) => each.getAttribute("src")) };
 
     // The web UI calls this after every burst of changes in the page; values set by a paste arrive this way, too.
     onAfterUiUpdate(() => {

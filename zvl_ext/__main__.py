@@ -15,6 +15,7 @@ from .commands import (
     benchmark,
     blend,
     cache,
+    caption,
     demo,
     encode,
     evaluate,
@@ -26,7 +27,20 @@ from .commands import (
 )
 from .errors import ZvlError, line_of
 
-COMMANDS = (generate, extract, encode, blend, statistics, demo, evaluate, benchmark, cache, vision_tower, options)
+COMMANDS = (
+    generate,
+    caption,
+    extract,
+    encode,
+    blend,
+    statistics,
+    demo,
+    evaluate,
+    benchmark,
+    cache,
+    vision_tower,
+    options,
+)
 
 
 class _Parser(argparse.ArgumentParser):

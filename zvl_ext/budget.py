@@ -136,6 +136,11 @@ def weight_bytes(checkpoint: Checkpoint, settings: Settings, itemsize: int = 2) 
     return tower + sum(_held(stored, settings.storage == "fp8", itemsize) for stored in language)
 
 
+def head_bytes(checkpoint: Checkpoint, itemsize: int = 2) -> int:
+    """Bytes of what is held besides all layers to write a text; as `weight_bytes`."""
+    return math.prod(checkpoint.tensors[checkpoint.head].shape) * itemsize
+
+
 def _held(stored: Stored, fp8: bool, itemsize: int) -> int:
     """A matrix in eight bits takes a byte for each number and a float32 scale for each row. What GGUF has quantized is
     written out."""

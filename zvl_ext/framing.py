@@ -71,6 +71,19 @@ def framed_mask(mask: Reference, reference: Reference, crop: str, shape: Size) -
     return _values(CROPS[crop](grey, shape))
 
 
+def masked(reference: Reference, mask: torch.Tensor) -> Reference:
+    """A reference that is grey where its mask is black.
+
+    Args:
+        mask: From `framed_mask`, over this part of the reference.
+    """
+    grey = Image.new("RGB", reference.image.size, _GREY)
+    kept = Image.fromarray((mask.numpy() * 255).round().astype(np.uint8)).resize(reference.image.size)
+    image = Image.composite(reference.image, grey, kept)
+    digest = hashlib.sha256(f"{image.width}x{image.height}:".encode() + image.tobytes()).hexdigest()
+    return Reference(image, digest, reference.name)
+
+
 def mask_of(mask: Reference) -> torch.Tensor:
     """A picture as a mask, float [height, width] in 0..1: white is 1."""
     return _values(mask.image.convert("L"))

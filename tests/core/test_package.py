@@ -37,7 +37,7 @@ FLOORS = (
     ("mixing", "qwen3vl", "store"),
     ("engines",),
     ("budget",),
-    ("conditioner", "effects", "preview", "beginning", "alone"),
+    ("conditioner", "effects", "preview", "beginning", "alone", "caption"),
     ("hosts",),
     ("webui",),
     ("lab",),
@@ -247,8 +247,8 @@ def loaded_by(statement: str, root: Path) -> set[str]:
 
 LIGHT = (
     "zvl_ext", "zvl_ext.errors", "zvl_ext.sequence", "zvl_ext.declaration", "zvl_ext.presets", "zvl_ext.options",
-    "zvl_ext.store", "zvl_ext.mixing", "zvl_ext.qwen3vl", "zvl_ext.engines", "zvl_ext.budget", "zvl_ext.hosts",
-    "zvl_ext.webui", "zvl_ext.webui.settings", "zvl_ext.lab", "zvl_ext.commands", "zvl_ext.__main__",
+    "zvl_ext.store", "zvl_ext.caption", "zvl_ext.mixing", "zvl_ext.qwen3vl", "zvl_ext.engines", "zvl_ext.budget",
+    "zvl_ext.hosts", "zvl_ext.webui", "zvl_ext.webui.settings", "zvl_ext.lab", "zvl_ext.commands", "zvl_ext.__main__",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..errors import PRODUCT, Stopped, ZvlError, titled, untitled
@@ -115,6 +115,28 @@ def queue_lock() -> Any:
     return lock
 
 
+@contextlib.contextmanager
+def job(name: str) -> Iterator[None]:
+    """A turn at the host's models, as a picture has it: who comes waits for the one before, and what the user ends is
+    this."""
+    from modules import shared
+
+    with queue_lock():
+        shared.state.begin(job=name)
+        try:
+            yield
+        finally:
+            shared.state.end()
+            shared.state.interrupted = shared.state.skipped = False
+
+
+def busy() -> bool:
+    """Whether somebody has a turn at the host's models."""
+    from modules import shared
+
+    return bool(getattr(shared.state, "job", ""))
+
+
 def show_progress(text: str) -> None:
     """Say in the web UI's progress bar what is being done."""
     from modules import shared
@@ -193,6 +215,14 @@ def on_cfg_denoiser(callback: Callable[[Any], None]) -> None:
 
     if register := getattr(script_callbacks, "on_cfg_denoiser", None):
         register(callback, **({"name": "zvl_sampling"} if takes(register, "name") else {}))
+
+
+def on_app_started(callback: Callable[[Any, Any], None]) -> None:
+    """Have it called with the page and the server when the host is up, with or without a page."""
+    from modules import script_callbacks
+
+    if register := getattr(script_callbacks, "on_app_started", None):
+        register(callback, **({"name": "zvl_api"} if takes(register, "name") else {}))
 
 
 def register_settings(section: tuple[str, str], settings: Iterable[Any]) -> None:

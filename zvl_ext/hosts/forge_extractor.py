@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from backend import memory_management as mm
 
-from ..budget import read_together, weight_bytes, working_bytes
+from ..budget import head_bytes, read_together, weight_bytes, working_bytes
 from ..engines import ENGINES
 from ..errors import ZvlError
 from ..options import Settings
-from ..qwen3vl import language, vision
+from ..qwen3vl import language, vision, writing
 from ..qwen3vl.checkpoint import Checkpoint
 from ..qwen3vl.layers import watched
 from ..qwen3vl.passes import Pass
+from ..qwen3vl.writing import Writer
 from ..reference import Reference, References, sized
 from ..sequence import Sequence
 from .forge import check_interrupted, show_progress
@@ -37,13 +38,23 @@ class ForgeExtractor:
         residence: Where what is loaded is held.
         settings: Of which the engine, the layer, the storage and the device matter. Device `auto` is the text
             encoder's, or the CPU where the model can't fit.
+        check: Called before loading and between layers; what it raises ends the work. Default: Interrupt and Skip do.
+        writes: Whether it is to write as well as to read.
 
     Attributes:
         note: Something the user should know about the placement, or "".
     """
 
-    def __init__(self, checkpoint: Checkpoint, settings: Settings, residence: Residence):
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        settings: Settings,
+        residence: Residence,
+        check: Callable[[], None] = check_interrupted,
+        writes: bool = False,
+    ):
         self.checkpoint = checkpoint
+        self._check = check
         self._residence = residence
         self.note = ""
         self._storage = settings.storage if ENGINES[settings.engine].language_model else "auto"
@@ -51,7 +62,11 @@ class ForgeExtractor:
         self.dtype = _compute_dtype(self.device)
         if self.device.type != "cpu":
             weights = weight_bytes(checkpoint, settings, self.dtype.itemsize)
-            needed = weights + working_bytes(read_together(settings))
+            needed = (
+                weights
+                + working_bytes(read_together(settings))
+                + (head_bytes(checkpoint, self.dtype.itemsize) if writes else 0)
+            )
             total = mm.get_total_memory(self.device)
             no_vram = getattr(mm.vram_state, "name", "") == "NO_VRAM"
             if needed > total or no_vram:
@@ -75,12 +90,20 @@ class ForgeExtractor:
         with self._placed("language", sum(len(sequence.ids) for sequence in sequences), depth) as model:
             return model.extend(sequences, references, tokens, depth, prefix, tails)
 
+    def write(
+        self, sequence: Sequence, reference: Reference, tokens: int, writer: Writer, most: int, ends: list[int]
+    ) -> None:
+        """As `writing.write`."""
+        room = len(sequence.ids) + most // 4  # what is written leaves keys and values, and nothing else
+        with self._placed("language", room, self.checkpoint.layers, writes=True) as model:
+            writing.write(model, sequence, reference, tokens, writer, most, ends)
+
     def image_tokens(self, reference: Reference, tokens: int) -> Any:
         with self._placed("vision", tokens) as tower:
             return vision.stacked_tokens(tower, sized(reference, tokens, self.checkpoint.unit))
 
     @contextlib.contextmanager
-    def _placed(self, part: str, tokens: int, depth: int = 0) -> Iterator[Any]:
+    def _placed(self, part: str, tokens: int, depth: int = 0, writes: bool = False) -> Iterator[Any]:
         """The model on its device for the time of one pass; failures are told in one line and leave nothing behind.
 
         Raises:
@@ -88,11 +111,11 @@ class ForgeExtractor:
         """
         out_of_memory = getattr(mm, "OOM_EXCEPTION", torch.cuda.OutOfMemoryError)
         try:
-            check_interrupted()  # before what may take longest: loading
-            self._place(part, tokens, depth)
-            show_progress("Z-Image VL: reading the reference")
+            self._check()  # before what may take longest: loading
+            self._place(part, tokens, depth, writes)
+            show_progress(f"Z-Image VL: {'describing' if writes else 'reading'} the reference")
             model = self._residence.model
-            with watched(_layers(model, part), check_interrupted):
+            with watched(_layers(model, part), self._check):
                 yield model
         except (out_of_memory, MemoryError) as error:
             self._residence.drop()
@@ -107,7 +130,7 @@ class ForgeExtractor:
                 ) from error
             raise
 
-    def _place(self, part: str, tokens: int, depth: int) -> None:
+    def _place(self, part: str, tokens: int, depth: int, writes: bool) -> None:
         key = (self.checkpoint.identity, self.precision, part)
         # The host moves the weights later, outside inference mode, where tensors made inside could not be replaced.
         with torch.inference_mode(False):
@@ -120,12 +143,17 @@ class ForgeExtractor:
                 else:
                     model = language.load(self.checkpoint, self.dtype, depth, self._storage)
                     self._residence.hold(key, model, model.module, self.device)
-            elif depth > getattr(self._residence.model, "depth", depth):
+            model = self._residence.model
+            deeper = depth > getattr(model, "depth", depth)
+            if deeper or (part == "language" and writes != (model.head is not None)):
                 show_progress(f"Z-Image VL: loading more of {self.checkpoint.name}")
-                model = self._residence.model
-                self._residence.take_off()  # the host would not learn that the module has grown
+                self._residence.take_off()  # the host would not learn that the module has changed
                 try:
                     model.deepen(depth)
+                    if writes:
+                        model.load_head()
+                    else:
+                        model.drop_head()
                 finally:  # what was there is still of use
                     self._residence.hold(key, model, model.module, self.device)
             self._residence.place(tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import glob
 import os
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..qwen3vl.checkpoint import Checkpoint
 from ..qwen3vl.files import open_checkpoint
 from ..qwen3vl.listing import Listing, Model, look
 from ..qwen3vl.peek import GGUF, is_weights
+from ..qwen3vl.tokenizer import Words, tokenizer
 from ..qwen3vl.wanted import WANTED
 
 FOLDER = "qwen3_vl"  # below the host's models folder
@@ -78,6 +80,25 @@ def checkpoint(name: str) -> Checkpoint:
     if model is None:
         raise ZvlError(_no_such(found, name))
     return _opened(model.path, model.name, _signature(model.path))
+
+
+def words(opened: Checkpoint) -> Words:
+    """The tokenizer of weights: the one beside them, or the web UI's own for Z-Image, which is the same.
+
+    Raises:
+        ZvlError: there is none.
+    """
+    import backend
+
+    theirs = os.path.join(next(iter(backend.__path__)), "huggingface", "Tongyi-MAI", "*", "tokenizer")
+    folders = [opened.tokenizer_folder, *sorted(glob.glob(theirs))]
+    folder = next((each for each in folders if os.path.isfile(os.path.join(each, "tokenizer.json"))), None)
+    if folder is None:
+        raise ZvlError(
+            f"{opened.name} has no tokenizer.json, and this web UI none that is known. Put the one of a Qwen3-VL "
+            "folder beside it."
+        )
+    return tokenizer(folder)
 
 
 def _named(found: Listing, name: str) -> Model | None:

@@ -21,12 +21,13 @@ from ..engines.sources import Sources, Text
 from ..errors import ZvlError
 from ..mixing.statistics import REFERENCE_PROMPTS, ReferenceStatistics, measure
 from ..options import Settings
-from ..qwen3vl import language, vision
+from ..qwen3vl import language, vision, writing
 from ..qwen3vl.checkpoint import Checkpoint
 from ..qwen3vl.files import open_checkpoint
 from ..qwen3vl.modules import VisionTower
 from ..qwen3vl.passes import Pass
 from ..qwen3vl.tokenizer import tokenizer
+from ..qwen3vl.writing import Writer
 from ..reference import Reference, References, sized
 from ..sequence import TEMPLATE, Sequence
 from ..store import Store
@@ -96,12 +97,27 @@ class StandaloneExtractor:
         tails: list[Pass | None] | None = None,
     ) -> tuple[Pass, list[Pass | None]]:
         with self._turn:
-            if self._model is None:
-                self._model = language.load(self.checkpoint, self.dtype, depth, self.storage)
-            elif self._model.depth < depth:
-                self._model.deepen(depth)
-            self._model.module.to(self.device)
-            return self._model.extend(sequences, references, tokens, depth, prefix, tails)
+            model = self._loaded(depth)
+            model.module.to(self.device)
+            return model.extend(sequences, references, tokens, depth, prefix, tails)
+
+    def write(
+        self, sequence: Sequence, reference: Reference, tokens: int, writer: Writer, most: int, ends: list[int]
+    ) -> None:
+        """As `writing.write`, with all layers loaded."""
+        with self._turn:
+            model = self._loaded(self.checkpoint.layers)
+            model.load_head()
+            model.module.to(self.device)
+            writing.write(model, sequence, reference, tokens, writer, most, ends)
+
+    def _loaded(self, depth: int) -> language.Qwen3VL:
+        """The language model with that many layers at least."""
+        if self._model is None:
+            self._model = language.load(self.checkpoint, self.dtype, depth, self.storage)
+        elif self._model.depth < depth:
+            self._model.deepen(depth)
+        return self._model
 
     def image_tokens(self, reference: Reference, tokens: int) -> torch.Tensor:
         with self._turn:
@@ -276,7 +292,7 @@ class ZImage:
         if not units:
             return Conditioning(self.text(prompt).embeddings)
         sources = Sources(
-            self._extractor_for(units[0].settings),
+            self.extractor_for(units[0].settings),
             self.encode,
             lambda: self.statistics,
             None if ENGINES[units[0].settings.engine].language_model else self.text_encoder,
@@ -287,7 +303,7 @@ class ZImage:
         text = self.unread_text(prompt) if alone and not whole else self.text(prompt)
         return condition_units(units, [text], sources, negative)[0](seed)
 
-    def _extractor_for(self, settings: Settings) -> StandaloneExtractor:
+    def extractor_for(self, settings: Settings) -> StandaloneExtractor:
         """The one for a device and a storage; besides the first there is one more at most."""
         main = self.extractor
         device, storage = ("cpu" if settings.device == "cpu" else str(main.device)), settings.storage

@@ -79,6 +79,11 @@ class Weights:
         return PROMPT if self.miniature else ""
 
     @property
+    def question(self) -> str | None:
+        """What its Qwen3-VL is asked: the miniature's has learned to describe what it sees, and no instructions."""
+        return "" if self.miniature else None
+
+    @property
     def about(self) -> str:
         """A line of HTML about what the page runs on."""
         if not self.miniature:

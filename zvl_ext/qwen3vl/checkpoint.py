@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 EMBEDDING = "language_model.embed_tokens.weight"
+HEAD = "lm_head.weight"  # the logits' layer, where that is not the embedding
 Opened = Callable[["Stored"], Pieces]  # a tensor -> its file
 
 
@@ -165,10 +166,34 @@ class Checkpoint:
             raise ZvlError(
                 f"{self.name} has no language model: it serves engine splice. For engine blend {WANTED_FOR_BLEND}."
             )
-        if problem := next((stored.problem for stored in self.tensors.values() if stored.problem), ""):
+        problems = (stored.problem for own, stored in self.tensors.items() if own != HEAD)
+        if problem := next(filter(None, problems), ""):
             raise ZvlError(
                 f"{self.name}: {problem}. Engine splice can use the file. For engine blend {WANTED_FOR_BLEND}."
             )
+
+    @property
+    def head(self) -> str:
+        """The tensor that makes logits of hidden states: a layer of its own, or the input embedding used once more, as
+        in all Qwen3-VL up to 4B."""
+        return HEAD if HEAD in self.tensors else EMBEDDING
+
+    def require_words(self) -> None:
+        """Raise ZvlError unless a text can be written with it: there is a whole language model that can be read."""
+        if EMBEDDING not in self.tensors:
+            raise ZvlError(
+                f"{self.name} is a vision tower alone: the language model, which describes, is missing. To describe "
+                f"a reference {WANTED_FOR_BLEND}."
+            )
+        self.require_language()
+        head = self.tensors[self.head]
+        problem = head.problem
+        if not problem and self.head == EMBEDDING and not self.config.get("tie_word_embeddings", True):
+            problem = f"the tensor {HEAD} is missing, and its configuration says that it has one of its own"
+        if not problem and head.shape != (wanted := self.tensors[EMBEDDING].shape):
+            problem = f"the tensor {self.head} is {list(head.shape)}, it should be {list(wanted)}"
+        if problem:
+            raise ZvlError(f"{self.name}: {problem}. To describe a reference {WANTED_FOR_BLEND}.")
 
     def read(self, names: Iterable[str], dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
         """Read tensors in the given dtype, file by file, whatever form they are stored in."""
@@ -259,6 +284,15 @@ def _read(stored: Stored, opened: Opened) -> torch.Tensor:
     raw = torch.empty(math.prod(stored.shape) // form.numbers * form.bytes, dtype=torch.uint8)
     opened(stored).read_into(stored.start, raw.numpy().data)
     return form.values(raw, stored.shape)
+
+
+def own_head_only(tensors: dict[str, Stored], config: dict[str, Any]) -> dict[str, Stored]:
+    """The tensors without a logits' layer that is none: the configuration says that the embedding is used for it, or
+    says nothing, and the tensor can't be one."""
+    tied, head, embedding = config.get("tie_word_embeddings"), tensors.get(HEAD), tensors.get(EMBEDDING)
+    if tied is None and head is not None and embedding is not None:
+        tied = bool(head.problem) or head.shape != embedding.shape
+    return {own: stored for own, stored in tensors.items() if own != HEAD or tied is False}
 
 
 def check_layer(layer: int, layers: int, owner: str) -> None:

@@ -12,7 +12,7 @@ from ..errors import ZvlError
 from ..outside import no_file, read_json, reason
 from . import config as configuration
 from . import kinds
-from .checkpoint import Checkpoint, readable_shapes
+from .checkpoint import Checkpoint, own_head_only, readable_shapes
 from .folders import CONFIG, CONFIG_LIMIT, FolderError, is_unfinished, main_files, missing, part_of
 from .headers import read_headers
 from .kinds import Kind
@@ -55,7 +55,8 @@ def _open_folder(path: str, name: str) -> Checkpoint:
     for each in paths:
         _require_whole(each, name)
     tensors, scales, _ = read_headers(paths, name)
-    return Checkpoint(path, name, configuration.checked(config, readable_shapes(tensors), name), tensors, scales)
+    config = configuration.checked(config, readable_shapes(tensors), name)
+    return Checkpoint(path, name, config, own_head_only(tensors, config), scales)
 
 
 def _open_file(path: str, name: str) -> Checkpoint:
@@ -80,7 +81,7 @@ def _open_file(path: str, name: str) -> Checkpoint:
     if config is None:
         config = configuration.config_from_shapes(shapes, name)
     config = configuration.checked(config, shapes, name, "its configuration")
-    return Checkpoint(path, name, config, tensors, scales)
+    return Checkpoint(path, name, config, own_head_only(tensors, config), scales)
 
 
 def _weights(path: str, name: str) -> tuple[list[str], list[str]]:

@@ -27,6 +27,7 @@ _LANGUAGE = "qwen3vl"
 _NAMES = {
     "token_embd": "language_model.embed_tokens",
     "output_norm": "language_model.norm",
+    "output": "lm_head",
     "v.position_embd": "visual.pos_embed",
     "v.patch_embd": "visual.patch_embed.proj",
     "v.post_ln": "visual.merger.norm",

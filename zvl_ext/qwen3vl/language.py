@@ -16,7 +16,7 @@ from . import vision
 from .checkpoint import EMBEDDING
 from .embedding import StoredEmbedding
 from .layers import layers_between, recorded
-from .linear import float32_memory
+from .linear import adopt, float32_memory
 from .loading import blank, fill, fill_layers, slots, transformers_classes
 from .passes import Pass, whole_states
 
@@ -34,6 +34,7 @@ class Qwen3VL:
         module: transformers' `Qwen3VLModel` with the layers that are loaded and without input embeddings; what a host
             moves between devices.
         embedding: The input embeddings, which stay in the file: a token's row is read when it is needed.
+        head: What makes logits of the last hidden states, where it is loaded: a part of the module then.
         checkpoint: Where it came from.
     """
 
@@ -49,6 +50,7 @@ class Qwen3VL:
         self.module = module
         self.embedding = embedding
         self.checkpoint = checkpoint
+        self.head: torch.nn.Module | None = None
         self._waiting = layers  # without memory, to be filled when a deeper layer is asked for
         self._dtype = dtype
         self._storage = storage
@@ -73,6 +75,27 @@ class Qwen3VL:
         )
         self.module.language_model.layers.extend(layers)
         del self._waiting[: len(layers)]
+
+    def load_head(self) -> None:
+        """Load what makes logits of hidden states, on the CPU: for writing a text, not for reading.
+
+        Raises:
+            ZvlError: there is none, or it can't be read.
+        """
+        if self.head is None:
+            self.checkpoint.require_words()
+            name = self.checkpoint.head
+            with torch.device("meta"):
+                head = torch.nn.Linear(self.checkpoint.hidden_size, self.checkpoint.tensors[name].shape[0], bias=False)
+            adopt(head)
+            fill_layers({name.removesuffix("weight"): head}, self.checkpoint, self._dtype, fp8=False)
+            self.module.lm_head = self.head = head.eval()
+
+    def drop_head(self) -> None:
+        """Give its memory back: 0.78 GB of Qwen3-VL-4B's."""
+        if self.head is not None:
+            self.head = None
+            del self.module.lm_head
 
     def hidden_states(
         self, sequence: Sequence, references: References, tokens: int, layers: Iterable[int]

@@ -59,3 +59,5 @@ class VLModel(torch.nn.Module):
 
     language_model: TextModel
     visual: VisionTower
+    rope_deltas: torch.Tensor | None  # of what was written last
+    lm_head: torch.nn.Module  # put in here where a text is to be written

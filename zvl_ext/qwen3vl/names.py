@@ -1,4 +1,5 @@
-"""Tensors' names as files have them, and as transformers' Qwen3VLModel has them (`visual.…`, `language_model.…`).
+"""Tensors' names as files have them, and as transformers' Qwen3VLModel has them (`visual.…`, `language_model.…`);
+`lm_head.weight` stands beside it.
 
 Files differ in what stands in front: `model.language_model.`, `model.`, nothing, or the place in a file that holds the
 image model as well (`text_encoders.qwen3vl_4b.transformer.model.`). So the parts are found by their endings.
@@ -15,8 +16,10 @@ _LANGUAGE = re.compile(
     r"^((?:.*\.)?)(?:embed_tokens\.weight$|layers\.\d+\."
     r"(?:self_attn\.(?:[qkvo]_proj|[qk]_norm)|mlp\.(?:gate|up|down)_proj|input_layernorm|post_attention_layernorm)\.)"
 )
-# Every tensor that transformers' Qwen3VLModel has.
+_HEAD = re.compile(r"^((?:.*\.)?)lm_head\.weight$")
+# Every tensor that transformers' Qwen3VLModel has, and the logits' layer of those that do not use the embedding for it.
 _PLACES = re.compile(
+    r"lm_head\.weight|"
     r"visual\.(?:patch_embed\.proj|pos_embed|(?:merger|deepstack_merger_list\.\d+)\.(?:norm|linear_fc[12])|"
     r"blocks\.\d+\.(?:norm[12]|attn\.(?:qkv|proj)|mlp\.linear_fc[12]))\.(?:weight|bias)|"
     r"language_model\.(?:embed_tokens|norm|layers\.\d+\.(?:input_layernorm|post_attention_layernorm|"
@@ -44,10 +47,15 @@ def inner_names(keys: Iterable[str]) -> Callable[[str], str | None]:
     model = max(
         models, key=lambda root: (_shared(root, tower or ""), root in normed, models[root], -len(root)), default=None
     )
+    # The logits' layer stands beside the language model or outside of it, never within another part.
+    heads = [match[1] for key in keys if (match := _HEAD.match(key)) and (model or "").startswith(match[1])]
+    head = max(heads, key=len, default=None)
 
     def inner(key: str) -> str | None:
         if tower is not None and key.startswith(tower):
             return "visual." + key[len(tower) :]
+        if head is not None and key.startswith(head + "lm_head."):
+            return key[len(head) :]
         if model is not None and key.startswith(model):
             return "language_model." + key[len(model) :]
         return None

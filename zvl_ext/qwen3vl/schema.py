@@ -81,6 +81,8 @@ _TOKENS = {
     "vision_start_token_id": _ID,
     "vision_end_token_id": _ID,
 }
+# Whether the input embedding makes the logits as well: so in all Qwen3-VL up to 4B.
+_TIED = {"tie_word_embeddings": _one_of(True, False)}
 # Kinds of rotary embedding, as transformers calls them -> what each needs besides theta, and what it may have.
 _ROPE_KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "default": ((), ()),
@@ -101,7 +103,8 @@ def complete(config: Section) -> Section:
     vision = _values(_VISION, vision, "vision_config.")
     tokens = {key: value for key, value in _values(_TOKENS, config).items() if value >= 0}
     _check_together(text, vision, tokens)
-    return {"model_type": "qwen3_vl", **tokens, "text_config": text, "vision_config": vision}
+    tied = {key: value for key, value in _values(_TIED, config).items() if config.get(key) is not None}
+    return {"model_type": "qwen3_vl", **tied, **tokens, "text_config": text, "vision_config": vision}
 
 
 def check_text(config: Section) -> None:

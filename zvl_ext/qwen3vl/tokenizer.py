@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from ..errors import ZvlError
 from ..outside import no_file, read_json, read_regular, reason
-from ..sequence import Encode
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -40,8 +39,30 @@ _SPLIT = (
 )
 
 
-def tokenizer(folder: str) -> Encode:
-    """The tokenizer of a Hugging Face folder as a function from text to ids; special tokens' text becomes special ids.
+class Words:
+    """A tokenizer in both directions. Called, it makes ids of a text; special tokens' text becomes special ids.
+
+    Args:
+        loaded: The tokenizer.
+        source: Its file, for messages.
+    """
+
+    def __init__(self, loaded: Tokenizer, source: str):
+        self._loaded, self._source = loaded, source
+
+    def __call__(self, text: str) -> list[int]:
+        with _one_line(f"{self._source} can't read this text", "Change it"):
+            return _ids(self._loaded, text)
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of ids without special tokens; what is no whole character is U+FFFD."""
+        with _one_line(f"{self._source} has no text for what was written", "Download it again"):
+            text: str = self._loaded.decode(ids, skip_special_tokens=True)
+        return text
+
+
+def tokenizer(folder: str) -> Words:
+    """The tokenizer of a Hugging Face folder.
 
     Raises:
         ZvlError: the folder has no tokenizer, or one that would read the prompt's template in another way than the
@@ -66,12 +87,7 @@ def tokenizer(folder: str) -> Encode:
             f"{source}: <|im_start|> or <|im_end|> is not one token, so prompts would be read wrongly. Get the "
             "tokenizer.json of a Qwen3 or Qwen3-VL folder."
         )
-
-    def encode(text: str) -> list[int]:
-        with _one_line(f"{source} can't read this text", "Change it"):
-            return _ids(loaded, text)
-
-    return encode
+    return Words(loaded, source)
 
 
 def _ids(loaded: Tokenizer, text: str) -> list[int]:

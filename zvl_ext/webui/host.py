@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..budget import Memory
+from ..caption import Asked, Caption
 from ..hosts import family, forge, forge_files
 from ..options import Settings
 from .kept import KEEPER
@@ -39,6 +40,16 @@ class Host(Protocol):
     def unload(self) -> None:
         """Free the memory that Qwen3-VL takes."""
 
+    def busy(self) -> bool:
+        """Whether a picture is being made, so that whoever wants a model has to wait."""
+
+    def describe(self, settings: Settings, number: int, asked: Asked) -> Caption:
+        """Describe the reference of that number, when no picture is being made.
+
+        Raises:
+            ZvlError: with one line for the user.
+        """
+
     def memory(self, settings: Settings) -> Memory | None:
         """What reading a reference with these settings takes and what there is; None where it can't be told. Never
         raises."""
@@ -69,8 +80,15 @@ class WebUI:
     model_folders = staticmethod(forge_files.model_folders)
     obstacle = staticmethod(family.without_qwen3vl)
 
+    busy = staticmethod(forge.busy)
+
     def unload(self) -> None:
         KEEPER.residence.unload()
+
+    def describe(self, settings: Settings, number: int, asked: Asked) -> Caption:
+        from .describe import described  # what meets the host's models: late
+
+        return described(settings, asked, number)
 
     def memory(self, settings: Settings) -> Memory | None:
         with contextlib.suppress(Exception):  # a line of help: whatever a host does differently, the panel stays whole

@@ -15,11 +15,12 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from ..budget import Memory, read_together, weight_bytes, working_bytes
+from ..caption import Asked, Caption
 from ..errors import ZvlError
 from ..options import Settings
 from ..reference import Reference
 from . import page_look, panel
-from .standalone import Request, Weights, make_beside_plain, make_sweep
+from .standalone import Request, Weights, describe_with, make_beside_plain, make_sweep
 
 TITLE = "Z-Image VL"
 _SEEDS = 2**32
@@ -66,6 +67,13 @@ class PageHost:
 
     def unload(self) -> None:
         self._weights.model.unload()
+
+    def busy(self) -> bool:
+        """Whoever wants a model waits for it, and models are small or many here."""
+        return False
+
+    def describe(self, settings: Settings, number: int, asked: Asked) -> Caption:
+        return describe_with(self._weights, settings, asked, number)
 
     def memory(self, settings: Settings) -> Memory:
         """The need alone: a model that stands alone goes nowhere else when it does not fit."""

@@ -12,6 +12,7 @@ import gradio as gr
 from ..declaration import numbered
 from ..errors import ZvlError, titled
 from ..options import BY_NAME, OPTIONS, UNIT_OPTIONS, UNITS, Settings, of_preset
+from . import panel_caption
 from .host import Host
 
 # Behind "Where and when", what belongs together side by side.
@@ -45,11 +46,13 @@ def build(control: Callable[[str], None], elem_id: Callable[[str], str], host: H
     def button(name: str, words: str) -> Any:
         return gr.Button(words, size="sm", min_width=60, elem_id=elem_id(name))
 
+    describe = {}
     with gr.Tabs(elem_id=elem_id("units"), elem_classes=["zvl-units"]):
         for number in range(1, UNITS + 1):
             with gr.Tab(f"Reference {number}", elem_id=elem_id(f"unit_{number}")), gr.Row():
                 with gr.Column(scale=2, min_width=220):
                     control(numbered("reference", number))
+                    describe[number] = panel_caption.button(number, elem_id)
                 with gr.Column(scale=3, min_width=280):
                     control(numbered("weight", number))
                     with gr.Accordion("Where and when", open=False, elem_id=elem_id(f"where_{number}")):
@@ -64,7 +67,10 @@ def build(control: Callable[[str], None], elem_id: Callable[[str], str], host: H
             control("reference_batch")
             gr.HTML(f"<p class='zvl-help'>{html.escape(BY_NAME['reference_batch'].help)}</p>")
     with gr.Row(elem_classes=["zvl-buttons"]):
-        made = {"seen": button("see", "Show what the model sees"), "swap": button("swap", "Swap 1 and 2")}
+        made: dict[str, Any] = {
+            "seen": button("see", "Show what the model sees"),
+            "swap": button("swap", "Swap 1 and 2"),
+        }
         # What these do is done in the page, by its script.
         button("use_result", "Use the last result")
         button("use_img2img", "Use the img2img picture")
@@ -73,6 +79,7 @@ def build(control: Callable[[str], None], elem_id: Callable[[str], str], host: H
         visible=False, label="What the model sees", format="png", columns=UNITS, height=260, object_fit="contain",
         interactive=False, show_share_button=False, elem_id=elem_id("seen"),
     )  # fmt: skip
+    made["describe"], made["caption"] = describe, panel_caption.build(elem_id)
     made["size"] = [gr.Number(_SIDE, visible=False, label=f"Picture's {side}") for side in ("width", "height")]
     for component in made["size"]:
         component.do_not_save_to_config = True
@@ -100,6 +107,7 @@ def listen(buttons: dict[str, Any], made: dict[str, Any], host: Host) -> None:
         show_progress="hidden",
         js=buttons["js"],
     )
+    panel_caption.listen(buttons["describe"], buttons["caption"], (buttons["size"], buttons["js"]), made, host)
 
 
 def _swapped(*values: Any) -> list:

@@ -13,11 +13,12 @@ from PIL import Image
 
 from ..beginning import Beginning, beginning_of
 from ..budget import inserts
+from ..caption import Asked, Caption, describe, part_seen
 from ..conditioner import Unit, digests, plain_picture, units_of
 from ..conditioning import Conditioning
 from ..conditioning_file import About, Saved
 from ..effects import plain_because, unheard
-from ..errors import ZvlError
+from ..errors import ZvlError, in_one_line
 from ..hosts.standalone import ZImage
 from ..hosts.standalone_beginning import begins
 from ..options import BY_NAME, Settings
@@ -47,6 +48,10 @@ class Weights(Protocol):
 
     @property
     def about(self) -> str: ...
+
+    @property
+    def question(self) -> str | None:
+        """What its Qwen3-VL is asked, where it describes and knows no instructions; None where it does."""
 
     def reference(self) -> Reference | None:
         """A reference to begin with; None where there is none."""
@@ -199,6 +204,22 @@ def _beginning(request: Request, units: list[Unit], made: Made) -> Beginning | N
     if line := beginning.stretched(size):
         made.say(line)
     return beginning
+
+
+def describe_with(weights: Weights, settings: Settings, asked: Asked, number: int = 1) -> Caption:
+    """Have a reference described.
+
+    Raises:
+        ZvlError: with one line for the user.
+    """
+    with in_one_line():
+        fitted = weights.fitted(settings)
+        reference = part_seen(fitted, number, asked.shape)
+        describer = weights.model.extractor_for(fitted)
+        return describe(
+            describer, weights.model.encode, reference, asked.wish, fitted.reference_tokens, asked.on_text,
+            asked.stopped, weights.question,
+        )  # fmt: skip
 
 
 SWEPT = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5)  # weights of a sweep; of alpha, those up to 1

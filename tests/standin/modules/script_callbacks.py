@@ -1,6 +1,6 @@
 import traceback
 
-before_ui, ui_settings, cfg_denoiser = [], [], []
+before_ui, ui_settings, cfg_denoiser, app_started = [], [], [], []
 
 
 def on_before_ui(callback, *, name=None):
@@ -21,7 +21,17 @@ def ui_settings_callback():
         callback()
 
 
+def on_app_started(callback, *, name=None):
+    app_started.append(callback)
+
+
+def app_started_callback(demo, app):
+    for callback in app_started:
+        callback(demo, app)
+
+
 def clear_callbacks():
+    app_started.clear()
     before_ui.clear()
     ui_settings.clear()
     cfg_denoiser.clear()
@@ -51,5 +61,5 @@ def cfg_denoiser_callback(params):
 
 
 def remove_callbacks_for_function(callback):
-    for callbacks in (before_ui, ui_settings, cfg_denoiser):
+    for callbacks in (before_ui, ui_settings, cfg_denoiser, app_started):
         callbacks[:] = [each for each in callbacks if each != callback]

@@ -55,5 +55,19 @@ opts = Options(
 )
 device = torch.device("cpu")
 cmd_opts = SimpleNamespace()
-state = SimpleNamespace(textinfo=None, interrupted=False)
+
+
+class State:
+    """What is being done, and whether the user has ended it."""
+
+    textinfo, job, interrupted, skipped = None, "", False, False
+
+    def begin(self, job="(unknown)"):
+        self.textinfo, self.job, self.interrupted, self.skipped = None, job, False, False
+
+    def end(self):
+        self.job = ""
+
+
+state = State()
 sd_model = FakeInitialModel()

@@ -113,6 +113,23 @@ def make_model(config: Qwen3VLConfig, seed: int = 0) -> Qwen3VLForConditionalGen
     return randomized(Qwen3VLForConditionalGeneration(config))
 
 
+def make_writer(tokenizer: Tokenizer, tied: bool = False, seed: int = 4) -> Qwen3VLForConditionalGeneration:
+    """A random model that does not write the same token for ever; with a head of its own, it writes text and nothing
+    else."""
+    config = make_config(tokenizer)
+    config.tie_word_embeddings = config.text_config.tie_word_embeddings = tied
+    model = make_model(config, seed)
+    rows = model.get_input_embeddings().weight
+    if tied:  # what is read is hardly what is written, as it is in trained models
+        rows.data *= 0.02
+        model.lm_head.weight = rows
+    else:
+        head = torch.randn(rows.shape)
+        head[[*range(tokenizer.get_vocab_size() - len(SPECIALS), len(head))]] = 0.0
+        model.lm_head.weight = torch.nn.Parameter(head, requires_grad=False)
+    return model
+
+
 def make_text_encoder(tokenizer: Tokenizer, seed: int = 2) -> Qwen3Model:
     """A random Qwen3, as Z-Image reads prompts with: plain 1-D RoPE."""
     of_vl = make_config(tokenizer, TEXT_ENCODER).text_config
