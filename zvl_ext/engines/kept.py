@@ -39,5 +39,16 @@ def sound_states(bundle: Bundle, shape: tuple[int, int]) -> bool:
     return all(_is(states, shape, torch.float32) for states in bundle.values())
 
 
+def sound_prefix(bundle: Bundle, tokens: int, hidden: int) -> bool:
+    """Whether a bundle is what a text encoder leaves of so many tokens: keys and values, and hidden states by layer."""
+    states = {name: part for name, part in bundle.items() if name not in ("keys", "values")}
+    if not bundle.keys() >= {"keys", "values"} or bundle["keys"].ndim != 4:
+        return False
+    shape, dtype = (*bundle["keys"].shape[:2], tokens, bundle["keys"].shape[3]), bundle["keys"].dtype
+    return all(_is(bundle[name], shape, dtype) for name in ("keys", "values")) and sound_states(
+        states, (tokens, hidden)
+    )
+
+
 def _is(tensor: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> bool:
     return tensor.shape == shape and tensor.dtype == dtype and bool(tensor.isfinite().all())

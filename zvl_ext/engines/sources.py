@@ -8,7 +8,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -35,6 +35,13 @@ class ImageTokens:
     mrope_section: tuple[int, int, int]
 
 
+class KeysValues(NamedTuple):
+    """An attention's keys and values, each [layers, key-value heads, tokens, head_dim], on the CPU."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
 class TextEncoder(ABC):
     """The image model's text encoder as a language model on embeddings.
 
@@ -43,11 +50,14 @@ class TextEncoder(ABC):
         identity: Names its weights; results of another one are not reused.
         state: Changes whenever its weights may have been changed, by a LoRA for instance; means something in this
             process only.
+        goes_on: Whether it hands out its attention's keys and values, so that `states_behind` reads a prompt behind
+            what has been read.
     """
 
     layers: int
     identity: str
     state: str = ""
+    goes_on: bool = False
 
     @abstractmethod
     def embed(self, ids: list[int]) -> torch.Tensor:
@@ -73,6 +83,26 @@ class TextEncoder(ABC):
             image: If given, positions are Qwen3-VL's and DeepStack's additions are made; otherwise positions are
                 sequential.
         """
+
+    def states_behind(
+        self,
+        rows: torch.Tensor,
+        indices: Iterable[int],
+        image: ImageTokens | None,
+        sequence: Sequence,
+        first: int = 0,
+        past: KeysValues | None = None,
+    ) -> tuple[dict[int, torch.Tensor], KeysValues]:
+        """As `states`, of a sequence's tokens up to its fork or, with those tokens' keys and values, of the rest.
+
+        Args:
+            rows: Of these tokens alone.
+            past: Those of the layers from `first` on, as far as `indices` go.
+
+        Returns:
+            The states, and these tokens' own keys and values in the layers that ran.
+        """
+        raise NotImplementedError
 
     def hidden_states(
         self, embeds: torch.Tensor, layer: int, image: ImageTokens | None, sequence: Sequence | None

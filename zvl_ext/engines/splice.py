@@ -7,6 +7,7 @@ encoder then runs on embeddings.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 
 import torch
 
@@ -17,8 +18,8 @@ from ..qwen3vl.checkpoint import check_layer as check_layer_of
 from ..reference import Reference, References, in_order
 from ..sequence import Grid
 from ..store import Bundle
-from .kept import sound_look, sound_states
-from .sources import ImageTokens, Job, Sources, seen
+from .kept import sound_look, sound_prefix, sound_states
+from .sources import ImageTokens, Job, KeysValues, Sources, seen
 
 
 def check_layer(settings: Settings, sources: Sources) -> None:
@@ -109,12 +110,9 @@ def _spliced(settings: Settings, references: References, job: Job, sources: Sour
     if missing:
         first, last = min(missing.values()), max(missing.values())
         deepest = max((k for k in range(1, first) if name(k) in states), default=0)
-        image = None
-        if not deepest or settings.positions == "mrope":
-            image = _looks(references, job, sources)
-        rows = states[name(deepest)] if image is None or deepest else _spliced_embeddings(settings, image, job, sources)
-        indices = range(deepest + 1, last + 1) if sources.every_layer else list(missing.values())
-        more = encoder.states(rows, indices, image if settings.positions == "mrope" else None, sequence, deepest)
+        indices = list(range(deepest + 1, last + 1) if sources.every_layer else missing.values())
+        start = states[name(deepest)] if deepest else None
+        more = _read(settings, references, job, sources, indices, deepest, start)
         for layer, k in missing.items():
             if not more[k].isfinite().all():
                 raise ZvlError(
@@ -124,6 +122,76 @@ def _spliced(settings: Settings, references: References, job: Job, sources: Sour
         states = states | {name(k): rows for k, rows in more.items() if rows.isfinite().all()}
         store.put(key, states)
     return {layer: states[name(k)] for layer, k in wanted.items()}
+
+
+def _read(
+    settings: Settings,
+    references: References,
+    job: Job,
+    sources: Sources,
+    indices: list[int],
+    first: int,
+    start: torch.Tensor | None,
+) -> dict[int, torch.Tensor]:
+    """The whole sequence's states at some layers, by index; from its states `start` at index `first` on, where they are
+    kept."""
+    encoder, mrope = sources.required_encoder, settings.positions == "mrope"
+    image = _looks(references, job, sources) if start is None or mrope or encoder.goes_on else None
+    read_as = image if mrope else None
+    rows = start if start is not None else _spliced_embeddings(settings, image, job, sources)
+    if not encoder.goes_on:
+        return encoder.states(rows, indices, read_as, job.sequence, first)
+    embedded = rows if start is None else _spliced_embeddings(settings, image, job, sources)
+    before, past = _prefix(settings, references, job, sources, indices, embedded[: job.sequence.fork], read_as)
+    if len(rows) == job.sequence.fork:
+        return before
+    past = KeysValues(*(part[first : max(indices)] for part in past))
+    tail = rows[job.sequence.fork :]
+    behind, _ = encoder.states_behind(tail, indices, read_as, job.sequence, first, past)
+    return {k: torch.cat([before[k], behind[k]]) for k in indices}
+
+
+def _prefix(
+    settings: Settings,
+    references: References,
+    job: Job,
+    sources: Sources,
+    indices: list[int],
+    rows: torch.Tensor,
+    image: ImageTokens | None,
+) -> tuple[dict[int, torch.Tensor], KeysValues]:
+    """What a sequence is up to its fork, which no prompt changes: read once for all prompts behind it.
+
+    Args:
+        rows: Its input embeddings.
+        image: With Qwen3-VL's way to count positions.
+
+    Returns:
+        States by index, and the keys and values of at least all layers up to the last index.
+    """
+    encoder, sequence, last = sources.required_encoder, job.sequence, max(indices)
+    # Embeddings tell what is read, emphasis included; by `state` the text encoder is told that reads it.
+    digest = hashlib.sha256(rows.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
+    what = seen(references, sequence.grids, sources)
+    key = ("splice prefix", *what, sequence.ids[: sequence.fork], settings.positions, encoder.identity, encoder.state)
+    key = (*key, digest)
+    shape = (sequence.fork, rows.shape[-1])
+    kept = sources.store.get(key, lambda bundle: sound_prefix(bundle, *shape)) or {}
+    states = {int(name): part for name, part in kept.items() if name.isdigit()}
+    missing = {k for k in (*indices, last) if k not in states}
+    if not missing and len(kept["keys"]) >= last:
+        return states, KeysValues(kept["keys"], kept["values"])
+    # After all layers comes the final norm: nothing goes on from there.
+    depth = len(kept["keys"]) if kept else 0
+    first = max((k for k in states if k <= min(depth, *missing, encoder.layers - 1)), default=0)
+    start = states[first] if first else rows
+    more, new = encoder.states_behind(start, sorted(missing | {last}), image, sequence, first)
+    old = (kept["keys"], kept["values"]) if kept else (new.keys[:0], new.values[:0])
+    whole = KeysValues(*(torch.cat([part[:first], own, part[last:]]) for part, own in zip(old, new)))
+    states |= more
+    if all(part.isfinite().all() for part in (*states.values(), *whole)):
+        sources.store.put(key, {"keys": whole.keys, "values": whole.values, **{str(k): v for k, v in states.items()}})
+    return states, whole
 
 
 def _spliced_embeddings(settings: Settings, image: ImageTokens, job: Job, sources: Sources) -> torch.Tensor:

@@ -6,6 +6,7 @@ Loaded with the first generation that uses a reference; the host has imported to
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import uuid
 import weakref
@@ -15,10 +16,10 @@ from typing import Any, NamedTuple
 import torch
 from backend import memory_management as mm
 
-from ..engines.sources import ImageTokens, TextEncoder
+from ..engines.sources import ImageTokens, KeysValues, TextEncoder
 from ..engines.text_encoder import as_qwen3vl, mrope_tables, states_at
 from ..errors import ZvlError
-from ..qwen3vl.layers import watched
+from ..qwen3vl.layers import replaced_argument, watched
 from ..sequence import TEMPLATE, Encode, Sequence, check_ids
 from .forge import check_interrupted, takes
 
@@ -181,6 +182,7 @@ class ForgeTextEncoder(TextEncoder):
         self.state = text_state(engine)
         if not takes(self._model.forward, "embeds"):
             raise ZvlError(UNKNOWN)
+        self.goes_on = takes(self._model.forward, "past_key_values")
 
     def embed(self, ids: list[int]) -> Any:
         self._place()
@@ -201,20 +203,65 @@ class ForgeTextEncoder(TextEncoder):
             with watched(self._model.layers, check_interrupted):
                 return self._model(None, attention_mask=mask, embeds=rows[None], num_tokens=[rows.shape[0]])[0]
 
-        if image is None:
-            return states_at(self._model, first, indices, forward)
-        with as_qwen3vl(self._model.layers, image, sequence.images, "freqs_cis", self._rotary_tables(image, sequence)):
+        with self._positions(image, sequence, range(rows.shape[0])):
             return states_at(self._model, first, indices, forward)
 
-    def _rotary_tables(self, image: ImageTokens, sequence: Sequence) -> Callable[[Any], Any]:
+    def states_behind(
+        self,
+        rows: Any,
+        indices: Iterable[int],
+        image: ImageTokens | None,
+        sequence: Sequence,
+        first: int = 0,
+        past: KeysValues | None = None,
+    ) -> tuple[dict[int, Any], KeysValues]:
+        self._place()
+        device, count = self._device(), rows.shape[0]
+        rows, before = rows.to(device, self._looked_up([0]).dtype), 0 if past is None else past.keys.shape[2]
+        given = [(k[None].to(rows), v[None].to(rows), before) for k, v in zip(*past)] if past else []
+        handed: list[Any] = []
+
+        def own_rows(mask: Any) -> Any:
+            """The host makes the mask of the whole sequence, [tokens, tokens], and hands it to layers that get the last
+            rows alone."""
+            if mask is None or not past:
+                return mask
+            mask = mask[..., -count:, :].clone()
+            mask[..., mask.shape[-1] - sequence.masked :] = torch.finfo(mask.dtype).min / 4
+            return mask
+
+        def forward() -> Any:
+            with (
+                watched(self._model.layers, check_interrupted),
+                replaced_argument(self._model.layers, "attention_mask", own_rows),
+            ):
+                last, _, keys_values = self._model(None, embeds=rows[None], num_tokens=[count], past_key_values=given)
+            handed.extend(keys_values)
+            return last
+
+        with self._positions(image, sequence, range(before, before + count)):
+            states = states_at(self._model, first, indices, forward)
+        return states, KeysValues(*(torch.stack([kv[i][0][:, before:].cpu() for kv in handed]) for i in (0, 1)))
+
+    def _positions(self, image: ImageTokens | None, sequence: Sequence | None, tokens: range) -> Any:
+        """Positions as Qwen3-VL counts them, for some of a sequence's tokens in one pass; nothing without image
+        tokens."""
+        if image is None:
+            return contextlib.nullcontext()
+        tables = self._rotary_tables(image, sequence, tokens)
+        own = dataclasses.replace(image, deepstack=()) if tokens.start else image  # images stand in front of the fork
+        return as_qwen3vl(self._model.layers, own, sequence.images, "freqs_cis", tables)
+
+    def _rotary_tables(self, image: ImageTokens, sequence: Sequence, tokens: range) -> Callable[[Any], Any]:
         """MRoPE's tables in the host's form, in place of those it hands its layers."""
         config = self._model.config
-        tables = mrope_tables(sequence.position_ids(), config.head_dim, config.rope_theta, image.mrope_section)
+        whole = mrope_tables(sequence.position_ids(), config.head_dim, config.rope_theta, image.mrope_section)
+        tables = tuple(table[tokens.start : tokens.stop] for table in whole)
 
         def replace(old: Any) -> Any:
             widths = tuple(part.shape[-1] * 2 // config.head_dim for part in old) if isinstance(old, tuple) else ()
             form = _TABLES.get(widths)
-            if form is None or old[0].shape[-2] != len(sequence.ids):
+            if form is None or old[0].shape[-2] != len(tokens):
                 raise ZvlError(
                     "This version of the web UI does not let positions be replaced. Choose positions sequential."
                 )

@@ -54,12 +54,13 @@ def counted(encoder: Any) -> Iterator[list[int]]:
     """What Qwen3-VL's layers read while the context is open, and the text encoder's of more than a prompt."""
     own, read = {type(layer) for layer in encoder.layers}, []
 
-    def watch(module: torch.nn.Module, inputs: tuple, output: Any) -> None:
+    def watch(module: torch.nn.Module, inputs: tuple, kwargs: dict, output: Any) -> None:
         rows = output[0] if isinstance(output, tuple) else output
-        if type(module).__name__ == "Qwen3VLTextDecoderLayer" or (type(module) in own and rows.shape[1] > PROMPT):
+        asked = type(module) in own and (rows.shape[1] > PROMPT or kwargs.get("past_key_value") is not None)
+        if asked or type(module).__name__ == "Qwen3VLTextDecoderLayer":
             read.append(rows.shape[1])
 
-    handle = torch.nn.modules.module.register_module_forward_hook(watch)
+    handle = torch.nn.modules.module.register_module_forward_hook(watch, with_kwargs=True)
     try:
         yield read
     finally:

@@ -88,10 +88,11 @@ def test_what_stands_behind_an_end_of_text_is_masked_as_the_web_ui_masks_it(
         text_engine.id_pad = comma[0]
     settings = SPLICE | BARE | {"positions": positions}
     read: list[torch.Tensor] = []
-    handle = web.engine.text_encoder.model.layers[0].register_forward_pre_hook(
-        lambda module, args, kwargs: read.append(kwargs["attention_mask"].reshape(-1, kwargs["x"].shape[1])[-1]),
-        with_kwargs=True,
-    )
+
+    def keep(module: torch.nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        read.append(kwargs["attention_mask"].flatten(0, -2)[-1])
+
+    handle = web.engine.text_encoder.model.layers[0].register_forward_hook(keep, with_kwargs=True)
     masked = conds(web.run(web.p(line), reference=picture, **settings))[0]
     handle.remove()
     own, spliced = ((mask < -1.0).tolist() for mask in (read[0], read[-1]))

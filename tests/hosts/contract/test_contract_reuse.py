@@ -16,6 +16,7 @@ from host_fixtures import WebUI
 from host_runs import BARE, CAT, DOG, SPLICE, conds, put_on_a_lora, restarted, same
 from modules import shared
 
+from zvl_ext.hosts import forge_encoder
 from zvl_ext.webui.kept import KEEPER, RECORDINGS
 
 pytest_plugins = ["host_fixtures"]
@@ -43,7 +44,8 @@ def test_a_sweep_over_alpha_encodes_the_prompts_once_and_is_what_its_pictures_ar
     first, encoded = len(web.events), len(encodings)
     swept += [made(alpha) for alpha in alphas[1:]]
     assert (len(web.events), len(encodings)) == (first, encoded), "after the first picture no model runs"
-    assert encoded == 2 + {"splice": 2, "splice, image rows": 1}.get(
+    ahead = forge_encoder.ForgeTextEncoder(web.engine).goes_on  # reads what stands before all prompts by itself
+    assert encoded == 2 + {"splice": 2 + ahead, "splice, image rows": 1}.get(
         next(name for name in SWEPT if SWEPT[name] is settings), 0
     )
     for alpha, c in zip(alphas, swept):
@@ -155,3 +157,32 @@ def test_a_few_recordings_are_kept_and_the_oldest_goes(web: WebUI, picture: Any)
     assert web.events.count("text") == 0
     web.run(web.p(prompts[0]), reference=picture, alpha=0.3, **BARE)
     assert web.events.count("text") == 1
+
+
+READ = {"sequential": {}, "mrope": {"positions": "mrope"}, "a system text": {"system_prompt": "Look."}}
+
+
+@pytest.mark.parametrize("how", READ)
+def test_splice_reads_a_new_prompt_behind_what_it_has_read(web: WebUI, picture: Any, how: str) -> None:
+    """Where the text encoder hands out keys and values: the reference's part is read once for all prompts, at any
+    layer, and each picture is the one made alone."""
+    settings = {**SPLICE, **BARE, **READ[how]}
+    if not forge_encoder.ForgeTextEncoder(web.engine).goes_on:
+        pytest.skip("this web UI's text encoder hands out no keys and values")
+    read: list[int] = []
+    layer = web.engine.text_encoder.model.layers[0]
+
+    def watch(module: torch.nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        if kwargs.get("past_key_value") is not None:
+            read.append(kwargs["x"].shape[1])
+
+    handle = layer.register_forward_hook(watch, with_kwargs=True)
+    made = {}
+    for prompt, depth in ((CAT, -2), (DOG, -2), (CAT, -1), ("", -1)):
+        made[prompt, depth] = web.run(web.p(prompt), reference=picture, **settings | {"hidden_layer": depth}).c
+    handle.remove()
+    assert len(read) == 1 + 3, "the reference once, and each prompt; what is deeper goes on"
+    for prompt, depth in made:
+        restarted(web)
+        alone = web.run(web.p(prompt), reference=picture, **settings | {"hidden_layer": depth}).c
+        assert same(alone, made[prompt, depth]), (prompt, depth)

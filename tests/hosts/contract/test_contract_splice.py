@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from host_fixtures import WebUI
 from host_runs import BARE, CAT, DOG, SPLICE, close, conds, restarted, same
 
@@ -73,9 +72,11 @@ def in_half_precision(encoder: torch.nn.Module) -> None:
     """As the web UI loads it: its layers bring their weights to the dtype of what they are given."""
     for module in encoder.bfloat16().modules():
         if isinstance(module, torch.nn.RMSNorm):
-            module.forward = lambda x, m=module: F.rms_norm(x, x.shape[-1:], m.weight.to(x.dtype), m.eps)
+            module.forward = lambda x, m=module: torch.nn.functional.rms_norm(
+                x, x.shape[-1:], m.weight.to(x.dtype), m.eps
+            )
         elif type(module).__name__ == "Linear":
-            module.forward = lambda x, m=module: F.linear(x, m.weight.to(x.dtype))
+            module.forward = lambda x, m=module: torch.nn.functional.linear(x, m.weight.to(x.dtype))
 
 
 @pytest.mark.parametrize("positions", ["sequential", "mrope"])

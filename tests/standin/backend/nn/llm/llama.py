@@ -45,15 +45,18 @@ class Attention(nn.Module):
         self.q_norm = nn.RMSNorm(size, eps=config.rms_norm_eps)
         self.k_norm = nn.RMSNorm(size, eps=config.rms_norm_eps)
 
-    def forward(self, x, mask, freqs_cis):
+    def forward(self, x, mask, freqs_cis, past=None):
         heads, kv_heads, size = self.shape
         q, k, v = (
             project(x).unflatten(2, (-1, size)).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         q, k = turn(self.q_norm(q), freqs_cis), turn(self.k_norm(k), freqs_cis)
+        if past:
+            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+        now = None if past is None else (k, v, k.shape[2])
         k, v = (part.repeat_interleave(heads // kv_heads, dim=1) for part in (k, v))
         out = nn.functional.scaled_dot_product_attention(q, k, v, mask)
-        return self.o_proj(out.transpose(1, 2).flatten(2))
+        return self.o_proj(out.transpose(1, 2).flatten(2)), now
 
 
 class MLP(nn.Module):
@@ -75,8 +78,9 @@ class TransformerBlock(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(self, x, attention_mask=None, freqs_cis=None, optimized_attention=None, past_key_value=None):
-        x = x + self.self_attn(self.input_layernorm(x), attention_mask, freqs_cis)
-        return x + self.mlp(self.post_attention_layernorm(x)), None
+        seen, now = self.self_attn(self.input_layernorm(x), attention_mask, freqs_cis, past_key_value)
+        x = x + seen
+        return x + self.mlp(self.post_attention_layernorm(x)), now
 
 
 class Llama2_(nn.Module):  # noqa: N801
@@ -97,24 +101,30 @@ class Llama2_(nn.Module):  # noqa: N801
         final_layer_norm_intermediate=True,
         dtype=None,
         embeds_info=(),
+        past_key_values=None,
     ):
-        """The last state after the final norm, and the output of one layer (counted from the end) before it.
+        """The last state after the final norm, and the output of one layer (counted from the end) before it; of one
+        that is given a list of keys and values, empty for none, also those of each layer.
 
-        `dtype` is that of embeddings looked up here; `embeds_info` is of no use to a text encoder.
+        `dtype` is that of embeddings looked up here; `embeds_info` is of no use to a text encoder. The mask is of the
+        whole sequence, also where there are keys and values of its beginning: layers can use it for one token alone.
         """
         x = self.embed_tokens(x) if embeds is None else embeds
+        before = past_key_values[0][2] if past_key_values else 0
         count = x.shape[1]
-        mask = torch.full((count, count), torch.finfo(x.dtype).min / 4).triu(1)
+        mask = torch.full((before + count, before + count), torch.finfo(x.dtype).min / 4, dtype=x.dtype).triu(1)
         if attention_mask is not None:  # 0: no token attends to it
             mask = mask + (1.0 - attention_mask.to(x.dtype))[:, None, None] * (torch.finfo(x.dtype).min / 4)
-        tables = rotary(self.config, torch.arange(count))
+        tables = rotary(self.config, torch.arange(before, before + count))
         wanted = None if intermediate_output is None else len(self.layers) + intermediate_output
-        intermediate = None
+        intermediate, handed = None, []
         for i, layer in enumerate(self.layers):
-            x, _ = layer(x=x, attention_mask=mask, freqs_cis=tables, optimized_attention=None, past_key_value=None)
+            past = None if past_key_values is None else past_key_values[i] if past_key_values else []
+            x, now = layer(x=x, attention_mask=mask, freqs_cis=tables, optimized_attention=None, past_key_value=past)
+            handed += [now] if now else []
             if i == wanted:
                 intermediate = self.norm(x) if final_layer_norm_intermediate else x
-        return self.norm(x), intermediate
+        return (self.norm(x), intermediate, handed) if handed else (self.norm(x), intermediate)
 
 
 class Qwen3_4B(nn.Module):  # noqa: N801
