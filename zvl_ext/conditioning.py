@@ -7,6 +7,7 @@ reference. Blocks stand beside each other; the prompt's rows are mixed step by s
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -98,6 +99,23 @@ class Conditioning:
     def weights(self, way: float) -> list[float]:
         """Each reference's weight at a share of the steps that are done."""
         return [part.weighting.at(way) for part in self.parts]
+
+
+def moved(made: Conditioning, device: torch.device) -> Conditioning:
+    """The same with every tensor on a device."""
+
+    def there(of: Any) -> dict[str, Any]:
+        return {name: each.to(device) for name, each in vars(of).items() if isinstance(each, torch.Tensor)}
+
+    return replace(made, **there(made), parts=tuple(replace(part, **there(part)) for part in made.parts))
+
+
+def fitted(made: Conditioning, like: torch.Tensor) -> Conditioning:
+    """The same in the dtype and on the device of a tensor."""
+    there = moved(made, like.device)
+    if there.rows.dtype == like.dtype:
+        return there
+    return joined(there.text.float(), there.parts, there.place[0], like.dtype)
 
 
 def reweighted(made: Conditioning, weightings: list[Weighting]) -> Conditioning:

@@ -11,26 +11,28 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from .conditioning import Conditioning, Part, joined, reweighted
+from .declaration import numbered
 from .errors import ZvlError, shown
 from .options import BY_NAME, UNITS
 from .outside import parse_json, plain
-from .tensor_files import TENSOR, read, rows_of
+from .tensor_files import LIMIT, TENSOR, read, rows_of
 from .tensor_files import save as save_tensors
-from .weighting import Weighting
+from .weighting import WEIGHTING, Weighting, check_blocks
 
 VERSION = "1"  # of the form of the file
-WEIGHTING = tuple(each.name for each in dataclasses.fields(Weighting))  # each is an option's name as well
 _MARK = "zvl_conditioning"  # in the metadata: the file's version
 _TEXT = "text"  # the tensor of the prompt's plain rows
 _TENSORS = ("own", "block", "counts", "region")  # of a part, behind its number: "1.own"
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _LONGEST = 20_000  # characters of a text in the metadata; a prompt of more is none
+_MOST = 8192  # rows; the image model was trained with 512
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Saved:
         name: The file's.
         digest: SHA-256 of all that is in the file, in whatever order, hexadecimal.
         changes: What was changed of it since it was read, by the options' names.
+        original: The conditioning as it is in the file, where it was changed.
     """
 
     conditioning: Conditioning
@@ -65,6 +68,57 @@ class Saved:
     name: str
     digest: str
     changes: dict[str, Any] = field(default_factory=dict)
+    original: Conditioning | None = None
+
+    @property
+    def _parts(self) -> tuple[Part, ...]:
+        """Its references as they are in the file."""
+        return (self.original or self.conditioning).parts
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """What each of its references weighs, as far as that acts, by the options' names."""
+        own = {
+            numbered(name, number): getattr(part.weighting, name)
+            for number, part in enumerate(self._parts, 1)
+            for name in WEIGHTING
+            if not self._unheard(name, number)
+        }
+        return own | self.changes
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has references, and none with a part in the picture."""
+        return bool(self._parts) and all(part.weighting.idle for part in self.conditioning.parts)
+
+    def told_prompt(self, prompts: Iterable[str]) -> list[str]:
+        """A line where it was made with another prompt than any of these."""
+        kept = self.about.prompt
+        if all(prompt == kept for prompt in prompts):
+            return []
+        whose = f": {shown(kept)}" if kept else ""
+        return [f"The prompt has no part in the picture: the conditioning has the rows of its own{whose}."]
+
+    def told_model(self, model: str) -> list[str]:
+        """A line where it was made for another image model than this one."""
+        made_for = self.about.image_model
+        if made_for in ("", model):
+            return []
+        return [f"The conditioning was made for {plain(made_for)}; with {plain(model)} the picture may differ."]
+
+    def check(self, hidden: int | None, blocks: int | None = None) -> None:
+        """Raise ZvlError where an image model can't take it; None is what is not known of one.
+
+        Args:
+            hidden: The width of the rows that the image model takes.
+            blocks: How many it has.
+        """
+        if hidden is not None and (width := self.conditioning.rows.shape[-1]) != hidden:
+            raise ZvlError(
+                f"{plain(self.name)} is {width} wide, the image model takes {hidden}: it was made for another one."
+            )
+        for part in self.conditioning.parts if blocks is not None else ():
+            check_blocks(part.weighting.blocks, blocks or 0)
 
     def changed(self, values: dict[str, Any]) -> tuple[Saved, list[str]]:
         """The same with other weights.
@@ -75,24 +129,27 @@ class Saved:
         Returns:
             The changed one, and a line for each value that has no effect on a conditioning from a file.
         """
-        weightings = [part.weighting for part in self.conditioning.parts]
         changes, lines = {}, []
         for name, value in values.items():
             option = BY_NAME[name]
             if why := self._unheard(option.first, option.unit):
                 lines.append(f"{option.label} changes nothing here: {why}.")
-                continue
-            changes[name] = value
-            number = option.unit - 1
-            weightings[number] = dataclasses.replace(weightings[number], **{option.first: value})
+            else:
+                changes[name] = value
         if not changes:
             return self, lines
-        made = reweighted(self.conditioning, weightings)
-        return dataclasses.replace(self, conditioning=made, changes=self.changes | changes), lines
+        changes = self.changes | changes
+        weightings = [part.weighting for part in self._parts]
+        for name, value in changes.items():
+            option, number = BY_NAME[name], BY_NAME[name].unit - 1
+            weightings[number] = dataclasses.replace(weightings[number], **{option.first: value})
+        original = self.original or self.conditioning
+        made = reweighted(original, weightings)
+        return dataclasses.replace(self, conditioning=made, changes=changes, original=original), lines
 
     def _unheard(self, name: str, number: int) -> str:
         """Why a value of a reference has no effect; "" where it has one."""
-        parts = self.conditioning.parts
+        parts = self._parts
         if name not in WEIGHTING:
             return "the file was made with its own"
         if number > len(parts):
@@ -101,16 +158,23 @@ class Saved:
         part = parts[number - 1]
         if name in ("weight", "blocks") and part.block is None:
             return "it acts on inserted tokens, and the file has none of this reference"
-        if part.block is None and part.own is not None and len(part.own) != len(self.conditioning.text):
+        if (
+            part.block is None
+            and part.own is not None
+            and len(part.own) != len((self.original or self.conditioning).text)
+        ):
             return "the file was made with length match truncate"
         return ""
 
 
-def save(conditioning: Conditioning, path: str, about: About) -> None:
+def save(conditioning: Conditioning, path: str, about: About, new: bool = False) -> None:
     """Write a conditioning, whole or not at all.
 
+    Args:
+        new: Never take the place of a file that is there.
+
     Raises:
-        ZvlError: it can't be written, or the prompt's own rows are not known.
+        ZvlError: it can't be written, is larger than what `load` reads, or the prompt's own rows are not known.
     """
     if not conditioning.text_read:
         raise ZvlError(
@@ -132,8 +196,12 @@ def save(conditioning: Conditioning, path: str, about: About) -> None:
         "prompt_sha256": _digest(about.prompt),
         **{name: _whole(text)[:_LONGEST] for name, text in dataclasses.asdict(about).items()},
     }
+    if len(conditioning) > _MOST or sum(each.nbytes for each in tensors.values()) > LIMIT - 2**20:
+        raise ZvlError(f"A conditioning of {len(conditioning)} tokens is too large for a file. Shorten the prompt.")
     # Each in memory of its own, as the format needs them.
-    save_tensors({name: each.detach().cpu().contiguous().clone() for name, each in tensors.items()}, path, metadata)
+    save_tensors(
+        {name: each.detach().cpu().contiguous().clone() for name, each in tensors.items()}, path, metadata, new
+    )
 
 
 def load(path: str) -> Saved:
@@ -144,6 +212,8 @@ def load(path: str) -> Saved:
     """
     tensors, metadata = read(path)
     rows = rows_of(tensors, path)
+    if len(rows) > _MOST:
+        raise ZvlError(f"{plain(path, 120)} has {len(rows)} tokens, a conditioning has {_MOST} at most.")
     if _MARK not in metadata:
         made, about = Conditioning(rows.float()), About(prompt=_text(metadata, "prompt"))
     elif metadata[_MARK] != VERSION:

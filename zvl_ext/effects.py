@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from .budget import inserts, lengths_agree
 from .declaration import numbered
 from .engines import ENGINES
-from .options import BY_NAME, PROMPT, UNIT_OPTIONS, UNITS, Settings
+from .options import BY_NAME, OPTIONS, PROMPT, UNIT_OPTIONS, UNITS, Settings
 from .presets import PRESETS
 from .sequence import TOKEN_MODES
-from .weighting import ALL, Weighting, block_ranges
+from .weighting import ALL, WEIGHTING, Weighting, block_ranges
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,19 @@ def _acts_by_itself(settings: Settings) -> bool:
     return max(halves.count(False), halves.count(True)) < 2
 
 
+# Of a picture that is made from a conditioning file, what is about reading references. There, what they weigh acts
+# whatever they were read with.
+FILE = Rule(
+    tuple(
+        option.name
+        for option in OPTIONS
+        if option.unit < 2 and option.name not in {"enabled", "reference", "preset", "conditioning", *WEIGHTING}
+    ),
+    lambda s: bool(s.conditioning),
+    "is about reading references, and the conditioning file was made with its own",
+)
 RULES = (
+    FILE,
     Rule(("hidden_layer",), lambda s: bool(s.layer_mix), "gives way to Layer mix"),
     Rule(
         ("hidden_layer", "layer_mix"),
@@ -132,7 +144,7 @@ def idle(settings: Settings) -> dict[str, str]:
 
 def _idle(settings: Settings) -> dict[str, str]:
     found: dict[str, str] = {}
-    for rule in RULES:
+    for rule in [FILE] if FILE.holds(settings) else RULES:
         for name in rule.names:
             if name not in found and rule.holds(settings):
                 found[name] = rule.reason
@@ -183,6 +195,8 @@ _ASKING = {
 
 def plain_because(settings: Settings) -> str:
     """Why the picture is made as without a reference; "" where it is not, because one of the references acts."""
+    if settings.conditioning:
+        return ""
     reasons = [_plain_because(unit) for unit in settings.units.values()] or [_plain_because(settings)]
     return reasons[0] if all(reasons) else ""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from dataclasses import dataclass
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .declaration import Option, declared, numbered
@@ -274,6 +275,13 @@ class Declared:
         advanced=True, added=1,
     )  # fmt: skip
 
+    conditioning: str = declared(
+        "conditioning", "", "Conditioning file",
+        "What an earlier picture was conditioned on, saved below: used in place of the prompt and of all references, "
+        "without any Qwen3-VL. Only weights, steps, curves and blocks can still be changed.",
+        infotext="ZVL conditioning", axis="Conditioning file", cost=0.3, added=1,
+    )  # fmt: skip
+
     @classmethod
     def from_mapping(cls: type[_Own], values: dict[str, Any]) -> _Own:
         """Settings from named values, as an API client sends them.
@@ -284,7 +292,7 @@ class Declared:
         Raises:
             ZvlError: an unknown name, a wrong type or a value out of range.
         """
-        values = _flat(values)
+        values = flat(values)
         for name in values:
             if name not in BY_NAME:
                 typed = name[:_LONGEST_NAME] if isinstance(name, str) else ""
@@ -354,18 +362,27 @@ if TYPE_CHECKING:
         their name: weight_2."""
 
 else:
+    _METHODS = {
+        name: each
+        for name, each in vars(Declared).items()
+        if isinstance(each, (FunctionType, classmethod, property)) and not name.startswith("__")
+    }
+    # No subclass of Declared: its fields would stand before all others.
     Settings = dataclasses.make_dataclass(
         "Settings",
-        [(o.name, Any, dataclasses.field(default=o.default)) for o in _OF_OTHERS],
-        bases=(Declared,),
+        [(o.name, Any, dataclasses.field(default=o.default)) for o in OPTIONS],
         frozen=True,
-        namespace={"__doc__": "The values of all controls for one generation, checked.", "__module__": __name__},
+        namespace={
+            **_METHODS,
+            "__doc__": "The values of all controls for one generation, checked.",
+            "__module__": __name__,
+        },
     )
 
 BY_NAME: dict[str, Option] = {option.name: option for option in OPTIONS}
 
 
-def _flat(values: dict[str, Any]) -> dict[str, Any]:
+def flat(values: dict[str, Any]) -> dict[str, Any]:
     """Named values with those of a list of references under their own names."""
     if "references" not in values:
         return values

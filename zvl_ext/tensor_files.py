@@ -57,14 +57,18 @@ def rows_of(tensors: dict[str, torch.Tensor], path: str) -> torch.Tensor:
     return tensor
 
 
-def save(tensors: dict[str, torch.Tensor], path: str, metadata: dict[str, str]) -> None:
-    """Write a safetensors file, whole or not at all; never one with values that are not finite."""
+def save(tensors: dict[str, torch.Tensor], path: str, metadata: dict[str, str], new: bool = False) -> None:
+    """Write a safetensors file, whole or not at all; never one with values that are not finite.
+
+    Args:
+        new: Never take the place of a file that is there.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise ZvlError(f"{path} is not written: it would have values that are not finite. Choose another dtype.")
-    with written(path) as temporary:
+    with written(path, new) as temporary:
         try:
             save_file(tensors, temporary, metadata)
         except SafetensorError as error:

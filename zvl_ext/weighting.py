@@ -5,6 +5,7 @@ What a weight does to attention is in `attention`; here is what the weight is, a
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable
@@ -160,6 +161,9 @@ class Weighting:
     def factors(self, blocks: int) -> tuple[float, ...]:
         """The factor of each of the image model's main blocks."""
         return block_factors(self.blocks, blocks)
+
+
+WEIGHTING = tuple(each.name for each in dataclasses.fields(Weighting))  # each is an option's name as well
 
 
 def way(step: int, steps: int) -> float:

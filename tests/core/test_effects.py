@@ -12,9 +12,11 @@ from published import research
 
 from zvl_ext.conditioner import condition_units, plain_picture, units_of, weighting_of
 from zvl_ext.conditioning import Conditioning
-from zvl_ext.effects import RULES, idle, plain_because, unheard
+from zvl_ext.declaration import FILES
+from zvl_ext.effects import FILE, RULES, idle, plain_because, unheard
 from zvl_ext.mixing.statistics import measure
 from zvl_ext.options import BY_NAME, OPTIONS, PRESETS, PROMPT, Settings
+from zvl_ext.weighting import WEIGHTING
 
 INSERTED = {"engine": "splice", "alpha": 1.0, "hidden_layer": -2, "token_mode": "all", "length_match": "insert"}
 WEIGHED = ("weight", "blocks", "merge", "proportional", "block_place")
@@ -71,9 +73,19 @@ def test_a_rule_holds_here_and_not_there(names: tuple, holds: dict, not_here: di
 
 
 def test_every_rule_is_in_the_table() -> None:
-    for rule in RULES:
+    for rule in (each for each in RULES if each is not FILE):
         assert any(set(rule.names) <= set(names) and rule.holds(research(**holds)) for names, holds, _ in RULED)
         assert any(set(rule.names) <= set(names) and not rule.holds(research(**other)) for names, _, other in RULED)
+
+
+@pytest.mark.parametrize("read_with", [{}, INSERTED, {"length_match": "truncate", "token_mode": "image"}], ids=str)
+def test_of_a_conditioning_file_what_it_weighs_acts_whatever_it_was_read_with(read_with: dict) -> None:
+    silent = idle(research(**read_with, conditioning="x"))
+    acting = {option.first for option in OPTIONS if option.name not in silent}
+    assert acting == {"enabled", "reference", "preset", "conditioning", *WEIGHTING}
+    assert plain_because(research(**read_with | {"alpha": 0.0}, conditioning="x")) == ""
+    lines = unheard(research(conditioning="x", image_dropout=0.5, merge=2))
+    assert [line.split(" changes")[0] for line in lines] == ["Z-Image VL: Image dropout", "Z-Image VL: Merge"]
 
 
 def test_a_reason_is_the_second_half_of_a_sentence() -> None:
@@ -101,7 +113,7 @@ BASES: dict[str, dict[str, Any]] = {
 }
 # Where a result is computed and what is read are not of the settings that make the picture.
 # Further references are the first one's declarations once more.
-VARIED = [o for o in OPTIONS if o.infotext and o.kind not in ("image", "mask", "model") and o.unit < 2]
+VARIED = [o for o in OPTIONS if o.infotext and o.kind not in FILES and o.unit < 2]
 OTHERS: dict[str, list[Any]] = {  # values to be tried, where the ends and the choices are not the ones
     "hidden_layer": [-3, -1],
     "layer_mix": ["", "-3", "-3:0.7, -1:0.3"],

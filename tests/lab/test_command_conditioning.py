@@ -192,3 +192,8 @@ def test_an_image_model_without_qwen3_vl(
     with pytest.raises(ZvlError, match="--qwen3-vl"):
         model.extractor  # noqa: B018
     model.unload()
+
+
+def test_the_panels_name_for_a_file_is_no_file_here(generate: Callable, references: tuple) -> None:
+    done, _, _ = generate("--reference", references[0], "--set", "conditioning=c")
+    assert_refused(done, "--conditioning FILE")

@@ -222,6 +222,8 @@ def web(
     monkeypatch.setattr(KEEPER.store, "disk", None)
     monkeypatch.setattr(KEEPER.references, "folder", str(tmp_path / "references"))
     KEEPER.store.clear()
+    KEEPER.made.clear()
+    KEEPER.last = None
     yield WebUI(make_engine(), events, weights, monkeypatch)
     KEEPER.residence.drop()
 

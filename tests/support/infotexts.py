@@ -8,10 +8,11 @@ import hosts  # noqa: F401  enters the web UI
 from host_fixtures import WebUI
 from modules import infotext_utils, processing
 
+from zvl_ext.declaration import FILES
 from zvl_ext.options import OPTIONS
 
 # What a picture with one reference says in values.
-WRITTEN = [o for o in OPTIONS if o.infotext and o.unit < 2 and o.kind not in ("image", "mask", "model")]
+WRITTEN = [o for o in OPTIONS if o.infotext and o.unit < 2 and o.kind not in FILES]
 
 
 def parsed(web: WebUI, entries: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -9,12 +9,15 @@ from typing import Any
 import hosts
 import pytest
 import tiny
+import torch
 from host_fixtures import LAYERS, WebUI
 from host_runs import SPLICE, same
 from modules import processing
 from PIL import Image
 from published import as_published
 
+from zvl_ext.conditioning import Conditioning
+from zvl_ext.conditioning_file import About, save
 from zvl_ext.errors import ZvlError
 from zvl_ext.hosts import forge
 from zvl_ext.options import BY_NAME, OPTIONS
@@ -43,6 +46,12 @@ def references(weights: Path, picture: Any, other_picture: Any) -> Path:
     (folder / ".hidden.png").write_bytes(b"")
     (folder / "folder.png").mkdir()
     (weights / "outside.png").write_bytes(tiny.encoded(picture, "PNG"))
+    files = weights / "conditionings"
+    files.mkdir()
+    for name, seed in (("one", 1), ("a cat, twice", 2), (".hidden", 3)):
+        rows = torch.randn(7, 64, generator=torch.Generator().manual_seed(seed))
+        save(Conditioning(rows), str(files / f"{name}.safetensors"), About("a photo of a cat"))
+    (files / "folder.safetensors").mkdir()
     return folder
 
 
@@ -80,6 +89,8 @@ def test_types_and_choices(plot: Any, references: Path) -> None:
             assert found.choices() == ["True", "False"]
         elif option.kind == "image":
             assert found.choices() == ["first.png", "second, with a comma.png"]
+        elif option.kind == "conditioning":
+            assert found.choices() == ["None", "a cat, twice", "one"]
         else:
             assert found.choices is None
 
@@ -113,6 +124,10 @@ _ODD = {
     "scale_to_text": (["True", "false", " TRUE"], ["yes", "1", ""]),
     "proportional": (["True", "false", " TRUE"], ["yes", "1", ""]),
     "negative": (["True", "false", " TRUE"], ["yes", "1", ""]),
+    "conditioning": (
+        ["one", " a cat, twice ", "None"],
+        ["third", "one.safetensors", "../one", "conditionings/one", "/etc/passwd", ".hidden", "folder", ""],
+    ),
     "blocks": (["all", " early, 20-29:0.5 ", "0-9"], ["first", "9-0", "all:9"]),
     "layer_mix": (["-8:0.7, -2:0.3", " -6 ", ""], ["-37", "2", "-8:0", "-8, -8"]),
     "image_layers": (["-8:0.7; -2:.3", "-6"], ["-8:1, -2:-1", "early"]),
@@ -145,7 +160,8 @@ def test_good_values_are_confirmed(plot: Any, references: Path, name: str) -> No
 def test_bad_values_are_refused_before_the_grid_begins(
     plot: Any, references: Path, refused: Any, name: str, value: Any
 ) -> None:
-    with refused("There is no reference image" if BY_NAME[name].first == "reference" else name):
+    says = {"reference": "There is no reference image", "conditioning": "There is no conditioning file"}
+    with refused(says.get(BY_NAME[name].first, name)):
         axis(plot, name).confirm(None, [good_and_bad(name)[0][0], value])
 
 
@@ -241,6 +257,46 @@ def test_an_axis_of_second_references_by_name(grid: Grid, picture: Any, other_pi
         assert same(c, single.c)
         assert parameters == infotext_of(single)
         assert parameters["ZVL reference 2"]
+
+
+def with_args(grid: Grid, named: dict[str, Any]) -> Any:
+    p = grid.web.p()
+    p.script_args = [named]
+    return p
+
+
+def test_an_axis_of_conditioning_files_by_name(grid: Grid, weights: Path) -> None:
+    cells = grid.run(with_args(grid, {}), ("conditioning", ["one", "None", "a cat, twice"]), ("Seed", [1]))
+    assert len(cells) == 3
+    for (cond, parameters), name in zip(cells, ("one", "", "a cat, twice")):
+        made = grid.web.p()
+        run.attach(made, [{"conditioning": name}])
+        grid.web.condition(made)
+        assert same(cond, made.c)
+        assert parameters.get(infotext.CONDITIONING, "").startswith(name)
+        assert (infotext.CONDITIONING in parameters) == bool(name)
+    assert not {"vl", "vision"} & set(grid.web.events.kinds())
+
+
+def test_a_conditioning_file_that_does_not_fit_is_refused_before_the_grid(
+    grid: Grid, plot: Any, weights: Path, refused: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (weights / "conditionings" / "one.safetensors").write_bytes(b"no file")
+    p = with_args(grid, {"enabled": True})
+    with refused("'one' can't be read as safetensors"):
+        axis(plot, "conditioning").confirm(p, ["a cat, twice", "one"])
+    monkeypatch.setattr(forge, "caption_width", lambda engine: 2560)
+    with refused("64 wide, the image model takes 2560"):
+        axis(plot, "conditioning").confirm(p, ["a cat, twice"])
+    assert grid.cells == []
+
+
+def test_a_grid_of_conditioning_files_beside_a_reference_is_refused(
+    grid: Grid, plot: Any, picture: Any, refused: Any
+) -> None:
+    p = with_args(grid, {"enabled": True, "reference": picture})
+    with refused("take the reference images out"):
+        axis(plot, "conditioning").confirm(p, ["one"])
 
 
 def test_a_grid_pays_for_every_layer_once(grid: Grid, picture: Any) -> None:

@@ -17,6 +17,7 @@ import gradio as gr
 from host_fixtures import WebUI
 from panel_fixtures import TITLE, Built, elem_id
 
+from zvl_ext.declaration import FILES
 from zvl_ext.effects import idle
 from zvl_ext.options import BY_NAME, CUSTOM, OPTIONS, UNIT_OPTIONS, UNITS, Settings
 from zvl_ext.presets import ABOUT, PRESETS
@@ -214,7 +215,7 @@ def test_every_control_that_decides_it_is_listened_to(built: Built, preset: str)
     settings = Settings.from_mapping({"preset": preset})
     before = idle(settings).keys() - {"combine"}
     for option in OPTIONS:
-        if option.kind in ("image", "mask", "model") or option.name in ("enabled", "preset"):
+        if option.kind in FILES or option.name in ("enabled", "preset"):
             continue
         for value in other_values(option):
             after = idle(dataclasses.replace(settings, **{option.name: value})).keys() - {"combine"}

@@ -17,6 +17,7 @@ from modules import infotext_utils
 from panel_fixtures import Built
 
 from zvl_ext import conditioner
+from zvl_ext.declaration import FILES
 from zvl_ext.options import BY_NAME, CUSTOM, OPTIONS, Settings
 from zvl_ext.presets import PRESETS
 from zvl_ext.reference import open_reference
@@ -69,7 +70,7 @@ def test_pasting_a_presets_picture_sets_every_control_to_the_preset(built: Built
     settings = Settings.from_mapping({"preset": preset})
     values = built.pasted(infotext.write(settings, {"reference": open_reference(picture).digest}, "tiny-vl"))
     for option in OPTIONS:
-        if option.infotext and option.kind not in ("image", "mask", "model"):
+        if option.infotext and option.kind not in FILES:
             assert values[option.name] == getattr(settings, option.name)
     # What the panel names when its controls have changed.
     inputs = built.events(built.controls["alpha"], "change")[0].inputs

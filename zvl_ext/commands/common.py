@@ -86,6 +86,8 @@ def given(pairs: list[str]) -> dict[str, Any]:
             hint = f"did you mean {close[0]}?" if close else "python -m zvl_ext options lists them."
             raise ZvlError(f"--set {pair}: NAME=VALUE is needed, with an option's name; {hint}")
         option = BY_NAME[name]
+        if option.kind == "conditioning":
+            raise ZvlError(f"--set {pair}: a conditioning file is named with --conditioning FILE.")
         try:
             values[name] = option.check(
                 json.loads(text)

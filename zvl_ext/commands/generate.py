@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..declaration import numbered
-from ..errors import ZvlError, shown
+from ..errors import ZvlError
 from ..options import BY_NAME, UNITS, Settings
 from ..output import written
 from . import folder
@@ -179,11 +179,8 @@ def _made(args: argparse.Namespace, weights: Any, settings: Settings, named: dic
         from ..conditioning_file import load
 
         saved, notes = load(args.conditioning).changed(named)
-        kept = saved.about.prompt
-        if prompt not in (None, kept):
-            whose = f": {shown(kept)}" if kept else ""
-            notes.append(f"The prompt has no part in the picture: the conditioning has the rows of its own{whose}.")
-        prompt = kept or prompt or ""
+        notes += saved.told_prompt([] if prompt is None else [prompt])
+        prompt = saved.about.prompt or prompt or ""
     request = Request(prompt, settings, [seed], weights.sampling, args.negative, bool(args.save_conditioning))
     steps = weights.sampling["steps"]
     with tqdm(total=steps, unit="step", disable=True if args.references else None, leave=False) as bar:

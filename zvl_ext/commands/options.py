@@ -54,5 +54,6 @@ def _values(option: Option) -> str:
         "mask": "an image as base64 text",
         "region": "`all`, `left`, `right`, `top`, `bottom`, `centre`, `inpaint mask`, or left, top, right, bottom as shares",
         "model": "a name from the panel's list; empty: the first",
+        "conditioning": "a name from the panel's list; empty: none",
     }
     return words.get(option.kind, option.kind)

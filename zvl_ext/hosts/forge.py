@@ -49,6 +49,20 @@ def current_engine() -> Any:
     return shared.sd_model
 
 
+def model_name(engine: Any) -> str:
+    """What an engine's checkpoint is called; "" where that is not known."""
+    return os.path.splitext(os.path.basename(str(getattr(engine, "filename", "") or "")))[0]
+
+
+def caption_width(engine: Any) -> int | None:
+    """How wide the rows are that a loaded Z-Image takes for the prompt; None where that can't be told."""
+    model = getattr(getattr(engine.forge_objects.unet, "model", None), "diffusion_model", None)
+    try:
+        return int(model.cap_embedder[0].weight.shape[-1])
+    except (AttributeError, TypeError, IndexError):  # compiled, quantized, or built in another way
+        return None
+
+
 def is_api(p: Any) -> bool:
     return bool(getattr(p, "is_api", False))
 

@@ -1,4 +1,4 @@
-"""Qwen3-VL weights and reference images in the web UI's folders."""
+"""Qwen3-VL weights, reference images and conditioning files in the web UI's folders."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ..qwen3vl.tokenizer import Words, tokenizer
 from ..qwen3vl.wanted import WANTED
 
 FOLDER = "qwen3_vl"  # below the host's models folder
+ENDING = ".safetensors"  # of conditioning files
 _TOLD = 5  # names in a message
 
 
@@ -153,7 +154,24 @@ def reference_files() -> list[str]:
 
 def reference_paths() -> dict[str, str]:
     """The files in the reference folder, name -> path: none that is hidden, or has a name that a page can't show."""
-    with contextlib.suppress(OSError), os.scandir(reference_folder()) as entries:
+    return _shown_files(reference_folder())
+
+
+def conditioning_folder() -> str:
+    """Where conditioning files are saved and found by name."""
+    from modules import paths
+
+    return os.path.join(paths.models_path, FOLDER, "conditionings")
+
+
+def conditioning_paths() -> dict[str, str]:
+    """The conditioning files, name without ending -> path."""
+    files = _shown_files(conditioning_folder())
+    return {name[: -len(ENDING)]: path for name, path in files.items() if name.endswith(ENDING) and name != ENDING}
+
+
+def _shown_files(folder: str) -> dict[str, str]:
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
         found = {e.name: e.path for e in entries if e.name.isprintable() and not e.name.startswith(".")}
         return {name: found[name] for name in sorted(found) if not no_file(found[name])}
     return {}

@@ -31,7 +31,6 @@ from ..qwen3vl.writing import Writer
 from ..reference import Reference, References, sized
 from ..sequence import TEMPLATE, Sequence
 from ..store import Store
-from ..weighting import check_blocks
 from .standalone_attention import weighted
 from .standalone_beginning import from_picture, steps_from
 from .standalone_encoder import config_of, from_folder
@@ -221,13 +220,8 @@ class ZImage:
 
     def check_file(self, saved: Saved) -> None:
         """Raise ZvlError where a conditioning from a file does not fit the image model."""
-        if (width := saved.conditioning.rows.shape[-1]) != self.hidden:
-            raise ZvlError(
-                f"{saved.name} is {width} wide, the image model takes {self.hidden}: it was made for another one."
-            )
+        saved.check(self.hidden, len(self.pipeline.transformer.layers))
         self.check_length(len(saved.conditioning), f"{saved.name} was made for another image model.")
-        for part in saved.conditioning.parts:
-            check_blocks(part.weighting.blocks, len(self.pipeline.transformer.layers))
 
     @property
     def hidden(self) -> int:

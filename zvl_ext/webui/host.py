@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..budget import Memory
 from ..caption import Asked, Caption
 from ..hosts import family, forge, forge_files
 from ..options import Settings
+from .conditionings import opened, save_last
 from .kept import KEEPER
+
+if TYPE_CHECKING:
+    from ..conditioning_file import Saved
 
 
 class Host(Protocol):
@@ -36,6 +40,16 @@ class Host(Protocol):
 
     def obstacle(self) -> str:
         """Why nothing can be read here, whatever weights there are, in a sentence; "" where it can."""
+
+    def conditionings(self) -> dict[str, str] | None:
+        """Conditioning files the user has, name -> path; None where there is no folder for them."""
+
+    def conditioning(self, name: str) -> Saved:
+        """The file of that name. Raises ZvlError where there is none, or it can't be used."""
+
+    def save_conditioning(self, name: str) -> str:
+        """Save what the last picture was conditioned on; gives the name that the file got. Raises ZvlError where it
+        can't be saved."""
 
     def unload(self) -> None:
         """Free the memory that Qwen3-VL takes."""
@@ -78,6 +92,9 @@ class WebUI:
     ensure_temp_folder = staticmethod(forge.ensure_temp_folder)
     models = staticmethod(forge_files.models)
     model_folders = staticmethod(forge_files.model_folders)
+    conditionings = staticmethod(forge_files.conditioning_paths)
+    conditioning = staticmethod(opened)
+    save_conditioning = staticmethod(save_last)
     obstacle = staticmethod(family.without_qwen3vl)
 
     busy = staticmethod(forge.busy)

@@ -13,10 +13,11 @@ import re
 from typing import Any
 
 from .. import __version__
-from ..declaration import Option, numbered
+from ..declaration import FILES, Option, numbered
 from ..effects import idle
 from ..options import BY_NAME, OPTIONS, PROMPT, Settings, of_preset, preset_of
 from ..presets import CUSTOM, PRESETS
+from ..weighting import WEIGHTING
 
 MARK = "ZVL"
 PRESET = "ZVL preset"  # for people: what is pasted is the values
@@ -26,8 +27,8 @@ TEXT = "="
 _MISREAD = re.compile(r'=|"|\d+x\d+$|.*\s$')
 
 NOTE = "ZVL note"  # what was said about the picture, for those who can't see it under it; read by people alone
-CONDITIONING = "ZVL conditioning"  # the name and the digest of a file that the conditioning came from
-KEYS = (MARK, PRESET, NOTE, CONDITIONING, *(option.infotext for option in OPTIONS if option.infotext))
+CONDITIONING = BY_NAME["conditioning"].infotext or ""  # the name and the digest of the file that was used
+KEYS = (MARK, PRESET, NOTE, *(option.infotext for option in OPTIONS if option.infotext))
 
 # Written whenever they act.
 _ALWAYS = (
@@ -74,7 +75,7 @@ def write(settings: Settings, digests: dict[str, str], model: str) -> dict[str, 
     silent = idle(settings)
     for option in OPTIONS:
         value = getattr(settings, option.name)
-        if option.infotext is None or option.name == "scale_to_text":
+        if option.infotext is None or option.name == "scale_to_text" or option.kind == "conditioning":
             continue
         if option.kind in ("image", "mask"):
             if option.name in digests:
@@ -90,14 +91,26 @@ def write(settings: Settings, digests: dict[str, str], model: str) -> dict[str, 
     return entries
 
 
-def of_file(name: str, digest: str, changes: dict[str, Any]) -> dict[str, str]:
+def of_file(name: str, digest: str, weights: dict[str, Any]) -> dict[str, str]:
     """The entries of a picture whose conditioning came from a file.
 
     Args:
-        changes: Values that are other than in the file, by the options' names.
+        weights: What its references weigh, by the options' names.
     """
-    written = {BY_NAME[each].infotext or each: _written(BY_NAME[each], value) for each, value in changes.items()}
-    return {CONDITIONING: _escaped(f"{name} {digest[:DIGEST]}")} | written
+    written = {
+        BY_NAME[each].infotext or each: _written(BY_NAME[each], value)
+        for each, value in weights.items()
+        if BY_NAME[each].first in _ALWAYS or value != _UNNAMED.get(each, BY_NAME[each].default)
+    }
+    return {MARK: __version__, CONDITIONING: _escaped(f"{name} {digest[:DIGEST]}")} | written
+
+
+def file_of(parameters: dict[str, str]) -> tuple[str, str] | None:
+    """The name and the first digits of the digest of the conditioning file that a picture was made from."""
+    if MARK not in parameters or CONDITIONING not in parameters:
+        return None
+    name, _, digest = _unescaped(parameters[CONDITIONING]).rpartition(" ")
+    return name, digest
 
 
 def _written(option: Option, value: Any) -> str:
@@ -136,7 +149,11 @@ def read(option: Option, parameters: dict[str, str]) -> Any:
     """
     if MARK not in parameters:
         return None
-    if _text(option, parameters) is None and option.kind not in ("image", "mask", "model"):
+    if option.kind == "conditioning":
+        return (file_of(parameters) or ("",))[0]
+    if CONDITIONING in parameters and option.first not in WEIGHTING:
+        return None  # nothing is known of what the file was made with
+    if _text(option, parameters) is None and option.kind not in FILES:
         return getattr(_made(parameters), option.name)
     return _value(option, parameters)
 
@@ -176,12 +193,12 @@ def _value(option: Option, parameters: dict[str, str]) -> Any:
 
 def preset(parameters: dict[str, str]) -> str | None:
     """The preset that pasted parameters amount to."""
-    return preset_of(_made(parameters)) if MARK in parameters else None
+    return preset_of(_made(parameters)) if MARK in parameters and CONDITIONING not in parameters else None
 
 
 def _made(parameters: dict[str, str]) -> Settings:
     """The settings of a picture."""
-    values = {o.name: _value(o, parameters) for o in OPTIONS if o.infotext and o.kind not in ("image", "mask", "model")}
+    values = {o.name: _value(o, parameters) for o in OPTIONS if o.infotext and o.kind not in FILES}
     made = Settings(**{name: value for name, value in values.items() if value is not None})
     # What has no part in a picture is not in its parameters: there it is as the preset has it, which was chosen.
     silent, chosen = idle(made), PRESETS.get(parameters.get(PRESET, ""), {})

@@ -10,6 +10,7 @@ import functools
 import os
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..store import Disk, Store, data_folder
@@ -17,11 +18,28 @@ from . import settings
 from .references import ReferenceFolder
 
 if TYPE_CHECKING:
+    from ..conditioning import Conditioning
+    from ..conditioning_file import About
     from ..hosts.forge_memory import Residence
     from ..mixing.statistics import ReferenceStatistics
 
 RECORDINGS = 8  # of each engine
+_MADE = 4  # conditionings, at least as many as the web UI itself remembers
 _RECENT = 128 * 2**20  # bytes of references
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a picture was conditioned on, for a file.
+
+    Attributes:
+        conditioning: Of the first picture of the batch; None where one file can't hold it.
+        why: Why not, as a line.
+    """
+
+    conditioning: Conditioning | None
+    about: About | None = None
+    why: str = ""
 
 
 class Keeper:
@@ -32,6 +50,8 @@ class Keeper:
         disk: The same, where the user wants it to survive a restart.
         recent: References by the first digits of their digest, for pasting their parameters.
         references: The same on disk, as many as the user's setting allows.
+        made: What the last pictures were conditioned on, each with the web UI's own key and ours.
+        last: What the last picture that was finished was conditioned on; None where no reference had a part in it.
     """
 
     def __init__(self) -> None:
@@ -40,6 +60,8 @@ class Keeper:
         folder = os.path.join(os.path.dirname(data_folder()), "references")
         self.references = ReferenceFolder(folder, settings.references_limit)
         self.recent = Store(_RECENT, size=lambda image: 3 * image.width * image.height, disk=self.references)
+        self.made: collections.deque[tuple[tuple, Made]] = collections.deque(maxlen=_MADE)
+        self.last: Made | None = None
         # By engine, and gone with it.
         self._statistics: weakref.WeakKeyDictionary[Any, tuple[str, ReferenceStatistics]] = weakref.WeakKeyDictionary()
         self.recorded: weakref.WeakKeyDictionary[Any, collections.deque] = weakref.WeakKeyDictionary()
@@ -74,12 +96,21 @@ class Keeper:
             self._statistics[engine] = state, statistics
         return statistics
 
+    def remembered(self, key: tuple, made: Made | None) -> Made | None:
+        """What a picture was conditioned on, kept under its key; where it is not new (None), as it was kept."""
+        if made is not None:
+            self.made.append((key, made))
+            return made
+        return next((kept for known, kept in self.made if known == key), None)
+
     def forget(self) -> int:
         """Drop what is kept of references and prompts, in memory and on disk; the bytes that it took."""
         freed = self.store.size + self.disk.size + self.recent.size + self.references.size
         self.store.clear()
         self.recent.clear()
         self.recorded.clear()
+        self.made.clear()
+        self.last = None
         self.disk.clear()  # switched off or not: it may have been on
         return freed
 

@@ -65,6 +65,15 @@ class PageHost:
     def model_folders(self) -> list[str]:
         return [self._weights.model.extractor.checkpoint.path]
 
+    def conditionings(self) -> None:
+        """The page makes its pictures from references; files are for `generate` and the web UI."""
+
+    def conditioning(self, name: str) -> Any:
+        raise ZvlError("There are no conditioning files here.")
+
+    def save_conditioning(self, name: str) -> str:
+        raise ZvlError("There are no conditioning files here.")
+
     def unload(self) -> None:
         self._weights.model.unload()
 

@@ -19,7 +19,7 @@ from ..presets import ABOUT, PRESETS
 from ..qwen3vl.wanted import WANTED
 from ..reference import open_mask, open_reference
 from ..regions import INPAINT, NAMED_REGIONS
-from . import dropped, panel_alone, panel_paste, panel_units
+from . import dropped, panel_alone, panel_file, panel_paste, panel_units
 from .host import Host
 
 # The controls by which a preset is known, and all that it sets.
@@ -52,6 +52,7 @@ AFFECTED_OPTIONS = tuple(
     o.name for o in OPTIONS if o.name != "combine" and any(o.first in rule.names for rule in RULES)
 )
 EFFECT_OPTIONS = (
+    "conditioning",
     "engine",
     "token_mode",
     "length_match",
@@ -121,6 +122,8 @@ def build(title: str, elem_id: Callable[[str], str], host: Host) -> tuple[list, 
             control("alpha")
         about = gr.HTML(_about(BY_NAME["preset"].default), elem_classes=["zvl-about"])
         buttons = panel_units.build(control, elem_id, host)
+        with gr.Column(visible=host.conditionings() is not None):
+            saving = panel_file.build_save(elem_id)
         cost = gr.HTML(_cost(*(BY_NAME[name].default for name in COST_OPTIONS)))
         with gr.Row(elem_classes=["zvl-compact"]):
             for name in _ROW:
@@ -131,6 +134,9 @@ def build(title: str, elem_id: Callable[[str], str], host: Host) -> tuple[list, 
                 refresh = tool("refresh", "\U0001f504", "Look for Qwen3-VL weights again")
                 free = tool("free", "\U0001f9f9", "Free the memory that Qwen3-VL takes")
                 forget = tool("forget", "\U0001f5d1\ufe0f", "Forget what is kept of references (memory and disk)")
+            with gr.Row(elem_classes=["zvl-model"], visible=host.conditionings() is not None):
+                control("conditioning")
+                refresh_files = tool("refresh_files", "\U0001f504", "Look for conditioning files again")
             memory = gr.HTML(
                 _memory(host, *(BY_NAME[name].default for name in MEMORY_OPTIONS)), elem_classes=["zvl-memory"]
             )
@@ -185,6 +191,7 @@ def build(title: str, elem_id: Callable[[str], str], host: Host) -> tuple[list, 
         on_effect(names, [numbered("curve", number)])
     on_change(panel_alone.OPTIONS, functools.partial(panel_alone.line, host), [alone])
     panel_units.listen(buttons, made, host)
+    panel_file.listen(saving, refresh_files, made, host)
     return [made[option.name] for option in OPTIONS], panel_paste.fields(made, host)
 
 
@@ -222,7 +229,7 @@ def _control(option: Option, elem_id: str, host: Host) -> Any:
     component = _component(option, elem_id, host)
     # The web UI keeps the first start's values as the user's defaults: after an update, a fresh panel would have some
     # of an old preset and some of a new one. What a preset sets is not kept there.
-    component.do_not_save_to_config = option.name == "preset" or option.first in PRESET_OPTIONS
+    component.do_not_save_to_config = option.name in ("preset", "conditioning") or option.first in PRESET_OPTIONS
     return component
 
 
@@ -248,6 +255,8 @@ def _component(option: Option, elem_id: str, host: Host) -> Any:
     if option.kind == "model":
         names = list(host.models())
         return gr.Dropdown(names, value=names[0] if names else None, **info, **shown)
+    if option.kind == "conditioning":
+        return panel_file.control(host, **info, **shown)
     if option.kind == "image":
         return dropped.control(**shown)
     if option.kind == "mask":

@@ -11,10 +11,11 @@ from ..declaration import Option
 from ..errors import shown
 from ..options import OPTIONS
 from ..outside import plain
-from . import infotext
+from . import infotext, panel_file
 from .host import Host
 
-_REFERENCES = tuple(option.infotext or "" for option in OPTIONS if option.kind == "image")
+# What a picture may have been made from.
+_SHOWN = tuple(option.infotext or "" for option in OPTIONS if option.kind in ("image", "conditioning"))
 
 
 class Sent(str):
@@ -43,6 +44,8 @@ def fields(made: dict[str, Any], host: Host) -> list:
         def read(parameters: dict) -> Any:
             if option.kind in ("image", "mask"):
                 return _recent(option, parameters, host)
+            if option.kind == "conditioning":
+                return panel_file.pasted(parameters, host)
             value = infotext.read(option, parameters)
             if option.kind == "model":
                 value = _pasted_model(value, host)
@@ -67,7 +70,7 @@ def _recent(option: Option, parameters: dict, host: Host) -> Any:
     if image is not None:
         host.ensure_temp_folder()
         return gr.update(value=image)
-    if digest or (option.name == "reference" and not any(key in parameters for key in _REFERENCES)):
+    if digest or (option.name == "reference" and not any(key in parameters for key in _SHOWN)):
         gr.Warning(
             f"Z-Image VL: the {option.label.lower()} {plain(digest)} of these parameters is not kept here. Drop the "
             "picture into the panel again."

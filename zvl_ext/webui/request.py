@@ -6,12 +6,15 @@ import dataclasses
 from typing import Any
 
 from .. import conditioner, effects
-from ..errors import ZvlError
+from ..declaration import FILES
+from ..errors import ZvlError, shown
 from ..hosts import forge
 from ..options import OPTIONS, Settings
 from .cell import cell_of
 from .said import tell
 from .settings import NESTED
+
+SAVE = "save_conditioning"  # in the API's named form, beside the options: a name for a file
 
 
 def named(args: tuple | list) -> bool:
@@ -27,7 +30,7 @@ def says_enabled(args: tuple | list) -> bool:
 def parse(args: tuple | list, cell: dict[str, Any]) -> Settings:
     """Settings from a script's arguments: one object in the first place (the API's named form), or all values in order.
 
-    A named form with a reference is meant to have an effect, unless it says otherwise.
+    A named form with a reference or a conditioning file is meant to have an effect, unless it says otherwise.
 
     Args:
         cell: Values of the X/Y/Z plot, by name; they win.
@@ -39,18 +42,44 @@ def parse(args: tuple | list, cell: dict[str, Any]) -> Settings:
         return Settings.from_positions(args).changed(cell)
     if any(isinstance(value, dict) for value in args[1:]):
         raise ZvlError("There is more than one object in args. Put all values into the first one.")
-    chosen = Settings.from_mapping(args[0]).changed(cell)
-    return chosen if says_enabled(args) else dataclasses.replace(chosen, enabled=bool(chosen.each()[0].units))
+    chosen = Settings.from_mapping({name: value for name, value in args[0].items() if name != SAVE}).changed(cell)
+    meant = bool(chosen.each()[0].units or chosen.conditioning)
+    return chosen if says_enabled(args) else dataclasses.replace(chosen, enabled=meant)
+
+
+def to_save(args: tuple | list) -> str:
+    """The name under which a request wants its conditioning saved; "" where it does not.
+
+    Raises:
+        ZvlError: it is no text.
+    """
+    wanted = args[0].get(SAVE, "") if named(args) else ""
+    if not isinstance(wanted, str):
+        raise ZvlError(f"{SAVE} must be text, a name for the file, not {shown(wanted)}.")
+    return wanted
 
 
 def unread(args: tuple | list) -> str:
     """What of the arguments has no effect, as a line; empty where there is nothing of that kind."""
     behind = zip(OPTIONS[1:], args[1:])  # the host puts the panel's values there: references and models are its own
-    if named(args) and any(
-        v != option.default for option, v in behind if option.kind not in ("image", "images", "mask", "model")
-    ):
+    if named(args) and any(v != option.default for option, v in behind if option.kind not in FILES):
         return "only the first object in args is read; name the values behind it there."
     return ""
+
+
+def check_together(chosen: Settings) -> None:
+    """Raise ZvlError for a conditioning file beside references."""
+    if chosen.conditioning and chosen.each()[0].units:
+        raise ZvlError(
+            "A conditioning file has its references in it already: take the reference images out, or choose no "
+            "conditioning file."
+        )
+
+
+def cell_in(p: Any) -> dict[str, Any]:
+    """The values of the X/Y/Z plot for a generation, or for the one within which it is made."""
+    outer = forge.enclosing(p)
+    return cell_of(p if outer is None else outer)
 
 
 def asked(p: Any, args: tuple | list) -> Settings | None:
@@ -65,7 +94,7 @@ def asked(p: Any, args: tuple | list) -> Settings | None:
     outer = forge.enclosing(p)
     if outer is not None and not NESTED.value:
         return None
-    cell = cell_of(p if outer is None else outer)
+    cell = cell_in(p)
     chosen = parse(args, cell)
     if line := unread(args):
         tell(p, line)
@@ -75,10 +104,12 @@ def asked(p: Any, args: tuple | list) -> Settings | None:
             tell(p, "the request has no reference, so the picture was made from the prompt alone.")
         elif cell:
             tell(p, "the extension is switched off, so its X/Y/Z axes change nothing.")
+    elif chosen.conditioning:
+        return chosen
     elif not first.units:
         if conditioner.plain_picture(chosen):  # the text embeddings themselves, to the last bit
             return None
-        if forge.is_api(p):
+        if forge.is_api(p) and "conditioning" not in cell:  # a plot may have a cell without a file
             raise ZvlError("It is enabled without a reference. Send one as base64 text, or send enabled: false.")
         tell(p, "no reference image, so the picture was made from the prompt alone.")
     elif why := effects.plain_because(first):

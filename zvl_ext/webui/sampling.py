@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .. import conditioner
 from ..beginning import Beginning
-from ..conditioner import Unit
+from ..conditioning import Part
 from ..errors import ZvlError
 from ..hosts import forge
 from ..options import BY_NAME, OPTIONS
@@ -16,8 +15,12 @@ from . import infotext
 from .said import tell
 
 
-def check(engine: Any, units: list[Unit]) -> None:
-    """Raise ZvlError where a loaded engine's image model can't be given the weights, or lacks blocks that are named."""
+def check(engine: Any, blocks: list[str]) -> None:
+    """Raise ZvlError where a loaded engine's image model can't be given weights, or lacks blocks.
+
+    Args:
+        blocks: Those that are named for each reference.
+    """
     try:
         from ..hosts import forge_attention
     except ImportError as error:
@@ -25,8 +28,8 @@ def check(engine: Any, units: list[Unit]) -> None:
             f"This version of the web UI samples in a way Z-Image VL does not know ({error}), so no weight can be "
             "set. Choose weight 1, or look for an update."
         ) from None
-    for unit in units:
-        forge_attention.check(engine, unit.settings.blocks)
+    for named in blocks:
+        forge_attention.check(engine, named)
 
 
 class Sampling:
@@ -36,16 +39,18 @@ class Sampling:
         acted: Whether a step has begun in which a reference has a part.
     """
 
-    def __init__(self, p: Any, units: list[Unit], beginning: Beginning | None = None):
+    def __init__(self, p: Any, parts: tuple[Part, ...], weighs: bool, beginning: Beginning | None = None):
         """
         Args:
+            parts: The references; () where rows act that need none.
+            weighs: Whether the image model has something to weigh.
             beginning: What the first pass begins from besides noise.
         """
         self._p = p
         self._beginning = beginning
         self._from: Any = None  # hosts.forge_beginning.FromReference of the batch
-        self._parts = conditioner.parts_of(units)
-        self._weighs = conditioner.units_weigh(units)
+        self._parts = parts
+        self._weighs = weighs
         self._weights: Any = None  # hosts.forge_attention.Weights of the pass that is going on
         self._steps = 0
         self.acted = False
@@ -80,19 +85,20 @@ class Sampling:
         denoiser = self._p.sampler.model_wrap_cfg
         self._steps += 1
         done = way(denoiser.step, denoiser.total_steps)
-        self.acted = self.acted or self._began or any(part.weighting.at(done) for part in self._parts)
+        acts = not self._parts or any(part.weighting.at(done) for part in self._parts)
+        self.acted = self.acted or self._began or acts
         if self._weights is not None:
             self._weights.keep(engine)
 
-    def end(self) -> None:
-        """The batch is done: its parameters claim what happened, and nothing else."""
+    def end(self) -> bool:
+        """The batch is done: its parameters claim what happened, and nothing else. Whether the reference had a part."""
         parameters = self._p.extra_generation_params
         if not self._began:
             parameters.pop(BY_NAME["denoising_strength"].infotext, None)
         if line := self._without():
             infotext.clear(parameters)
             tell(self._p, line)
-            return
+            return False
         if self._from is not None and self._from.note and not forge.interrupted():
             tell(self._p, self._from.note)
         if self._weights is not None and not self._weights.used:  # against all expectation
@@ -100,6 +106,7 @@ class Sampling:
                 if option.first == "weight":
                     parameters.pop(option.infotext, None)
             tell(self._p, "the weight had no effect: this web UI did not ask for it while sampling.")
+        return True
 
     @property
     def _began(self) -> bool:

@@ -143,11 +143,9 @@ def make(weights: Weights, request: Request, on_step: OnStep | None = None, save
     if saved is not None:
         model.check_file(saved)
         conditionings = [saved.conditioning] * len(request.seeds)
-        made.settings = infotext.of_file(saved.name, saved.digest, saved.changes)
-        if saved.about.image_model not in ("", weights.name):
-            made.say(
-                f"The conditioning was made for {saved.about.image_model}; with {weights.name} the picture may differ."
-            )
+        made.settings = infotext.of_file(saved.name, saved.digest, saved.weights)
+        for line in saved.told_model(weights.name):
+            made.say(line)
     elif not units:
         conditionings = [Conditioning(model.text(request.prompt).embeddings)] * len(request.seeds)
     else:

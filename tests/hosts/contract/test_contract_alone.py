@@ -14,7 +14,7 @@ from host_fixtures import WebUI
 from host_runs import BARE, CAT, DOG, conds, restarted, rows, same
 
 from zvl_ext.hosts import forge_encoder
-from zvl_ext.webui import run
+from zvl_ext.webui import making_references
 
 pytest_plugins = ["host_fixtures", "sampling"]
 
@@ -77,7 +77,7 @@ def forbidden(web: WebUI) -> Iterator[None]:
 
 def needed(patch: pytest.MonkeyPatch) -> None:
     """As if everything of the text encoder were needed."""
-    patch.setattr(run, "makes_alone", lambda settings: False)
+    patch.setattr(making_references, "makes_alone", lambda settings: False)
 
 
 @pytest.mark.parametrize("way", WAYS)
