@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -262,3 +264,45 @@ def test_nothing_is_written_that_could_not_be_used(tmp_path: Path, refused: Call
     with refused("not finite"):
         save(bad, str(tmp_path / "c.safetensors"), ABOUT)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_new_file_takes_no_other_ones_place(
+    links: bool, tmp_path: Path, refused: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not links:  # as on a memory card
+
+        def link(*args: Any) -> None:
+            raise OSError(errno.EPERM, "no links here")
+
+        monkeypatch.setattr(os, "link", link)
+    path = str(tmp_path / "c.safetensors")
+    save(made("two references"), path, ABOUT, new=True)
+    assert_same(load(path).conditioning, made("two references"))
+    with refused("is there already"):
+        save(made("the prompt alone"), path, ABOUT, new=True)
+    assert_same(load(path).conditioning, made("two references"))
+    assert [each.name for each in tmp_path.iterdir()] == ["c.safetensors"]
+
+
+def test_what_it_weighs_is_known_by_the_options_names(tmp_path: Path) -> None:
+    path = str(tmp_path / "c.safetensors")
+    weightings = Weighting(0.7), Weighting(0.4, 0.2)
+    parts = tuple(part(number, each, block=5) for number, each in enumerate(weightings, 1))
+    save(joined(rows(TEXT, 0), parts, PLACE, torch.float32), path, ABOUT)
+    saved = load(path)
+    assert (saved.weights["weight"], saved.weights["weight_2"], saved.weights["start_2"]) == (0.7, 0.4, 0.2)
+    gone, _ = saved.changed({"weight": 0.0})
+    again, _ = gone.changed({"weight_2": 0.9, "weight": 0.5})
+    assert (gone.idle, gone.changed({"weight_2": 0.0})[0].idle) == (False, True)
+    assert (again.weights["weight"], again.weights["weight_2"]) == (0.5, 0.9)
+    assert_same(again.conditioning, saved.changed({"weight": 0.5, "weight_2": 0.9})[0].conditioning)
+
+
+def test_more_rows_than_a_prompt_has_are_refused(tmp_path: Path, refused: Any) -> None:
+    path = str(tmp_path / "c.safetensors")
+    save_file({"hidden_states": torch.zeros(8193, 4)}, path)
+    with refused("8193 tokens"):
+        load(path)
+    with refused("8193 tokens"):
+        save(Conditioning(torch.zeros(8193, 4)), path, ABOUT)
