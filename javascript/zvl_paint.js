@@ -66,15 +66,15 @@
                     this.button("Invert", () => this.changed(() => this.invert())),
                     this.button("Clear", () => this.changed(() => this.context.clearRect(0, 0, width, height))),
                     this.button("Cancel", () => this.dialog.close()),
-                    this.button("Use", () => this.use(use), "primary"),
+                    this.button("Use", () => this.use(use), "zvl-use"),
                 ]),
                 this.note,
             ]);
             this.listen();
         }
 
-        button(words, act, kind = "secondary") {
-            return make("button", { type: "button", className: `sm ${kind} gradio-button`, textContent: words, onclick: act });
+        button(words, act, kind = "") {
+            return make("button", { type: "button", className: kind, textContent: words, onclick: act });
         }
 
         listen() {
@@ -175,7 +175,7 @@
             make("p", { textContent: title }),
             make("p", { className: "zvl-help", textContent: line }),
         ]);
-        const close = make("button", { type: "button", className: "sm secondary gradio-button", textContent: "Close" });
+        const close = make("button", { type: "button", textContent: "Close" });
         close.onclick = () => dialog.close();
         dialog.onclose = () => dialog.remove();
         dialog.append(close);

@@ -15,7 +15,7 @@ from panel_fixtures import Built
 
 from zvl_ext.options import BY_NAME, OPTIONS, UNIT_OPTIONS, UNITS, Settings
 from zvl_ext.presets import PRESETS
-from zvl_ext.webui import panel
+from zvl_ext.webui import page_look, panel
 
 pytest_plugins = ["host_fixtures", "panel_fixtures"]
 
@@ -76,8 +76,11 @@ def test_a_preview_of_nothing_and_of_what_is_no_picture_says_so(built: Built, mo
 
 
 def test_the_pages_script_finds_the_tabs_and_its_buttons(built: Built) -> None:
-    for name in ("units", "use_result", "use_img2img", *(f"unit_{number}" for number in range(1, UNITS + 1))):
+    painted = (f"paint_{name}_{n}" for name in ("reference_mask", "region_mask") for n in range(1, UNITS + 1))
+    tabs = (f"unit_{tab}" for tab in (*range(1, UNITS + 1), "batch"))
+    for name in ("units", "use_result", "use_img2img", "reference_batch", *tabs, *painted):
         assert built.button(name)
+    assert all(f"window.zvl.{name}" in page_look.head() for name in ("put(", "img2imgPicture(")), "of one another"
 
 
 def test_more_references_are_more_tokens(built: Built) -> None:
