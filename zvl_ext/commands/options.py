@@ -52,7 +52,8 @@ def _values(option: Option) -> str:
         "image": "an image as base64 text",
         "images": "a list of images as base64 text",
         "mask": "an image as base64 text",
-        "region": "`all`, `left`, `right`, `top`, `bottom`, `centre`, `inpaint mask`, or left, top, right, bottom as shares",
+        "region": "`all`, `left`, `right`, `top`, `bottom`, `centre`, `inpaint mask`, or left, top, right, bottom as "
+        "shares",
         "model": "a name from the panel's list; empty: the first",
         "conditioning": "a name from the panel's list; empty: none",
     }
