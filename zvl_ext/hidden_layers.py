@@ -57,9 +57,14 @@ def layer_mix(text: str) -> Mix:
 class Chosen(Protocol):
     """What of the settings says which layers."""
 
-    hidden_layer: int
-    layer_mix: str
-    image_layers: str
+    @property
+    def hidden_layer(self) -> int: ...
+
+    @property
+    def layer_mix(self) -> str: ...
+
+    @property
+    def image_layers(self) -> str: ...
 
 
 @dataclass(frozen=True)

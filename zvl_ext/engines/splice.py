@@ -135,19 +135,21 @@ def _read(
 ) -> dict[int, torch.Tensor]:
     """The whole sequence's states at some layers, by index; from its states `start` at index `first` on, where they are
     kept."""
-    encoder, mrope = sources.required_encoder, settings.positions == "mrope"
-    image = _looks(references, job, sources) if start is None or mrope or encoder.goes_on else None
+    encoder, sequence, mrope = sources.required_encoder, job.sequence, settings.positions == "mrope"
+    if start is not None and not mrope and not encoder.goes_on:
+        return encoder.states(start, indices, None, sequence, first)
+    image = _looks(references, job, sources)
     read_as = image if mrope else None
-    rows = start if start is not None else _spliced_embeddings(settings, image, job, sources)
     if not encoder.goes_on:
-        return encoder.states(rows, indices, read_as, job.sequence, first)
-    embedded = rows if start is None else _spliced_embeddings(settings, image, job, sources)
-    before, past = _prefix(settings, references, job, sources, indices, embedded[: job.sequence.fork], read_as)
-    if len(rows) == job.sequence.fork:
+        rows = _spliced_embeddings(settings, image, job, sources) if start is None else start
+        return encoder.states(rows, indices, read_as, sequence, first)
+    embedded = _spliced_embeddings(settings, image, job, sources)
+    before, past = _prefix(settings, references, job, sources, indices, embedded[: sequence.fork], read_as)
+    tail = (embedded if start is None else start)[sequence.fork :]
+    if not len(tail):
         return before
-    past = KeysValues(*(part[first : max(indices)] for part in past))
-    tail = rows[job.sequence.fork :]
-    behind, _ = encoder.states_behind(tail, indices, read_as, job.sequence, first, past)
+    past = KeysValues(past.keys[first : max(indices)], past.values[first : max(indices)])
+    behind, _ = encoder.states_behind(tail, indices, read_as, sequence, first, past)
     return {k: torch.cat([before[k], behind[k]]) for k in indices}
 
 

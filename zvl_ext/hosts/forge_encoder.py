@@ -241,7 +241,8 @@ class ForgeTextEncoder(TextEncoder):
 
         with self._positions(image, sequence, range(before, before + count)):
             states = states_at(self._model, first, indices, forward)
-        return states, KeysValues(*(torch.stack([kv[i][0][:, before:].cpu() for kv in handed]) for i in (0, 1)))
+        keys, values = (torch.stack([kv[i][0][:, before:].cpu() for kv in handed]) for i in (0, 1))
+        return states, KeysValues(keys, values)
 
     def _positions(self, image: ImageTokens | None, sequence: Sequence | None, tokens: range) -> Any:
         """Positions as Qwen3-VL counts them, for some of a sequence's tokens in one pass; nothing without image
@@ -255,8 +256,8 @@ class ForgeTextEncoder(TextEncoder):
     def _rotary_tables(self, image: ImageTokens, sequence: Sequence, tokens: range) -> Callable[[Any], Any]:
         """MRoPE's tables in the host's form, in place of those it hands its layers."""
         config = self._model.config
-        whole = mrope_tables(sequence.position_ids(), config.head_dim, config.rope_theta, image.mrope_section)
-        tables = tuple(table[tokens.start : tokens.stop] for table in whole)
+        cosine, sine = mrope_tables(sequence.position_ids(), config.head_dim, config.rope_theta, image.mrope_section)
+        cosine, sine = cosine[tokens.start : tokens.stop], sine[tokens.start : tokens.stop]
 
         def replace(old: Any) -> Any:
             widths = tuple(part.shape[-1] * 2 // config.head_dim for part in old) if isinstance(old, tuple) else ()
@@ -265,7 +266,7 @@ class ForgeTextEncoder(TextEncoder):
                 raise ZvlError(
                     "This version of the web UI does not let positions be replaced. Choose positions sequential."
                 )
-            return tuple(new.to(part)[None, None] for new, part in zip(form(*tables, config.head_dim // 2), old))
+            return tuple(new.to(part)[None, None] for new, part in zip(form(cosine, sine, config.head_dim // 2), old))
 
         return replace
 
