@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from wording import named
 
 from zvl_ext.lab.evaluation import experiments
 from zvl_ext.lab.evaluation.experiments import QUICK, Plan
@@ -12,28 +13,6 @@ from zvl_ext.options import Settings
 from zvl_ext.presets import PRESETS
 
 # --- the world
-
-WORDS = {  # the words that name a value, and no other
-    "small": {"small", "little", "tiny"},
-    "large": {"large", "big", "huge"},
-    "left": {"left"},
-    "centre": {"centre", "middle"},
-    "right": {"right"},
-    "flat": {"flat"},
-    "outlined": {"outlined", "outlines"},
-    "striped": {"striped", "stripes"},
-    "dotted": {"dotted", "dots"},
-    "soft": {"soft"},
-}
-
-
-def named(text: str) -> dict[str, set[str]]:
-    """The values that a caption's words name, by attribute."""
-    words = set(text.replace(",", " ").split())
-    return {
-        name: {value for value in values if words & WORDS.get(value, {value})}
-        for name, values in world.ATTRIBUTES.items()
-    }
 
 
 def test_a_caption_names_exactly_what_it_shall_mention():

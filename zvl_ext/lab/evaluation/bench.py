@@ -42,7 +42,7 @@ class Bench:
         self.adapter = adapter.load(self.model.pipeline.transformer, weights)
         self.folder = os.path.join(weights, "qwen3-vl")
         self.pairs = pairs(count)
-        self._plain_pictures: dict[bool, list[Image.Image]] = {}
+        self._plain_pictures: dict[tuple[bool, str], list[Image.Image]] = {}
 
     @functools.cached_property
     def references(self) -> list[Reference]:
@@ -114,8 +114,7 @@ class Bench:
 
     def prompt(self, row: Row, number: int) -> str:
         """The text that a row's picture of a pair is asked for with."""
-        pair = self.pairs[number]
-        prompt = pair.half if row.half else pair.prompt
+        prompt = row.prompt(self.pairs[number])
         if row.how != "caption":
             return prompt
         said, sentence = self.captions[number], self.sentence(number)
@@ -268,18 +267,18 @@ class Bench:
             "frechet": round(frechet_distance(features, self.real), 4),
         }
         if row.how == "settings" and row.seeds == 1:
-            plain = self._plain(row.pairs, row.half)
+            plain = self._plain(row.pairs, row.half, row.names)
             values["moved"] = [round(pixel_distance(*both), 6) for both in zip(pictures, plain)]
         if row.seeds > 1:
             groups = features.unflatten(0, (row.pairs, row.seeds))
             values["diversity"] = [round(float(torch.pdist(group).mean()) / self.usual_distance, 4) for group in groups]
         return values
 
-    def _plain(self, count: int, half: bool = False) -> list[Image.Image]:
+    def _plain(self, count: int, half: bool = False, names: str = "") -> list[Image.Image]:
         """The pictures of the prompts alone, drawn once."""
-        known = self._plain_pictures.setdefault(half, [])
+        known = self._plain_pictures.setdefault((half, names), [])
         if len(known) < count:
-            known[:] = self.pictures(Row("", "", "prompt", {}, count, half))
+            known[:] = self.pictures(Row("", "", "prompt", {}, count, half, names=names))
         return known[:count]
 
     def _swapped(self, row: Row) -> dict[str, Any]:

@@ -36,6 +36,10 @@ class Pair:
     said: frozenset[str]
     drawing: int
 
+    def naming(self, attributes: frozenset[str]) -> str:
+        """A caption of `wanted` with these attributes alone; the same every time."""
+        return caption(self.wanted, np.random.default_rng((self.drawing, len(attributes))), attributes)
+
 
 @functools.lru_cache(maxsize=8)
 def pairs(count: int, seed: int = 2026) -> tuple[Pair, ...]:
@@ -52,6 +56,13 @@ def pairs(count: int, seed: int = 2026) -> tuple[Pair, ...]:
             )
         )
     return tuple(made)
+
+
+# What prompts speak of that leave the rest to the reference: what things are, or how they look.
+NAMED: dict[str, frozenset[str]] = {
+    "shape": frozenset({"shape"}),
+    "look": frozenset({"colour", "background", "style"}),
+}
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,7 @@ class Row:
         values: Settings as named values, or the way's own number.
         pairs: How many pairs, from the first.
         half: Whether the prompt speaks of two attributes only.
+        names: A key of NAMED, where the prompt speaks of these attributes only.
         seeds: Pictures of each pair; their diversity is measured where there are more than one.
     """
 
@@ -81,11 +93,22 @@ class Row:
     pairs: int = 0
     half: bool = False
     seeds: int = 1
+    names: str = ""
+
+    def said(self, pair: Pair) -> frozenset[str]:
+        """The attributes that a pair's prompt speaks of."""
+        return NAMED[self.names] if self.names else pair.said if self.half else frozenset(JUDGED)
+
+    def prompt(self, pair: Pair) -> str:
+        """What is asked for with a pair."""
+        return pair.naming(NAMED[self.names]) if self.names else pair.half if self.half else pair.prompt
 
     @property
     def key(self) -> str:
         """Identifies the measurement, whatever table it is in."""
         what = {key: value for key, value in dataclasses.asdict(self).items() if key not in ("part", "name")}
+        if not self.names:
+            del what["names"]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -210,6 +233,20 @@ CAPTION = "{caption}"
 _START_WEIGHT = PRESETS[START]["weight"]
 WINDOWS = ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0), (0.0, 0.5), (0.5, 1.0))
 
+BEGUN = 0.87  # the most noise at 8 steps that leaves something of a picture; with 0.9, sampling begins from noise alone
+WEIGHTS_OF_ROLES = (0.2, 0.35, 0.5, 0.7, 1.0)
+_DEPTHS = ("-2", "-3", "-4", "-5", "-2:0.5, -4:0.5")
+# What may divide look from shape, around inserted rows of weight 1; each over prompts that name one of the two.
+ROLES: dict[str, dict[str, Any]] = {
+    **{f"weight {weight:g}": {"weight": weight} for weight in WEIGHTS_OF_ROLES},
+    **{f"{a:g} to {b:g} of the steps": {"start": a, "end": b} for a, b in WINDOWS},
+    **{f"{name} blocks": {"blocks": name} for name in ("early", "middle", "late")},
+    **{f"image rows of layer {layers}": {"image_layers": layers} for layers in _DEPTHS[1:]},
+    "merged 3 × 3": {"merge": 3},
+    "dropout 0.9": {"image_dropout": 0.9},
+    "prompt's rows alone": {"token_mode": "text", "length_match": "interpolate"},
+}
+
 # As FACTORS, around inserted rows with a weight; alpha stays the base's.
 WEIGHTED_FACTORS: tuple[tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]], ...] = (
     (
@@ -254,9 +291,15 @@ def recipes(count: int) -> list[Row]:
     """Ways that users have found, beside what each is made of."""
     start, captioned = at_depth(PRESETS[START]), TEXT | {"alpha": 0.5, "vl_prompt": CAPTION}
     return [
-        Row("recipes", "img2img, strength 0.9", "img2img", {"strength": 0.9}, count),
+        Row("recipes", f"img2img, strength {BEGUN:g}", "img2img", {"strength": BEGUN}, count),
         Row("recipes", f"{START}, alone", "settings", start, count),
-        Row("recipes", f"img2img, strength 0.9, with {START}", "img2img", {"strength": 0.9, "settings": start}, count),
+        Row(
+            "recipes",
+            f"img2img, strength {BEGUN:g}, with {START}",
+            "img2img",
+            {"strength": BEGUN, "settings": start},
+            count,
+        ),
         Row("recipes", "blend text", "settings", TEXT | {"alpha": 0.5}, count),
         Row("recipes", "blend text, the reference's caption for Qwen3-VL", "settings", captioned, count),
         Row(
@@ -336,6 +379,12 @@ def experiments(plan: Plan) -> list[Row]:
         for name, values in WEIGHT_CURVES.items()
         for w in WEIGHTS_OF_HALF
     ]
+    for names in NAMED:
+        rows += [
+            Row("roles", f"prompt names the {names}: {label}", "settings", WEIGHTED | change, plan.pairs, names=names)
+            for label, change in ROLES.items()
+        ]
+        rows.append(Row("roles", f"prompt names the {names}: prompt alone", "prompt", {}, plan.pairs, names=names))
     rows += recipes(plan.factor_pairs)
     rows += [
         Row("reference swap", f"{base} {mode}, layer {layer}", "swap", values, plan.factor_pairs)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from typing import TYPE_CHECKING, Any
 
 from ..miniature.world import JUDGED
-from .experiments import BLOCKS, CURVES, WEIGHT_CURVES, WINDOWS
+from .experiments import BLOCKS, CURVES, NAMED, ROLES, WEIGHT_CURVES, WINDOWS
 
 if TYPE_CHECKING:
     from .table import Entry, Table
@@ -48,6 +49,7 @@ def draw(table: Table, out: str) -> list[str]:
     every = {
         "weight.png": _weight,
         "blocks.png": _blocks,
+        "roles.png": _roles,
         "trade_off.png": _trade_off,
         "alpha.png": _alpha,
         "layers.png": _layers,
@@ -175,14 +177,40 @@ def _blocks(plt: Any, table: Table) -> Any:
         return None
     figure, drawn = plt.subplots(1, len(found), figsize=(5.8 * len(found), 3.8), sharey=True, squeeze=False)
     for axes, (part, rows) in zip(drawn[0], found.items()):
-        for k, (name, colour) in enumerate(zip(JUDGED, _COLOURS[::2])):
-            intervals = [entry.interval(f"reference {name}") for _, entry in rows]
-            places = [i + 0.2 * (k - 1.5) for i in range(len(rows))]
-            axes.bar(places, [mean for mean, _, _ in intervals], 0.2, yerr=_bars(intervals), color=colour, label=name,
-                     error_kw={"elinewidth": 0.7, "ecolor": "#555555"})  # fmt: skip
-        axes.set_xticks(range(len(rows)), [value for value, _ in rows], rotation=30, ha="right")
+        _by_attribute(axes, rows)
         axes.set_title(f"The reference's values that {part} take over, weight 1", fontsize=10)
     drawn[0][-1].legend(fontsize=8, frameon=False, loc="upper left")
+    figure.tight_layout()
+    return figure
+
+
+def _by_attribute(axes: Any, rows: list[tuple[str, Entry]]) -> None:
+    """Bars of the reference's values in the pictures, by attribute."""
+    for k, (name, colour) in enumerate(zip(JUDGED, _COLOURS[::2])):
+        intervals = [entry.interval(f"reference {name}") for _, entry in rows]
+        places = [i + 0.2 * (k - 1.5) for i in range(len(rows))]
+        axes.bar(places, [mean for mean, _, _ in intervals], 0.2, yerr=_bars(intervals), color=colour, label=name,
+                 error_kw={"elinewidth": 0.7, "ecolor": "#555555"})  # fmt: skip
+    axes.set_xticks(range(len(rows)), [value for value, _ in rows], rotation=30, ha="right")
+
+
+def _roles(plt: Any, table: Table) -> Any:
+    """Which of the reference's attributes settings take over, where the prompt names some of them."""
+    from .table import Missing
+
+    found: dict[str, list[tuple[str, Entry]]] = {}
+    for names in NAMED:
+        with contextlib.suppress(Missing):
+            rows = table.varied("roles", f"prompt names the {names}")
+            by_value = {value: entry for entries in rows.values() for value, entry in entries.items()}
+            found[names] = [(value, by_value[value]) for value in ("prompt alone", *ROLES) if value in by_value]
+    if not found:
+        return None
+    figure, drawn = plt.subplots(len(found), 1, figsize=(11, 3.9 * len(found)), sharey=True, squeeze=False)
+    for axes, (names, rows) in zip(drawn[:, 0], found.items()):
+        _by_attribute(axes, rows)
+        axes.set_title(f"The reference's values in the pictures, where the prompt names the {names}", fontsize=10)
+    drawn[0][0].legend(fontsize=8, frameon=False, loc="upper left")
     figure.tight_layout()
     return figure
 

@@ -61,7 +61,7 @@ _MEASURES = (
 
 _PLACED = ("baselines", "weight", "presets", "main", "half-specified", "diversity")  # parts in the report's own order
 _COLUMNS = ("adherence", "similarity", "neither", "unlike", "distance", "cosine")
-_BY_ATTRIBUTE = ("baselines", "weight", "presets", "main", "blocks", "steps")
+_BY_ATTRIBUTE = ("baselines", "weight", "presets", "main", "blocks", "steps", "roles")
 _TITLES = {
     "baselines": "Baselines",
     "weight": "Curves over weight",
@@ -71,6 +71,7 @@ _TITLES = {
     "steps": "By step",
     "reference swap": "The reference exchanged",
     "main": "Curves over alpha",
+    "roles": "What of the reference is taken over",
     "half-specified": "Half-specified prompts",
     "diversity": "Diversity of seeds",
     "pictures": "The instruments' own limits",
@@ -90,6 +91,9 @@ _NOTES = {
     "as the text that Qwen3-VL reads, each beside what it is made of.",
     "blocks": "Weight 1 in some of the image model's {blocks} main blocks, 0 in the others.",
     "steps": "Weight 1 during some of the steps, as shares of their number.",
+    "roles": "Prompts that name what it is (the shape alone) or how it looks (colour, background and style), beside a "
+    "reference that shows something else in all of them. Inserted rows of weight 1 but where the row says otherwise. "
+    "adherence is about what the prompt names, similarity about what it leaves open.",
     "reference swap": "The prompt and the noise stay, the reference is exchanged for another pair's; alpha 1, every "
     "token mode at the prompt's length. *states*: how far the conditioning's rows move, but for the first, as a share "
     "of their size. *pictures*: how far the pictures move, mean pixel distance. *from plain*: of the picture with the "

@@ -55,11 +55,10 @@ class Entry:
 
     def _said(self, said: bool) -> dict[str, np.ndarray]:
         """Masks of the attributes that the prompt speaks of, or is silent about; all four where it is complete."""
-        if not self.row.half:
+        spoken = [self.row.said(pair) for pair in pairs(self.row.pairs)]
+        if all(each == frozenset(JUDGED) for each in spoken):
             return {name: np.ones(self.row.pairs) for name in JUDGED}
-        return {
-            name: np.array([float((name in pair.said) == said) for pair in pairs(self.row.pairs)]) for name in JUDGED
-        }
+        return {name: np.array([float((name in each) == said) for each in spoken]) for name in JUDGED}
 
     def metric(self, name: str) -> np.ndarray:
         """One number for each pair.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from .claims.claim import Claim
 from .claims.findings import FINDINGS
 from .claims.must_show import MUST_SHOW
+from .claims.roles import TAKEN_OVER
 from .table import Missing, Table
 
 
@@ -22,7 +23,7 @@ class Verdict:
 
 def what_it_must_show(table: Table) -> list[Claim]:
     """What the miniature and the product must show, about a table."""
-    return [claim.about(table) for claim in MUST_SHOW]
+    return [claim.about(table) for claim in (*MUST_SHOW, *TAKEN_OVER)]
 
 
 def findings(table: Table) -> list[Claim]:
