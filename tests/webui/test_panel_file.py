@@ -139,6 +139,13 @@ def test_the_button_saves_the_last_picture_and_lists_it(weights: Path, built: Bu
     ]
 
 
+def test_what_speaks_to_the_user_goes_through_gradios_queue(built: Built) -> None:
+    """Without it, gradio shows neither warnings nor news."""
+    saves = built.events(built.button("save"), "click")
+    chooses = built.events(built.controls["conditioning"], "input")
+    assert [event.queue for event in (*saves, *chooses)] == [True, True]
+
+
 # --- pasting
 
 

@@ -48,7 +48,7 @@ def listen(saving: dict[str, Any], refresh: Any, made: dict[str, Any], host: Hos
         made: The controls of all options, by their names.
     """
     file = made["conditioning"]
-    quiet = {"show_progress": "hidden", "queue": False}
+    quiet = {"show_progress": "hidden"}  # in gradio's queue, without which nothing is shown of what they say
     refresh.click(functools.partial(_refreshed, host), inputs=[file], outputs=[file], **quiet)
     # `input` is the user's own choice: what is pasted brings its own weights.
     file.input(functools.partial(_weights, host), inputs=[file], outputs=[made[name] for name in _WEIGHTS], **quiet)
