@@ -15,6 +15,7 @@
 
     // What a picture made now would be.
     function outlook(tab, references) {
+        if (byId(tab, "file")?.querySelector("p")) return "on, conditioning file";
         if (byId(tab, "missing")?.querySelector(".zvl-note")) return "no weights";
         if (!references && !batch(tab)) return "no reference";
         if (batch(tab)) return `on, batch of ${batch(tab)}`;

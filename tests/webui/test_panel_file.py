@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from zvl_ext.conditioning import Part, joined
 from zvl_ext.conditioning_file import About, load, save
 from zvl_ext.hosts import forge_files
 from zvl_ext.options import BY_NAME, OPTIONS
-from zvl_ext.webui import panel_file, run
+from zvl_ext.webui import panel, panel_file, run
+from zvl_ext.webui.host import WebUI as PanelHost
 from zvl_ext.webui.kept import KEEPER, Made
 from zvl_ext.weighting import WEIGHTING, Weighting
 
@@ -115,6 +117,14 @@ def test_with_a_file_only_what_it_weighs_can_be_moved(built: Built) -> None:
             assert updates[built.controls[option]]["interactive"], option
         assert updates[built.controls["weight"]]["visible"]
         assert built.controls["reference"] not in updates, "so that it can be taken out"
+
+
+def test_nothing_is_said_of_what_reading_would_cost(built: Built) -> None:
+    for line in (panel._cost, functools.partial(panel._memory, PanelHost())):
+        names = panel.COST_OPTIONS if line is panel._cost else panel.MEMORY_OPTIONS
+        values = {name: BY_NAME[name].default for name in names}
+        assert line(*values.values())
+        assert line(*(values | {"conditioning": "x"}).values()) == ""
 
 
 # --- saving

@@ -27,6 +27,7 @@ PRESET_OPTIONS = tuple(dict.fromkeys(name for values in PRESETS.values() for nam
 SET_OPTIONS = tuple(dict.fromkeys(name for preset in PRESETS for name in of_preset(preset)))
 # Those that decide how many tokens the conditioning gets.
 COST_OPTIONS = (
+    "conditioning",
     "token_mode",
     "length_match",
     "merge",
@@ -35,6 +36,7 @@ COST_OPTIONS = (
 )
 # Those that decide how much memory reading the reference takes, and where.
 MEMORY_OPTIONS = (
+    "conditioning",
     "model",
     "engine",
     "hidden_layer",
@@ -309,6 +311,8 @@ def _cost(*values: Any) -> str:
         settings = Settings.from_mapping(dict(zip(COST_OPTIONS, values)))
     except ZvlError:  # a number is being typed
         return ""
+    if settings.conditioning:  # its line says what it is
+        return ""
     added = sum(inserted_tokens(own, own.reference_tokens) for own in settings.units.values() or [settings])
     if not added:
         return "<p class='zvl-help'>Adds no tokens: sampling takes as long as without a reference.</p>"
@@ -322,6 +326,8 @@ def _memory(host: Host, *values: Any) -> str:
     try:
         settings = Settings.from_mapping(dict(zip(MEMORY_OPTIONS, values)))
     except ZvlError:  # a number is being typed
+        return ""
+    if settings.conditioning:  # nothing is read
         return ""
     memory = host.memory(settings)
     if memory is None:
