@@ -148,7 +148,8 @@ class Run:
         """Read the arguments; leaves `settings` None where there is nothing to do."""
         self._args, wanted = args, to_save(args)
         chosen = asked(self.p, args)
-        self._save_as = free_name(wanted) if wanted else ""
+        if wanted and forge.enclosing(self.p) is None:  # a pass within a picture has the picture's own arguments
+            self._save_as = free_name(wanted)
         if chosen is None:
             self._keep(None)
         else:
@@ -223,7 +224,7 @@ class Run:
         """The host's conditioning step. What is raised here ends the run."""
         with self._current() as newest:
             original = self._original("get_conds_with_caching")
-            if not newest or not self.acts:
+            if not newest or not self.acts or self._stopped:
                 return original(function, required_prompts, *args, **kwargs)
             try:
                 return self._conds(original, function, required_prompts, *args, **kwargs)
@@ -301,11 +302,12 @@ class Run:
             self._sampling.step(engine)
 
     def after_sampling(self) -> None:
+        self._stopped = False
         if self._sampling is None:
             return
         if self._sampling.end():
             self._keep(self._made or self.making.made)
-        self._sampling, self._stopped = self._sampled(), False
+        self._sampling = self._sampled()
 
     def after_all(self) -> None:
         batch.narrow(self.p)

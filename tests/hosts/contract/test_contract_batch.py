@@ -173,6 +173,22 @@ def test_the_batch_is_ended_while_it_is_looked_through(web: WebUI, monkeypatch: 
     assert not own(p.extra_generation_params)
 
 
+def test_a_skip_while_it_is_looked_through_skips_one_picture_and_harms_no_other(
+    web: WebUI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = web.plain()
+    p = prepared(web, web.p(), asking())
+    with monkeypatch.context() as patch:
+        patch.setattr(shared.state, "skipped", True, raising=False)
+        assert torch.equal(conds(web.condition(p))[0], conds(plain)[0])
+    run.current(p).after_sampling()
+    p.iteration = 1
+    web.condition(p)
+    assert own(p.extra_generation_params)
+    assert torch.equal(conds(p)[0], conds(web.run(web.p(), reference=PICTURES[1]))[0])
+    assert torch.equal(conds(web.plain())[0], conds(plain)[0])
+
+
 def test_each_is_the_settings_of_one_picture() -> None:
     assert Settings().each() == [Settings()]
     several = Settings.from_mapping({"reference_batch": PICTURES, "weight": 0.3})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -468,6 +469,21 @@ def test_a_request_that_has_nothing_to_save_says_so(files: Files) -> None:
     assert "save_conditioning must be text" in refusal(
         files, reference=files.studio.reference, save_conditioning=["x"], **FRONT
     )
+
+
+def test_a_pass_within_the_picture_saves_nothing_of_its_own(files: Files) -> None:
+    """ADetailer hands its passes the picture's own arguments, the name of the file among them."""
+    base = {**FRONT, "reference": files.studio.reference}
+    settings = {**base, "save_conditioning": "x"}
+    outer = files.p([settings])
+    files.sampled(outer)
+
+    def process_images_inner(p: Any, work: Callable[[], Any]) -> Any:
+        return work()
+
+    inner = process_images_inner(outer, lambda: files.p([settings], "a face"))
+    assert same(inner.c, files.p([base], "a face").c)
+    assert list(forge_files.conditioning_paths()) == ["x"]
 
 
 def test_its_weights_are_no_qwen3_vl(files: Files, web: WebUI) -> None:
