@@ -42,7 +42,8 @@ class Store:
     Args:
         limit: Bytes to keep in memory at most. One larger value is not kept there at all.
         size: Bytes of a value; default: of a bundle's tensors.
-        disk: Keeps every value put as well, and is asked for what memory does not have. Values have to be bundles then.
+        disk: Keeps every lasting value put as well, and is asked for what memory does not have. Values have to be
+            bundles then.
     """
 
     def __init__(self, limit: int = DEFAULT, size: Callable[[Any], int] = entry.nbytes, disk: Disk | None = None):
@@ -72,10 +73,15 @@ class Store:
         value = disk.get(key) if disk is not None else None
         return None if value is None or not sound(value) else self._keep(key, value, replace=False)
 
-    def put(self, key: Hashable, value: Any) -> None:
+    def put(self, key: Hashable, value: Any, lasting: bool = True) -> None:
+        """Keep a value.
+
+        Args:
+            lasting: Whether its key means something in another process; otherwise it would take up the disk in vain.
+        """
         self._keep(key, value, replace=True)
         disk = self.disk
-        if disk is not None:
+        if disk is not None and lasting:
             disk.put(key, value)
 
     def resize(self, limit: int) -> None:

@@ -120,7 +120,7 @@ def _spliced(settings: Settings, references: References, job: Job, sources: Sour
                     "sequential, or another layer."
                 )
         states = states | {name(k): rows for k, rows in more.items() if rows.isfinite().all()}
-        store.put(key, states)
+        store.put(key, states, lasting=not (alone and encoder.state))
     return {layer: states[name(k)] for layer, k in wanted.items()}
 
 
@@ -192,7 +192,8 @@ def _prefix(
     whole = KeysValues(*(torch.cat([part[:first], own, part[last:]]) for part, own in zip(old, new)))
     states |= more
     if all(part.isfinite().all() for part in (*states.values(), *whole)):
-        sources.store.put(key, {"keys": whole.keys, "values": whole.values, **{str(k): v for k, v in states.items()}})
+        kept = {"keys": whole.keys, "values": whole.values, **{str(k): v for k, v in states.items()}}
+        sources.store.put(key, kept, lasting=not encoder.state)
     return states, whole
 
 
