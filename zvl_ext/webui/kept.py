@@ -52,6 +52,7 @@ class Keeper:
         references: The same on disk, as many as the user's setting allows.
         made: What the last pictures were conditioned on, each with the web UI's own key and ours.
         last: What the last picture that was finished was conditioned on; None where no reference had a part in it.
+        forgotten: How often all of it was dropped.
     """
 
     def __init__(self) -> None:
@@ -62,6 +63,7 @@ class Keeper:
         self.recent = Store(_RECENT, size=lambda image: 3 * image.width * image.height, disk=self.references)
         self.made: collections.deque[tuple[tuple, Made]] = collections.deque(maxlen=_MADE)
         self.last: Made | None = None
+        self.forgotten = 0
         # By engine, and gone with it.
         self._statistics: weakref.WeakKeyDictionary[Any, tuple[str, ReferenceStatistics]] = weakref.WeakKeyDictionary()
         self.recorded: weakref.WeakKeyDictionary[Any, collections.deque] = weakref.WeakKeyDictionary()
@@ -111,6 +113,7 @@ class Keeper:
         self.recorded.clear()
         self.made.clear()
         self.last = None
+        self.forgotten += 1
         self.disk.clear()  # switched off or not: it may have been on
         return freed
 

@@ -217,8 +217,9 @@ class Run:
                 return (*key, ("zvl", *self._key(required_prompts)))
 
     def _key(self, prompts: Any) -> tuple:
-        """Everything that decides what these prompts get."""
-        return self.making.key(prompts)
+        """Everything that decides what these prompts get. What was forgotten is not found in the host's cache either:
+        nobody would know any more what it was made of."""
+        return KEEPER.forgotten, *self.making.key(prompts)
 
     def get_conds_with_caching(self, function: Callable, required_prompts: Any, *args: Any, **kwargs: Any) -> Any:
         """The host's conditioning step. What is raised here ends the run."""
@@ -273,9 +274,10 @@ class Run:
         result = original(conditioned, required_prompts, *args, **kwargs)
         if not made:  # from the host's cache: another picture may have set another shift since
             making.recorded(function, forge.current_engine(), required_prompts)
-        if self._made is None and not is_negative(required_prompts):
+        if not is_negative(required_prompts):  # of every batch: a later generation may find it in the host's cache
             key = making.asked, self._key(required_prompts)
-            self._made = KEEPER.remembered(key, making.made if made else None)
+            kept = KEEPER.remembered(key, making.made if made else None)
+            self._made = self._made or kept
         written = making.entries()
         if self._digests:
             key = BY_NAME["reference"].infotext

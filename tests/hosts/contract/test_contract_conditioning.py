@@ -386,6 +386,26 @@ def test_from_the_web_uis_cache_it_is_the_same(files: Files) -> None:
     assert "ZVL weight: 0.7" in one.about.infotext
 
 
+def test_what_a_later_batch_has_left_in_the_web_uis_cache_can_be_saved(files: Files) -> None:
+    args = [{**FRONT, "reference": files.studio.reference, "image_dropout": 0.5}]
+    p = files.p(args, seed=1, n_iter=2)
+    files.sampled(p)
+    p.seed = 2
+    files.sampled(files.web.condition(p))
+    again = files.p(args, seed=2)
+    files.sampled(again)
+    assert again.c is p.c, "it was found there"
+    conditionings.save_last("a")
+    assert torch.equal(load(str(folder() / "a.safetensors")).conditioning.rows, rows(p.c)[0])
+
+
+def test_what_was_forgotten_is_made_anew(files: Files) -> None:
+    wanted = files.studio.picture(**FRONT)
+    KEEPER.forget()
+    assert torch.equal(files.studio.picture(**FRONT), wanted)
+    assert conditionings.save_last("a") == "a"
+
+
 @pytest.mark.parametrize(
     ("wanted", "name"),
     {
