@@ -205,13 +205,13 @@ def _image(option: Option, value: Any) -> Any:
 
 
 def _images(option: Option, value: Any) -> Any:
-    if value is None or value == []:
+    if value is None:
         return None
     if not isinstance(value, (list, tuple)):
         raise option.refuse(value, "a list of pictures")
     if len(value) > _BATCH:
         raise ZvlError(f"Z-Image VL: {option.name} has {len(value)} pictures; {_BATCH} are the most. Make it in parts.")
-    return tuple(value)
+    return tuple(value) or None
 
 
 _CHECKS = {

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from .errors import ZvlError
+from .errors import ZvlError, shown
 from .outside import open_regular, plain, reason
 from .pictures.formats import from_open, upright_rgb
 
@@ -77,8 +77,7 @@ def open_reference(source: Any, name: str = "", ground: int = _WHITE) -> Referen
     if isinstance(source, (bytes, bytearray)):
         return _from_bytes(bytes(source), name, ground)
     raise ZvlError(
-        f"Reference image: expected a picture, not {type(source).__name__}. Drop a picture into the panel, or send "
-        "base64 text."
+        f"Reference image: expected a picture, not {shown(source)}. Drop a picture into the panel, or send base64 text."
     )
 
 

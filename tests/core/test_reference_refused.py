@@ -75,9 +75,21 @@ def test_the_path_of_a_real_picture_is_refused_as_text(tmp_path, refused):
         open_reference(str(path))
 
 
-@pytest.mark.parametrize("source", [None, 5, 1.5, [], {}, ["a"], object(), True])
-def test_other_types_are_refused(source, refused):
-    with refused("expected a picture, not " + type(source).__name__):
+@pytest.mark.parametrize(
+    ("source", "called"),
+    [
+        (None, "None"),
+        (5, "5"),
+        (1.5, "1.5"),
+        ([], "a list"),
+        ({}, "an object"),
+        (["a"], "a list"),
+        (object(), "something else"),
+        (True, "True"),
+    ],
+)
+def test_other_types_are_refused(source, called, refused):
+    with refused(f"expected a picture, not {called}. "):
         open_reference(source)
 
 

@@ -108,7 +108,9 @@ def test_a_generation_that_is_used_again_is_not_widened_twice(web: WebUI) -> Non
 
 
 @pytest.mark.parametrize(
-    "nothing", [{"enabled": False}, {"alpha": 0.0}, {"reference_batch": []}, {"start": 1.0, "end": 0.5}], ids=str
+    "nothing",
+    [{"enabled": False}, {"alpha": 0.0}, {"reference_batch": []}, {"reference_batch": ()}, {"start": 1.0, "end": 0.5}],
+    ids=str,
 )
 def test_what_does_nothing_makes_no_more_pictures(web: WebUI, nothing: dict) -> None:
     p = prepared(web, web.p(n_iter=2), asking(**nothing))
