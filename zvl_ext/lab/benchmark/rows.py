@@ -126,8 +126,8 @@ class _Watched(Store):
 
     most = offered = 0
 
-    def put(self, key: Any, value: Bundle) -> None:
-        super().put(key, value)
+    def put(self, key: Any, value: Bundle, lasting: bool = True) -> None:
+        super().put(key, value, lasting)
         self.most = max(self.most, self.size)
         self.offered += sum(tensor.nbytes for tensor in value.values())
 
