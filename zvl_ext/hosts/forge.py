@@ -72,6 +72,21 @@ def begins_from_noise(p: Any) -> bool:
     return getattr(p, "init_images", None) is None
 
 
+def upscaled(p: Any) -> Any:
+    """The picture that a generation makes larger, where the user has asked for that under it; None where it makes its
+    own."""
+    return getattr(p, "firstpass_image", None) if getattr(p, "txt2img_upscale", False) else None
+
+
+def parameters_in(image: Any) -> str:
+    """The parameters in a picture; "" where there are none."""
+    try:
+        from modules.images import read_info_from_image
+    except ImportError:
+        return str(image.info.get("parameters") or "")
+    return str(read_info_from_image(image)[0] or "")
+
+
 def refusal(message: str, api: bool) -> Exception:
     """The exception that ends a run with one line, beginning with the product's name wherever it is shown.
 

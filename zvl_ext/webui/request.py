@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 from .. import conditioner, effects
 from ..declaration import FILES
 from ..errors import ZvlError, shown
 from ..hosts import forge
-from ..options import OPTIONS, Settings
+from ..options import BY_NAME, OPTIONS, Settings
+from ..reference import open_reference
+from . import infotext
 from .cell import cell_of
 from .said import tell
 from .settings import NESTED
@@ -96,6 +99,9 @@ def asked(p: Any, args: tuple | list) -> Settings | None:
         return None
     cell = cell_in(p)
     chosen = parse(args, cell)
+    image = forge.upscaled(p if outer is None else outer)
+    if chosen.enabled and chosen.reference_batch is not None and image is not None:
+        chosen = _of_picture(chosen, forge.parameters_in(image))
     if line := unread(args):
         tell(p, line)
     first = chosen.each()[0] if chosen.enabled else chosen
@@ -117,6 +123,22 @@ def asked(p: Any, args: tuple | list) -> Settings | None:
     else:
         return _of_this_kind(p, chosen)
     return None
+
+
+def _of_picture(chosen: Settings, parameters: str) -> Settings:
+    """The settings of one picture of a batch, which is made larger: with its own reference alone.
+
+    Raises:
+        ZvlError: its parameters name none of the batch's.
+    """
+    named = re.findall(rf"{BY_NAME['reference'].infotext}: ([0-9a-f]{{{infotext.DIGEST}}})\b", parameters)
+    for each in chosen.each() if named else ():
+        if open_reference(each.reference).digest.startswith(named[-1]):
+            return each
+    raise ZvlError(
+        "This picture's parameters name no reference of the batch. To make it larger, take the batch out and choose "
+        "its reference."
+    )
 
 
 def _of_this_kind(p: Any, chosen: Settings) -> Settings:

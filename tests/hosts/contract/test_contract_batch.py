@@ -161,6 +161,33 @@ def test_a_list_of_prompts_is_refused(web: WebUI) -> None:
         web.condition(p)
 
 
+def enlarged(web: WebUI, parameters: str) -> Any:
+    """A generation as the button under a picture begins it: its second pass alone."""
+    image = tiny.picture(64, 64)
+    image.info["parameters"] = parameters
+    p = web.p(enable_hr=True)
+    p.txt2img_upscale, p.firstpass_image = True, image
+    return p
+
+
+def test_a_picture_that_is_made_larger_keeps_its_own_reference(web: WebUI) -> None:
+    parameters = f"a cat, ZVL reference: 000000000000\nSteps: 8, ZVL: 0.2, ZVL reference: {DIGESTS[1]}, ZVL alpha: 1"
+    p = prepared(web, enlarged(web, parameters), asking())
+    assert p.n_iter == 1
+    web.condition(p)
+    alone = web.run(web.p(enable_hr=True), reference=PICTURES[1])
+    assert torch.equal(p.hr_c.batch[0][0].schedules[0].cond, alone.hr_c.batch[0][0].schedules[0].cond)
+    assert p.extra_generation_params["ZVL reference"] == DIGESTS[1]
+
+
+@pytest.mark.parametrize("parameters", ["", "Steps: 8, ZVL: 0.2, ZVL reference: 000000000000"])
+def test_a_picture_of_no_reference_of_the_batch_is_not_made_larger_with_another(web: WebUI, parameters: str) -> None:
+    p = prepared(web, enlarged(web, parameters), asking())
+    assert p.n_iter == 1
+    with pytest.raises(ZvlError, match="take the batch out and choose its reference"):
+        web.condition(p)
+
+
 def test_an_axis_of_references_and_a_batch_are_refused(web: WebUI) -> None:
     p = web.p()
     setattr(p, axes.VALUES, {"reference": PICTURES[0]})
