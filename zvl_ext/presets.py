@@ -68,6 +68,10 @@ _PRESETS = {
         _WEIGHTED,
         "The prompt decides what it names, the reference fills in the rest. Start here and move Weight.",
     ),
+    "Fill in": Preset(
+        _WEIGHTED | {"weight": 0.25, "curve": "ease out", "merge": 1, "reference_tokens": 256},
+        "What the prompt names stays; the reference gives the colours, style and background that it leaves open.",
+    ),
     "Close variation": Preset(
         _WEIGHTED | {"weight": 1.0, "merge": 1},
         "The picture comes close to the reference; the prompt changes little.",

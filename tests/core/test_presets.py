@@ -62,6 +62,8 @@ WEIGHTED = {**SPLICE, "weight": 0.5, "merge": 2, "proportional": True, "block_pl
 WANTED = {
     # Inserted rows with a weight of their own, merged, in front.
     "Balanced": WEIGHTED,
+    # Strong at first, when the picture is laid out, and gone at the end: the prompt has the last word.
+    "Fill in": {**WEIGHTED, "weight": 0.25, "curve": "ease out", "merge": 1, "reference_tokens": 256},
     "Close variation": {**WEIGHTED, "weight": 1.0, "merge": 1},
     # The published findings' recommendation for text positions: alpha 0.3, layer -8, scaled as a whole.
     "Research default": RESEARCH,
@@ -224,5 +226,5 @@ def test_custom_sets_nothing():
 
 @pytest.mark.parametrize("name", ["research default", "Splice", "", None, 0, True])
 def test_an_unknown_preset_is_refused(name, refused):
-    with refused("preset must be one of Balanced, Close variation, Research default, "):
+    with refused("preset must be one of Balanced, Fill in, Close variation, Research default, "):
         Settings.from_mapping({"preset": name})

@@ -109,6 +109,7 @@ def test_every_promise_has_its_row_and_its_target(report):
         "storage fp8: first extraction": None,
         "sampling step, presets of engine blend": 1.0,
         "sampling step, Balanced": 1.05,
+        "sampling step, Fill in": None,
         "sampling step, Close variation": None,
         "sampling step, Splice: faithful": None,
         "sampling step, Splice: variation": 1.05,
@@ -284,6 +285,7 @@ def test_the_sampling_step_gets_the_tokens_that_the_presets_add():
         name: sampling.added_tokens(name, 46) for name, preset in PRESETS.items() if preset["engine"] == "splice"
     } == {
         "Balanced": 146,
+        "Fill in": 258,
         "Close variation": 578,
         "Splice: faithful": 578,
         "Splice: variation": 146,
@@ -295,5 +297,5 @@ def test_the_sampling_step_gets_the_tokens_that_the_presets_add():
 def test_without_diffusers_the_sampling_steps_say_what_they_need(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     rows = sampling.sampling(TINY, 1, quiet)
-    assert len(rows) == 6
+    assert len(rows) == 7
     assert all(row.ours is row.met is row.ratio is None and "needs diffusers" in row.note for row in rows)

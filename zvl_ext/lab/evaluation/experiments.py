@@ -227,6 +227,7 @@ WEIGHT_CURVES: dict[str, dict[str, Any]] = {
         "block_place": "front",
     },
 }
+INSERTING = ("Balanced", "Fill in", "Close variation")  # the presets with a weight
 WEIGHTS_OF_HALF = (0.1, 0.2, 0.35, 0.5, 1.0)
 WEIGHTS_OF_SEEDS = (0.2, 0.5, 1.0)
 CAPTION = "{caption}"
@@ -239,6 +240,7 @@ _DEPTHS = ("-2", "-3", "-4", "-5", "-2:0.5, -4:0.5")
 # What may divide look from shape, around inserted rows of weight 1; each over prompts that name one of the two.
 ROLES: dict[str, dict[str, Any]] = {
     **{f"weight {weight:g}": {"weight": weight} for weight in WEIGHTS_OF_ROLES},
+    **{f"ease out, weight {weight:g}": {"weight": weight, "curve": "ease out"} for weight in (0.25, 1.0)},
     **{f"{a:g} to {b:g} of the steps": {"start": a, "end": b} for a, b in WINDOWS},
     **{f"{name} blocks": {"blocks": name} for name in ("early", "middle", "late")},
     **{f"image rows of layer {layers}": {"image_layers": layers} for layers in _DEPTHS[1:]},
@@ -378,6 +380,9 @@ def experiments(plan: Plan) -> list[Row]:
         Row("half-specified", f"{name}, weight {w:g}", "settings", values | {"weight": w}, plan.pairs, half=True)
         for name, values in WEIGHT_CURVES.items()
         for w in WEIGHTS_OF_HALF
+    ]
+    rows += [
+        Row("half-specified", name, "settings", at_depth(PRESETS[name]), plan.pairs, half=True) for name in INSERTING
     ]
     for names in NAMED:
         rows += [

@@ -6,6 +6,7 @@ import functools
 
 import numpy as np
 
+from ....presets import START
 from ...miniature.world import ATTRIBUTES, JUDGED
 from ..experiments import NAMED
 from ..table import Entry, Interval, Missing, Table, bootstrap, with_interval
@@ -59,6 +60,18 @@ def taken_beside(table: Table, names: str, wanted: str) -> Judged:
     return numbers, SHOWN if _clear(got, without, chance) and keeps(best, MEASURED_ON) else NOT_SHOWN
 
 
+def fills_in(table: Table, preset: str, kept: float, filled: float) -> Judged:
+    """Whether a preset keeps what half-specified prompts name and fills what they leave open."""
+    entry = table.named("half-specified", preset)
+    other = table.named("half-specified", START)
+    got = {name: entry.interval(name) for name in ("adherence", "similarity")}
+    numbers = (
+        f"kept {with_interval(got['adherence'])}, filled {with_interval(got['similarity'])}; {START} "
+        f"{with_interval(other.interval('adherence'))} and {with_interval(other.interval('similarity'))}"
+    )
+    return numbers, SHOWN if got["adherence"][0] >= kept and got["similarity"][0] >= filled else NOT_SHOWN
+
+
 def _clear(got: Interval, without: Interval, chance: float) -> bool:
     return got[1] > max(chance, without[2])
 
@@ -72,6 +85,11 @@ TAKEN_OVER = [
             functools.partial(taken_beside, names="shape", wanted=look),
         )
         for look in ("colour", "background", "style")
+    ),
+    Claim(
+        "The preset Fill in keeps what a prompt names and fills in what it leaves open",
+        "half-specified prompts: kept ≥ 0.80 and filled ≥ 0.60",
+        functools.partial(fills_in, preset="Fill in", kept=0.8, filled=0.6),
     ),
     Claim(
         "Where the prompt names the look, the reference gives its shape",
