@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from .errors import ZvlError, shown
+from .sequence import TOKEN_MODES
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +67,9 @@ class Chosen(Protocol):
     @property
     def image_layers(self) -> str: ...
 
+    @property
+    def token_mode(self) -> str: ...
+
 
 @dataclass(frozen=True)
 class HiddenLayers:
@@ -99,9 +103,12 @@ class HiddenLayers:
 
 
 def hidden_layers(settings: Chosen) -> HiddenLayers:
-    """The layers that settings name."""
+    """The layers that settings name, of the kinds of tokens that they take: a layer of no others is neither needed nor
+    read."""
     text: Mix = layer_mix(settings.layer_mix) if settings.layer_mix else ((settings.hidden_layer, 1.0),)
-    return HiddenLayers(text, layer_mix(settings.image_layers) if settings.image_layers else text)
+    image = layer_mix(settings.image_layers) if settings.image_layers else text
+    mode = TOKEN_MODES[settings.token_mode]
+    return HiddenLayers(text if mode.text else image, image if mode.image else text)
 
 
 def _mean(mix: Mix, states: Mapping[int, torch.Tensor]) -> torch.Tensor:

@@ -49,7 +49,7 @@ IMAGE = torch.tensor([False, True, True, False, False])
 
 
 def test_the_mean_of_each_kind_of_rows():
-    settings = Settings.from_mapping({"layer_mix": "-8:3, -2", "image_layers": "-6:2, -2:-1"})
+    settings = Settings.from_mapping({"layer_mix": "-8:3, -2", "image_layers": "-6:2, -2:-1", "token_mode": "all"})
     layers, given = hidden_layers(settings), states()
     assert layers.every == (-8, -6, -2)
     made = layers.mixed(given, IMAGE)
@@ -70,6 +70,14 @@ def test_an_image_layer_alone_leaves_the_other_rows():
     given = states()
     made = hidden_layers(Settings.from_mapping({"hidden_layer": -2, "image_layers": "-6"})).mixed(given, IMAGE)
     assert torch.equal(made, torch.where(IMAGE[:, None], given[-6], given[-2]))
+
+
+@pytest.mark.parametrize(
+    ("mode", "every"), {"text": (-8,), "image": (-6,), "image_no_markers": (-6,), "all": (-8, -6)}.items()
+)
+def test_a_layer_of_tokens_that_are_not_taken_is_not_needed(mode, every):
+    settings = Settings.from_mapping({"hidden_layer": -8, "image_layers": "-6", "token_mode": mode})
+    assert hidden_layers(settings).every == every
 
 
 @pytest.mark.parametrize("name", ["layer_mix", "image_layers"])

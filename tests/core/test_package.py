@@ -19,10 +19,9 @@ from zvl_ext.options import OPTIONS
 # version. A new room is put into this table on purpose, as low as it can be.
 FLOORS = (
     ("__init__", "errors", "outside"),
-    ("pictures", "regions", "hidden_layers"),
+    ("pictures", "regions", "sequence", "hidden_layers"),
     (
         "reference",
-        "sequence",
         "declaration",
         "presets",
         "options",

@@ -50,6 +50,13 @@ def test_splice_loads_the_vision_tower_alone_and_runs_it_once(web: WebUI, pictur
     assert web.events.count("load") == web.events.count("vl") == 0
 
 
+def test_a_layer_that_gives_way_need_not_be_there(web: WebUI, picture: Any) -> None:
+    """Pasted parameters do not name what has no part in a picture: it is as a fresh panel has it."""
+    own = {**SPLICE, **BARE, "token_mode": "image", "image_layers": "-3"}
+    wanted = web.run(web.p(), reference=picture, **own)
+    assert same(web.run(web.p(), reference=picture, **own | {"hidden_layer": -8}).c, wanted.c)
+
+
 def test_off_blend_and_splice_do_not_mix(web: WebUI, picture: Any) -> None:
     off, splice, blend = web.plain(), web.run(web.p(), reference=picture, **SPLICE), web.run(web.p(), reference=picture)
     assert same(web.run(web.p(), False).c, off.c)
