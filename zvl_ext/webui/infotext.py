@@ -78,7 +78,7 @@ def write(settings: Settings, digests: dict[str, str], model: str) -> dict[str, 
         if option.infotext is None or option.name == "scale_to_text" or option.kind == "conditioning":
             continue
         if option.kind in ("image", "mask"):
-            if option.name in digests:
+            if option.name in digests and option.name not in silent:
                 entries[option.infotext] = digests[option.name][:DIGEST]
         elif option.unit and numbered("reference", option.unit) not in digests:
             continue  # a reference that is not there has no weight

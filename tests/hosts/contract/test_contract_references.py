@@ -236,3 +236,10 @@ def _unweighed(settings: dict[str, Any]) -> dict[str, Any]:
 
     own = ("weight", "start", "end", "curve", "blocks", "image_dropout", "reference")
     return {name: value for name, value in as_published(UNWEIGHED | settings).items() if name not in own}
+
+
+def test_a_mask_that_changes_nothing_is_said_and_not_named(web: Any, picture: Any, other_picture: Any) -> None:
+    own = {"token_mode": "text", "region_mask": other_picture, "reference_mask": other_picture}
+    p = web.run(web.p(), reference=picture, **own)
+    assert ["mask changes nothing here" in line for line in p.comments] == [True, True]
+    assert not {"ZVL region mask", "ZVL reference mask"} & set(p.extra_generation_params)
