@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import torch
 from PIL import ImageOps
 
 from modules import infotext_utils, prompt_parser, shared
@@ -214,6 +213,8 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
                 self.paste_to = (box[0], box[1], box[2] - box[0], box[3] - box[1])
         self.init_latent = images_tensor_to_samples(self.init_images, None, shared.sd_model)
         if image_mask is not None:
+            import torch  # loading this module is to need nothing heavy
+
             latent = image_mask.resize((self.init_latent.shape[-1], self.init_latent.shape[-2]))
             mask = torch.tensor(list(latent.getdata())).reshape(1, 1, *self.init_latent.shape[-2:]) / 255
             self.nmask = mask.round().repeat(1, self.init_latent.shape[1], 1, 1)

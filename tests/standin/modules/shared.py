@@ -1,7 +1,5 @@
 from types import SimpleNamespace
 
-import torch
-
 
 class FakeInitialModel:
     """What stands for the model until the first one is loaded."""
@@ -53,7 +51,7 @@ opts = Options(
     initial_noise_multiplier=1.0,
     sd_vae_encode_method="Full",
 )
-device = torch.device("cpu")
+device = "cpu"  # as torch takes it: loading this module is to need nothing heavy
 cmd_opts = SimpleNamespace()
 
 
