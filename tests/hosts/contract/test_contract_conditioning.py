@@ -226,8 +226,9 @@ def refusal(files: Files, **named: Any) -> str:
     p = files.studio.p()
     p.is_api = True
     run.attach(p, [{"enabled": True, **named}])
-    with pytest.raises(Exception, match="Z-Image VL") as caught:
+    with pytest.raises(Exception) as caught:  # noqa: PT011  the web UI's own class for the API, where it has one
         files.web.condition(p)
+    assert type(caught.value).__name__ == "Z-Image VL"
     assert getattr(caught.value, "status_code", 422) == 422
     text = str(caught.value)
     assert "\n" not in text
