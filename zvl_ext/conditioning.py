@@ -165,6 +165,7 @@ def joined(plain: torch.Tensor, parts: tuple[Part, ...], place: int, dtype: torc
     else:
         made = mixed_rows(plain[: min(map(len, own))], parts)
     changed = made is not plain and not torch.equal(made, plain)
+    place = min(place, len(made))  # a prompt of fewer rows: the blocks stand behind it
     numbered = [(number, part.block, part.counts) for number, part in enumerate(parts, 1) if part.block is not None]
     if not numbered:
         return Conditioning(made.to(dtype), parts, plain.to(dtype) if changed else None)

@@ -73,6 +73,23 @@ statistics = st.builds(
 FP16 = Settings(engine="blend", token_mode="text", alpha=1.0, normalization="none", length_match="interpolate")
 
 
+def test_a_prompt_of_fewer_rows_than_the_head_of_its_template() -> None:
+    """Found by the test below: the block stands behind what there is."""
+    block, one = torch.zeros(1, dtype=torch.bool), torch.ones(1, 4)
+    rows = Rows(2 * one, block, ~block, 2, 0, (1, 1))
+    weighed = Settings(
+        engine="blend",
+        token_mode="all",
+        length_match="insert",
+        block_place="behind head",
+        scale_to_text=False,
+        weight=0.5,
+    )
+    made = mixed(weighed, one, rows, None)
+    assert torch.equal(made.rows[:2], torch.cat([one, 2 * one]))
+    assert torch.equal(made.at(0.0)[:1], one)
+
+
 @hypothesis.given(sides(), settings, statistics, st.integers(1, 3), st.integers(0, 5))
 @generated(120)
 def test_what_leaves_is_finite_or_refused(case, chosen, reference, merge, dropped) -> None:
