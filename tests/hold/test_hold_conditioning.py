@@ -38,7 +38,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def opened(path: Path) -> Saved | None:
     """The conditioning of a file, once it was used; None where it is refused."""
-    with bounded(memory=2**28):
+    with bounded(memory=2**30):
         try:
             saved = load(str(path))
         except ZvlError as error:
