@@ -163,11 +163,15 @@ class Text:
     @functools.cached_property
     def digest(self) -> str:
         """Of what goes into the text encoder and what comes out: it names the text encoder's weights, LoRA included."""
-        digest = hashlib.sha256()
-        for tensor in (self.inputs, self.embeddings):
-            if tensor is not None:
-                digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return digest_of(*(tensor for tensor in (self.inputs, self.embeddings) if tensor is not None))
+
+
+def digest_of(*tensors: torch.Tensor) -> str:
+    """Names the numbers of some tensors, wherever and in whatever dtype they are."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 @dataclass

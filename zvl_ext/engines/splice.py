@@ -7,7 +7,6 @@ encoder then runs on embeddings.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 
 import torch
 
@@ -19,7 +18,7 @@ from ..reference import Reference, References, in_order
 from ..sequence import Grid
 from ..store import Bundle
 from .kept import sound_look, sound_prefix, sound_states
-from .sources import ImageTokens, Job, KeysValues, Sources, seen
+from .sources import ImageTokens, Job, KeysValues, Sources, digest_of, seen
 
 
 def check_layer(settings: Settings, sources: Sources) -> None:
@@ -173,10 +172,9 @@ def _prefix(
     """
     encoder, sequence, last = sources.required_encoder, job.sequence, max(indices)
     # Embeddings tell what is read, emphasis included; by `state` the text encoder is told that reads it.
-    digest = hashlib.sha256(rows.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
+    reader = (encoder.identity, encoder.state, digest_of(rows))
     what = seen(references, sequence.grids, sources)
-    key = ("splice prefix", *what, sequence.ids[: sequence.fork], settings.positions, encoder.identity, encoder.state)
-    key = (*key, digest)
+    key = ("splice prefix", *what, sequence.ids[: sequence.fork], settings.positions, *reader)
     shape = (sequence.fork, rows.shape[-1])
     kept = sources.store.get(key, lambda bundle: sound_prefix(bundle, *shape)) or {}
     states = {int(name): part for name, part in kept.items() if name.isdigit()}

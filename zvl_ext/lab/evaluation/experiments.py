@@ -236,14 +236,14 @@ WINDOWS = ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0), (0.0, 0.5), (0.5,
 
 BEGUN = 0.87  # the most noise at 8 steps that leaves something of a picture; with 0.9, sampling begins from noise alone
 WEIGHTS_OF_ROLES = (0.2, 0.35, 0.5, 0.7, 1.0)
-_DEPTHS = ("-2", "-3", "-4", "-5", "-2:0.5, -4:0.5")
+_DEPTHS = ("-3", "-4", "-5", "-2:0.5, -4:0.5")
 # What may divide look from shape, around inserted rows of weight 1; each over prompts that name one of the two.
 ROLES: dict[str, dict[str, Any]] = {
     **{f"weight {weight:g}": {"weight": weight} for weight in WEIGHTS_OF_ROLES},
     **{f"ease out, weight {weight:g}": {"weight": weight, "curve": "ease out"} for weight in (0.25, 1.0)},
     **{f"{a:g} to {b:g} of the steps": {"start": a, "end": b} for a, b in WINDOWS},
     **{f"{name} blocks": {"blocks": name} for name in ("early", "middle", "late")},
-    **{f"image rows of layer {layers}": {"image_layers": layers} for layers in _DEPTHS[1:]},
+    **{f"image rows of layer {layers}": {"image_layers": layers} for layers in _DEPTHS},
     "merged 3 × 3": {"merge": 3},
     "dropout 0.9": {"image_dropout": 0.9},
     "prompt's rows alone": {"token_mode": "text", "length_match": "interpolate"},
