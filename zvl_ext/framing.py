@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from .reference import Reference
+from .reference import Reference, reference_of
 
 if TYPE_CHECKING:
     import torch
@@ -56,8 +55,7 @@ def framed(reference: Reference, crop: str, shape: Size) -> Reference:
     image = CROPS[crop](reference.image, shape)
     if image.size == reference.image.size:
         return reference
-    digest = hashlib.sha256(f"{image.width}x{image.height}:".encode() + image.tobytes()).hexdigest()
-    return Reference(image, digest, reference.name)
+    return reference_of(image, reference.name)
 
 
 def framed_mask(mask: Reference, reference: Reference, crop: str, shape: Size) -> torch.Tensor:
@@ -79,9 +77,7 @@ def masked(reference: Reference, mask: torch.Tensor) -> Reference:
     """
     grey = Image.new("RGB", reference.image.size, _GREY)
     kept = Image.fromarray((mask.numpy() * 255).round().astype(np.uint8)).resize(reference.image.size)
-    image = Image.composite(reference.image, grey, kept)
-    digest = hashlib.sha256(f"{image.width}x{image.height}:".encode() + image.tobytes()).hexdigest()
-    return Reference(image, digest, reference.name)
+    return reference_of(Image.composite(reference.image, grey, kept), reference.name)
 
 
 def mask_of(mask: Reference) -> torch.Tensor:

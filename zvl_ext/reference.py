@@ -71,7 +71,7 @@ def open_reference(source: Any, name: str = "", ground: int = _WHITE) -> Referen
     if isinstance(source, Upload):
         return open_file(source.path, source.name, ground)
     if isinstance(source, Image.Image):
-        return _named(from_open(source, ground), name)
+        return reference_of(from_open(source, ground), name)
     if isinstance(source, str):
         return _from_bytes(_decode_base64(source), name, ground)
     if isinstance(source, (bytes, bytearray)):
@@ -107,7 +107,7 @@ def open_file(path: str | os.PathLike[str], name: str = "", ground: int = _WHITE
         raise ZvlError(f"Reference image: {plain(path, length=160)} can't be read ({reason(error)}).") from error
     if len(data) > MAX_BYTES:
         raise ZvlError(f"Reference image: {plain(name)} is larger than {MAX_BYTES >> 20} MiB. Make it smaller first.")
-    return _named(upright_rgb(data, ground), name)
+    return reference_of(upright_rgb(data, ground), name)
 
 
 def _decode_base64(text: str) -> bytes:
@@ -131,10 +131,11 @@ def _from_bytes(data: bytes, name: str, ground: int) -> Reference:
         raise ZvlError(
             f"Reference image: {len(data) >> 20} MiB are more than {MAX_BYTES >> 20}. Make the picture smaller first."
         )
-    return _named(upright_rgb(data, ground), name)
+    return reference_of(upright_rgb(data, ground), name)
 
 
-def _named(rgb: Image.Image, name: str) -> Reference:
+def reference_of(rgb: Image.Image, name: str) -> Reference:
+    """A picture in RGB as a reference, with the digest of its pixels."""
     digest = hashlib.sha256(f"{rgb.width}x{rgb.height}:".encode() + rgb.tobytes()).hexdigest()
     return Reference(rgb, digest, name)
 
