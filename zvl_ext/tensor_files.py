@@ -16,9 +16,12 @@ LIMIT = 2**28  # bytes of a file; the longest conditioning has 10 MiB
 _HEADER = 2**20  # bytes of a header; that of a conditioning has a few thousand
 
 
-def read(path: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def read(path: str, limit: int = LIMIT) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """All tensors of a safetensors file, and its metadata. Read, not mapped: what happens to the file later does not
     matter.
+
+    Args:
+        limit: Bytes that the file may have.
 
     Raises:
         ZvlError: it can't be read, is none, or has a header that is longer than any of ours.
@@ -26,7 +29,7 @@ def read(path: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     from safetensors.torch import load
 
     try:
-        data = read_regular(path, LIMIT)
+        data = read_regular(path, limit)
         length = int.from_bytes(data[:8], "little")
         if length > _HEADER:
             raise ValueError("its header is too long")

@@ -31,6 +31,7 @@ FLOORS = (
         "entry",
         "folder",
         "tensor_files",
+        "profiles",
     ),
     ("texts", "framing", "conditioning", "conditioning_file"),
     ("mixing", "qwen3vl", "store"),
