@@ -18,7 +18,7 @@ from zvl_ext.options import OPTIONS
 # Imports go to the same floor or to a lower one, wherever in a file they stand. `__init__` is zvl_ext/__init__.py, the
 # version. A new room is put into this table on purpose, as low as it can be.
 FLOORS = (
-    ("__init__", "errors", "outside"),
+    ("__init__", "errors", "outside", "intervals"),
     ("pictures", "regions", "sequence", "hidden_layers"),
     (
         "reference",

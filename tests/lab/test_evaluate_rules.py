@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+from zvl_ext.intervals import bootstrap, sign
 from zvl_ext.lab.evaluation import experiments
 from zvl_ext.lab.evaluation import table as tables
 from zvl_ext.lab.evaluation.experiments import SPLICE, TEXT, Plan, Row
-from zvl_ext.lab.evaluation.table import Entry, Missing, Table, bootstrap, difference, sign
+from zvl_ext.lab.evaluation.table import Entry, Missing, Table, difference
 from zvl_ext.lab.evaluation.verdicts import decide, findings, what_it_must_show
 from zvl_ext.lab.miniature import world
 from zvl_ext.lab.miniature.measure import as_tensor, follows, frechet_distance, unlike_any

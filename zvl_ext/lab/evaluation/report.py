@@ -8,10 +8,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from ...intervals import RESAMPLES
 from ..miniature.family import LAYERS, SAMPLING
 from ..miniature.world import ATTRIBUTES, JUDGED
 from .experiments import BLOCKS, PRESET_NAMES, SPLICE, TEXT, Plan, Row
-from .table import RESAMPLES, Entry, Missing, Table, caption_accuracy, with_interval
+from .table import Entry, Missing, Table, caption_accuracy, with_interval
 from .verdicts import Verdict, decide, findings, what_it_must_show
 
 # Lines of evidence.md are as long as they were written: a diff of it shows numbers that have changed, and no others.

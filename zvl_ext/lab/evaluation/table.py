@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ...intervals import Interval, bootstrap
 from ..miniature.world import JUDGED
 from .experiments import Row, pairs
 
 SHOWN = 0.5  # a picture shows a value when the classifier finds it at least this probable
-RESAMPLES = 1000
-LEVEL = 0.95
-
-Interval = tuple[float, float, float]  # the mean, and the ends of its interval
-
-
-@functools.lru_cache(maxsize=8)
-def resamples(count: int, times: int = RESAMPLES) -> np.ndarray:
-    """Pairs drawn with replacement, by number, [times, count]; always the same."""
-    return np.random.default_rng(0).integers(count, size=(times, count))
-
-
-def bootstrap(values: np.ndarray, times: int = RESAMPLES) -> Interval:
-    """The mean and its 95 % interval: percentiles of the means of resampled pairs.
-
-    After Efron & Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13.
-
-    Args:
-        values: One number for each pair, [pairs]. The same resamples are used for every array of that length.
-    """
-    values = np.asarray(values, np.float64)
-    means = values[resamples(len(values), times)].mean(1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(values.mean()), float(low), float(high)
 
 
 @dataclass(frozen=True)
@@ -103,11 +79,6 @@ def difference(a: Entry, b: Entry, name: str) -> Interval:
     """a - b, pair by pair over the pairs that both have."""
     count = min(a.row.pairs, b.row.pairs)
     return bootstrap(a.metric(name)[:count] - b.metric(name)[:count])
-
-
-def sign(interval: Interval) -> int:
-    """1 or -1 where the interval lies on one side of zero ("clearly"), otherwise 0."""
-    return int(interval[1] > 0) - int(interval[2] < 0)
 
 
 class Missing(Exception):  # noqa: N818 - not an error: the run was a partial one

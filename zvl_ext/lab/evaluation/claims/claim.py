@@ -6,7 +6,8 @@ import functools
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
-from ..table import Entry, Interval, Table
+from ....intervals import Interval
+from ..table import Entry, Table
 
 HOLDS, FAILS, PARTLY = "holds", "does not hold", "holds in part"
 SHOWN, NOT_SHOWN = "shown", "not shown"

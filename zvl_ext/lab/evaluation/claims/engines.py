@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from ....intervals import LEVEL, Interval, resamples, sign
 from ...miniature.world import ATTRIBUTES, JUDGED
 from ..experiments import CURVES
-from ..table import LEVEL, Entry, Interval, Missing, Table, difference, resamples, sign, with_interval
+from ..table import Entry, Missing, Table, difference, with_interval
 from .claim import FAILS, HOLDS, PARTLY, PROMPT_ALONE, Judged, by_signs, in_part, signed, signed_list
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ....intervals import sign
 from ..experiments import TEXT
-from ..table import Table, difference, sign
+from ..table import Table, difference
 from .claim import FAILS, HOLDS, Judged, by_signs, in_part, signed, signed_list
 
 

@@ -6,9 +6,10 @@ import functools
 
 import numpy as np
 
+from ....intervals import Interval, bootstrap, sign
 from ...miniature.world import ATTRIBUTES
 from ..experiments import CURVES
-from ..table import Entry, Interval, Missing, Table, bootstrap, caption_accuracy, difference, sign, with_interval
+from ..table import Entry, Missing, Table, caption_accuracy, difference, with_interval
 from . import weight
 from .claim import NOT_SHOWN, PROMPT_ALONE, SHOWN, Claim, Judged, signed
 

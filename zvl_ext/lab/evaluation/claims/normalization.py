@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..table import Interval, Table, difference, sign
+from ....intervals import Interval, sign
+from ..table import Table, difference
 from .claim import (
     BY_SINK,
     FAILS,

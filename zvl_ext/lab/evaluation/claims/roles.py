@@ -6,10 +6,11 @@ import functools
 
 import numpy as np
 
+from ....intervals import Interval, bootstrap
 from ....presets import START
 from ...miniature.world import ATTRIBUTES, JUDGED
 from ..experiments import NAMED
-from ..table import Entry, Interval, Missing, Table, bootstrap, with_interval
+from ..table import Entry, Missing, Table, with_interval
 from .claim import NOT_SHOWN, SHOWN, Claim, Judged
 from .must_show import CHOSEN_ON, MEASURED_ON
 

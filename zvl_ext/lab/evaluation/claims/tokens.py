@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..table import Table, bootstrap, difference, sign, with_interval
+from ....intervals import bootstrap, sign
+from ..table import Table, difference, with_interval
 from .claim import (
     BY_SINK,
     FAILS,

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from ....intervals import bootstrap, sign
 from ....presets import START
 from ...miniature.world import JUDGED
 from ..experiments import WEIGHT_CURVES
-from ..table import Entry, Missing, Table, bootstrap, difference, sign, with_interval
+from ..table import Entry, Missing, Table, difference, with_interval
 from .claim import FAILS, HOLDS, NOT_SHOWN, SHOWN, Judged, in_part, signed
 
 AT_LEAST = {"adherence": 0.5, "similarity": 0.25}  # of the fresh panel's preset
