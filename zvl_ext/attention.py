@@ -63,8 +63,22 @@ def bias(
         references = torch.arange(1, table.shape[1] - 1, device=marked.device)
         whose = (owner[..., None] == references).float()  # [batch, keys, references]
         less = _logit(share.to(marked.device, torch.float32)) @ whose.transpose(-1, -2)  # [batch, queries, keys]
-        result = (result + less[:, None]).clamp_min(FLOOR)
+        return _by_query(result, less, dtype)
     return None if bool((result == 0).all()) else result.to(dtype)
+
+
+def _by_query(by_key: torch.Tensor, less: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | None:
+    """The sum of [batch, heads or 1, 1, keys] and [batch, queries, keys], as `bias` gives it.
+
+    By head and by query it is by far the largest thing here: 30 · 4,608 · 4,608 · 2 bytes = 1.2 GiB in bfloat16 at
+    1024 × 1024. So it is made a head at a time, in its own dtype: what else is needed is 0.2 GiB.
+    """
+    if not by_key.any() and not less.any():
+        return None
+    made = less.new_empty((len(less), by_key.shape[1], *less.shape[1:]), dtype=dtype)
+    for head in range(by_key.shape[1]):
+        made[:, head] = (by_key[:, head] + less).clamp_min(FLOOR)
+    return made
 
 
 def _logit(weight: torch.Tensor) -> torch.Tensor:
@@ -115,6 +129,8 @@ class Layout:
 class Biases:
     """The biases of one call of the image model, each made once however many blocks ask for it.
 
+    One by head is nobody's but the block's that asks for it, and with a region it is large (`bias`): it is not kept.
+
     Args:
         marked: Marks of the captions of its batch, float [batch, rows, 2].
         weights: Of each caption's references at this step, float [batch, references].
@@ -140,14 +156,19 @@ class Biases:
         """The bias of a block, as `bias`.
 
         Args:
-            factors: What the block multiplies the weights with, float [batch or 1, references].
+            factors: What the block multiplies the weights with, float [batch or 1, references], or by head, [batch or
+                1, references, heads].
         """
+        if factors.ndim == 3:
+            return self._biased(self._weights[..., None] * factors.to(self._weights), layout, dtype)
         key = (tuple(factors.flatten().tolist()), layout, dtype)
         if key not in self._made:
-            weights = self._weights * factors.to(self._weights)
-            marked = padded(self._marked, layout.caption, layout.keys)
-            self._made[key] = bias(marked, weights, dtype, self._share(marked, layout))
+            self._made[key] = self._biased(self._weights * factors.to(self._weights), layout, dtype)
         return self._made[key]
+
+    def _biased(self, weights: torch.Tensor, layout: Layout, dtype: torch.dtype) -> torch.Tensor | None:
+        marked = padded(self._marked, layout.caption, layout.keys)
+        return bias(marked, weights, dtype, self._share(marked, layout))
 
     def _share(self, marked: torch.Tensor, layout: Layout) -> torch.Tensor | None:
         """How much of its weight each query gives each reference, [batch, queries, references]; None: all of it.

@@ -16,7 +16,7 @@ from .conditioning import Conditioning, Part, joined
 from .declaration import numbered
 from .engines import ENGINES
 from .engines.sources import Job, Sources, Text
-from .errors import ZvlError, untitled
+from .errors import ZvlError, shown, untitled
 from .framing import framed, framed_mask, mask_of
 from .hidden_layers import hidden_layers
 from .mixing.blend import blend
@@ -25,6 +25,7 @@ from .mixing.normalize import NORMALIZATIONS, Normalization, Target, repair_outl
 from .mixing.select import Rows, drop_image_rows, keep_masked_image_rows, merge_image_rows, select
 from .mixing.statistics import ReferenceStatistics
 from .options import PROMPT, UNIT_OPTIONS, Settings
+from .profiles import FITTED_FOR, Profile
 from .reference import Reference, open_mask, open_reference
 from .regions import Frame, region_of
 from .sequence import PICTURE, TEMPLATE, TOKEN_MODES, build_sequence_of
@@ -114,10 +115,15 @@ def _job(
     return Job(text, sequence if TOKEN_MODES[settings.token_mode].text else sequence.without_text(), budget)
 
 
-def weighting_of(settings: Settings) -> Weighting:
-    """What the settings say of the weight. Where no rows are inserted, steps are all that can be weighed."""
+def weighting_of(settings: Settings, profile: Profile | None = None) -> Weighting:
+    """What the settings say of the weight. Where no rows are inserted, steps are all that can be weighed.
+
+    Args:
+        profile: The one that they name; one that changes nothing is left out.
+    """
     if inserts(settings):
-        return Weighting(settings.weight, settings.start, settings.end, settings.curve, settings.blocks)
+        acting = None if profile is None or profile.idle else profile
+        return Weighting(settings.weight, settings.start, settings.end, settings.curve, settings.blocks, acting)
     if settings.length_match == "truncate" and not lengths_agree(settings):
         return Weighting()
     return Weighting(start=settings.start, end=settings.end, curve=settings.curve)
@@ -128,11 +134,11 @@ def plain_picture(settings: Settings) -> bool:
     return settings.alpha == 0.0 or weighting_of(settings).idle
 
 
-def weighs(settings: Settings) -> bool:
+def weighs(settings: Settings, profile: Profile | None = None) -> bool:
     """Whether the settings want something of the image model besides rows: a weight, or other rows at some steps."""
     fewer = settings.merge > 1 or settings.image_dropout > 0
     counted = inserts(settings) and settings.proportional and fewer
-    return not plain_picture(settings) and (counted or not weighting_of(settings).plain)
+    return not plain_picture(settings) and (counted or not weighting_of(settings, profile).plain)
 
 
 def mix(settings: Settings, text: torch.Tensor, rows: Rows, statistics: ReferenceStatistics | None) -> torch.Tensor:
@@ -176,7 +182,13 @@ def _finite(made: Conditioning, text: torch.Tensor) -> Conditioning:
     )
 
 
-def part(settings: Settings, text: torch.Tensor, rows: Rows, statistics: ReferenceStatistics | None) -> Part:
+def part(
+    settings: Settings,
+    text: torch.Tensor,
+    rows: Rows,
+    statistics: ReferenceStatistics | None,
+    profile: Profile | None = None,
+) -> Part:
     """One reference's part.
 
     Row 0 of the text is the text embeddings' own under normalization sink_aware and in engine splice: position 0 is the
@@ -185,7 +197,9 @@ def part(settings: Settings, text: torch.Tensor, rows: Rows, statistics: Referen
     Args:
         text: Text embeddings, float32 [n, hidden].
         rows, statistics: As for `mixed`.
+        profile: As for `weighting_of`.
     """
+    weighting = weighting_of(settings, profile)
     how = normalization(settings)
     states = rows.states.to(text.device, torch.float32)
     states, _ = repair_outliers(
@@ -204,8 +218,8 @@ def part(settings: Settings, text: torch.Tensor, rows: Rows, statistics: Referen
     made = torch.cat([first, match.text(sides, blended)])
     changed = None if torch.equal(made, text) else made
     if not match.inserts or not (~own).any():
-        return Part(weighting_of(settings), changed)
-    return Part(weighting_of(settings), changed, states[~own], rows.counts.to(states.device)[~own])
+        return Part(weighting, changed)
+    return Part(weighting, changed, states[~own], rows.counts.to(states.device)[~own])
 
 
 def condition(settings: Settings, reference: Reference, text: Text, sources: Sources, seed: int = 0) -> torch.Tensor:
@@ -231,6 +245,7 @@ class Unit:
         mask: Over the reference, float [height, width] in 0..1: where it counts; None: everywhere.
         number: Which of the picture's references it is, from 1.
         pictures: The reference and its masks as they were given, by the names of their options.
+        profile: What its weight is multiplied with; the same in all units of a picture.
     """
 
     settings: Settings
@@ -239,19 +254,28 @@ class Unit:
     mask: torch.Tensor | None = None
     number: int = 1
     pictures: dict[str, Reference] = field(default_factory=dict)
+    profile: Profile | None = None
+
+    @property
+    def weighting(self) -> Weighting:
+        return weighting_of(self.settings, self.profile)
 
 
-def units_of(settings: Settings, shape: tuple[int, int], frame: Frame | None = None) -> list[Unit]:
+def units_of(
+    settings: Settings, shape: tuple[int, int], frame: Frame | None = None, profile: Profile | None = None
+) -> list[Unit]:
     """The references of a picture that have a part in it, opened and framed.
 
     Args:
         shape: The picture's width and height.
         frame: What of it is sampled, and where it is repainted; default: all of it, and nobody says.
+        profile: The one that the settings name.
 
     Raises:
         ZvlError: a reference or a mask can't be read; a mask has nothing in it.
     """
-    return [unit_of(number, own, shape, frame) for number, own in settings.units.items() if not plain_picture(own)]
+    acting = {number: own for number, own in settings.units.items() if not plain_picture(own)}
+    return [dataclasses.replace(unit_of(number, own, shape, frame), profile=profile) for number, own in acting.items()]
 
 
 def unit_of(number: int, own: Settings, shape: tuple[int, int], frame: Frame | None = None) -> Unit:
@@ -293,17 +317,37 @@ def _opened(number: int, own: Settings, shape: tuple[int, int], frame: Frame | N
 
 def parts_of(units: list[Unit]) -> tuple[Part, ...]:
     """What is known of units before anything is read: their weights and their regions, in the order of their marks."""
-    return tuple(Part(weighting_of(unit.settings), region=unit.region) for unit in units)
+    return tuple(Part(unit.weighting, region=unit.region) for unit in units)
 
 
 def units_weigh(units: list[Unit]) -> bool:
     """Whether any of them wants something of the image model besides rows, as `weighs`."""
-    return any(weighs(unit.settings) or (unit.region is not None and inserts(unit.settings)) for unit in units)
+    return any(
+        weighs(unit.settings, unit.profile) or (unit.region is not None and inserts(unit.settings)) for unit in units
+    )
 
 
 def digests(units: list[Unit]) -> dict[str, str]:
-    """The digests of all pictures that units were made of, by the names of their options."""
-    return {name: picture.digest for unit in units for name, picture in unit.pictures.items()}
+    """The digests of all files that units were made of, by the names of their options."""
+    digests = {name: picture.digest for unit in units for name, picture in unit.pictures.items()}
+    for profile in (unit.weighting.profile for unit in units):
+        digests |= {} if profile is None else {"profile": profile.digest}
+    return digests
+
+
+def about_profile(units: list[Unit]) -> list[str]:
+    """What is to be said of a picture's profile: that it changes nothing, or that it was fitted for something else."""
+    settings, profile = units[0].settings, units[0].profile
+    if profile is None or not inserts(settings):
+        return []
+    if profile.idle:
+        return [f"The profile {shown(profile.name)} changes nothing: all its weights are 1."]
+    chosen = {name: getattr(settings, name) for name in FITTED_FOR}
+    if settings.layer_mix:
+        chosen["hidden_layer"] = settings.layer_mix
+    if ENGINES[settings.engine].language_model:  # which has positions of its own
+        del chosen["positions"]
+    return profile.differences(chosen)
 
 
 def condition_all(
@@ -362,7 +406,7 @@ def _read(units: list[Unit], texts: list[Text], sources: Sources) -> list[list[R
 
 def _part_of(unit: Unit, base: torch.Tensor, rows: Rows, statistics: ReferenceStatistics | None, seed: int) -> Part:
     fewer = _dropped(unit.settings, rows, seed)
-    return dataclasses.replace(part(unit.settings, base, fewer, statistics), region=unit.region)
+    return dataclasses.replace(part(unit.settings, base, fewer, statistics, unit.profile), region=unit.region)
 
 
 def _counted(settings: Settings) -> bool:

@@ -22,6 +22,7 @@ from .declaration import numbered
 from .errors import ZvlError, shown
 from .options import BY_NAME, UNITS
 from .outside import parse_json, plain
+from .profiles import MAIN, REFINER, Profile, profile_of
 from .tensor_files import LIMIT, TENSOR, read, rows_of
 from .tensor_files import save as save_tensors
 from .weighting import WEIGHTING, Weighting, check_blocks
@@ -30,6 +31,7 @@ VERSION = "1"  # of the form of the file
 _MARK = "zvl_conditioning"  # in the metadata: the file's version
 _TEXT = "text"  # the tensor of the prompt's plain rows
 _TENSORS = ("own", "block", "counts", "region")  # of a part, behind its number: "1.own"
+_PROFILE = "profile"  # in the metadata: what is told of it; and before its tensors: "profile.main"
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _LONGEST = 20_000  # characters of a text in the metadata; a prompt of more is none
 _MOST = 8192  # rows; the image model was trained with 512
@@ -187,13 +189,17 @@ def save(conditioning: Conditioning, path: str, about: About, new: bool = False)
         for name in _TENSORS:
             if (tensor := getattr(part, name)) is not None:
                 tensors[f"{number}.{name}"] = tensor
-        parts.append({**dataclasses.asdict(part.weighting), "against": part.against})
+        parts.append({name: getattr(part.weighting, name) for name in WEIGHTING} | {"against": part.against})
+    profile = next((p.weighting.profile for p in conditioning.parts if p.weighting.profile is not None), None)
+    if profile is not None:
+        tensors |= {f"{_PROFILE}.{name}": each for name, each in profile.tensors().items()}
     metadata = {
         _MARK: VERSION,
         "hidden": str(conditioning.rows.shape[-1]),
         "place": str(conditioning.place[0]),
         "parts": json.dumps(parts),
         "prompt_sha256": _digest(about.prompt),
+        **({} if profile is None else {_PROFILE: json.dumps({"name": profile.name, **dict(profile.about)})}),
         **{name: _whole(text)[:_LONGEST] for name, text in dataclasses.asdict(about).items()},
     }
     if len(conditioning) > _MOST or sum(each.nbytes for each in tensors.values()) > LIMIT - 2**20:
@@ -262,6 +268,9 @@ def _conditioning(tensors: dict[str, torch.Tensor], metadata: dict[str, str], ro
     """
     weightings = _weightings(metadata.get("parts", ""))
     names = {TENSOR, _TEXT} | {f"{n}.{name}" for n in range(1, len(weightings) + 1) for name in _TENSORS}
+    if (profile := _profile(tensors, metadata)) is not None:
+        names |= {f"{_PROFILE}.{name}" for name in (MAIN, REFINER)}
+        weightings = [(dataclasses.replace(each, profile=profile), against) for each, against in weightings]
     if strange := sorted(set(tensors) - names):
         raise ValueError(f"it has a tensor {shown(strange[0])}, which is none of a conditioning's")
     text = _checked(tensors, _TEXT, rows.shape[1])
@@ -296,6 +305,16 @@ def _weightings(text: str) -> list[tuple[Weighting, bool]]:
         except ZvlError as error:
             raise ValueError(str(error).removeprefix("Z-Image VL: ").rstrip(".")) from None
     return made
+
+
+def _profile(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> Profile | None:
+    """What the weights of all references are multiplied with; None where there is none."""
+    if _PROFILE not in metadata:
+        return None
+    told = parse_json(metadata[_PROFILE])
+    if not isinstance(told, dict) or not isinstance(told.get("name"), str):
+        raise ValueError("what it says of its profile is not what a conditioning says")
+    return profile_of(*(tensors.get(f"{_PROFILE}.{name}") for name in (MAIN, REFINER)), plain(told["name"], 200), told)
 
 
 def _part(

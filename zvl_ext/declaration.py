@@ -16,9 +16,12 @@ from .weighting import ALL, block_ranges
 # The most pictures of a batch: as many as a person looks at.
 _BATCH = 256
 # The most characters of a value, by the kind of its option.
-_LENGTHS = {"text": 10_000, "model": 500, "conditioning": 200, "blocks": 200, "region": 100, "layers": 200}
+_LENGTHS = {
+    "text": 10_000, "model": 500, "conditioning": 200, "profile": 500, "blocks": 200, "region": 100, "layers": 200,
+}  # fmt: skip
 
-FILES = ("image", "images", "mask", "model", "conditioning")  # kinds of options whose values stand for files
+# Kinds of options whose values stand for files.
+FILES = ("image", "images", "mask", "model", "conditioning", "profile")
 
 
 def numbered(name: str, number: int) -> str:
@@ -33,7 +36,7 @@ class Option:
     Attributes:
         name: The key in Python, in the API and (with dashes) on the command line.
         kind: `switch`, `number`, `integer`, `choice`, `text`, `blocks`, `region`, `layers`, `image`,
-            `images`, `mask`, `model` or `conditioning`.
+            `images`, `mask`, `model`, `conditioning` or `profile`.
         default: The value of a fresh panel.
         label: What the panel calls it; unique within the extension.
         help: One or two sentences, for documentation and as the control's tooltip.
@@ -226,6 +229,7 @@ _CHECKS = {
     "mask": _image,
     "model": _text,
     "conditioning": _text,
+    "profile": _text,
     "image": _image,
     "images": _images,
 }

@@ -68,7 +68,7 @@ RULES = (
         "gives way to Image layers: this token mode has no other tokens",
     ),
     Rule(
-        ("weight", "blocks", "merge", "proportional", "block_place"),
+        ("weight", "profile", "blocks", "merge", "proportional", "block_place"),
         lambda s: not inserts(s),
         "acts on inserted tokens: it needs length match insert and a token mode with image tokens",
     ),
@@ -174,6 +174,7 @@ def unheard(settings: Settings) -> list[str]:
 # Options by which one asks for something, and the value that asks for nothing.
 _ASKING = {
     "weight": 1.0,
+    "profile": "",
     "blocks": ALL,
     "merge": 1,
     "image_dropout": 0.0,

@@ -282,6 +282,13 @@ class Declared:
         infotext="ZVL conditioning", axis="Conditioning file", cost=0.3, added=1,
     )  # fmt: skip
 
+    profile: str = declared(
+        "profile", "", "Profile",
+        "Learned weights by the image model's blocks and heads, which Weight multiplies: some heads carry a reference "
+        "without fighting the prompt. A file for this image model in models/qwen3_vl/profiles; none: all weigh alike.",
+        infotext="ZVL profile", advanced=True, axis="Profile", added=2,
+    )  # fmt: skip
+
     @classmethod
     def from_mapping(cls: type[_Own], values: dict[str, Any]) -> _Own:
         """Settings from named values, as an API client sends them.

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +62,17 @@ class Profile:
         return dict(self.about).get(name, "")
 
     @property
+    def heads(self) -> int:
+        return len(self.main[0])
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """As a file has them, float32 [blocks, heads]."""
+        import torch
+
+        tables = {MAIN: self.main, REFINER: self.refiner}
+        return {name: torch.tensor(table).reshape(len(table), self.heads) for name, table in tables.items()}
+
+    @property
     def idle(self) -> bool:
         """Whether it changes nothing: every log-weight is 0."""
         return not any(value for row in (*self.main, *self.refiner) for value in row)
@@ -75,7 +85,7 @@ class Profile:
             refiners: Its blocks that refine the caption.
             width: Of its rows; None: nobody knows.
         """
-        own, other = (len(self.main), len(self.main[0]), len(self.refiner)), (blocks, heads, refiners)
+        own, other = (len(self.main), self.heads, len(self.refiner)), (blocks, heads, refiners)
         if own != other:
             raise ZvlError(
                 f"The profile {shown(self.name)} is for an image model with {_shape(*own)}, and this one has "
@@ -92,9 +102,9 @@ class Profile:
         """A line where a picture reads its references in another way than those that it was fitted with.
 
         Args:
-            chosen: The values of FITTED_FOR.
+            chosen: The values of FITTED_FOR, as far as they act.
         """
-        named = {name: text for name in FITTED_FOR if (text := self.told(name)) and text != str(chosen[name])}
+        named = {name: text for name in chosen if (text := self.told(name)) and text != str(chosen[name])}
         if not named:
             return []
         other = ", ".join(f"{name.replace('_', ' ')} {plain(text, 20)}" for name, text in named.items())
@@ -124,8 +134,8 @@ def profile_of(main: Any, refiner: Any, name: str = "", about: Mapping[str, Any]
 
 
 def _table(values: Any, name: str) -> Table:
-    listed = values.tolist() if hasattr(values, "tolist") else values
     try:
+        listed = values.tolist() if hasattr(values, "tolist") else values
         rows = tuple(tuple(struct.unpack("<f", struct.pack("<f", value))[0] for value in row) for row in listed)
     except (TypeError, struct.error, OverflowError):
         raise ValueError(f"{name} is no table [blocks, heads] of numbers") from None
@@ -193,26 +203,9 @@ def write_profile(path: str, main: Any, refiner: Any, about: Mapping[str, Any], 
     Raises:
         ZvlError: it can't be written, or as `read_profile`.
     """
-    import torch
-
     try:
         made = profile_of(main, refiner, os.path.basename(path).removesuffix(ENDING), about)
     except ValueError as error:
         raise ZvlError(f"{plain(path, 120)} is not written: {error}.") from None
-    heads = len(made.main[0])
-    tensors = {
-        name: torch.tensor(table, dtype=torch.float32).reshape(len(table), heads)
-        for name, table in ((MAIN, made.main), (REFINER, made.refiner))
-    }
-    save(tensors, path, {"format": FORMAT, **dict(made.about)}, new)
+    save(made.tensors(), path, {"format": FORMAT, **dict(made.about)}, new)
     return made
-
-
-def weights(table: Table) -> Table:
-    """Log-weights as weights."""
-    return tuple(tuple(map(math.exp, row)) for row in table)
-
-
-def by_head(factors: Sequence[float], table: Table) -> Table:
-    """Each block's factor times its heads' weights, [blocks][heads]."""
-    return tuple(tuple(factor * each for each in row) for factor, row in zip(factors, weights(table)))

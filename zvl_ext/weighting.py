@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .errors import ZvlError
+from .profiles import Profile
 
 ALL = "all"
 
@@ -121,6 +122,7 @@ class Weighting:
         start, end: Between which shares of the sampling steps; outside, the picture is as without the reference.
         curve: A member of CURVES.
         blocks: As `block_ranges` reads it.
+        profile: What it is multiplied with by block and head; None: 1.
     """
 
     weight: float = 1.0
@@ -128,6 +130,7 @@ class Weighting:
     end: float = 1.0
     curve: str = "constant"
     blocks: str = ALL
+    profile: Profile | None = None
 
     @property
     def idle(self) -> bool:
@@ -138,7 +141,8 @@ class Weighting:
     @property
     def plain(self) -> bool:
         """Whether the image model runs as it does by itself: every weight is 1, at every step and in every block."""
-        return self.constant and self.weight == 1.0 and set(self.factors(1000)) == {1.0}
+        even = self.profile is None or self.profile.idle
+        return even and self.constant and self.weight == 1.0 and set(self.factors(1000)) == {1.0}
 
     @property
     def constant(self) -> bool:
@@ -159,11 +163,12 @@ class Weighting:
         return min(1.0, self.at(way))
 
     def factors(self, blocks: int) -> tuple[float, ...]:
-        """The factor of each of the image model's main blocks."""
+        """The factor of each of the image model's main blocks, without the profile's by head."""
         return block_factors(self.blocks, blocks)
 
 
-WEIGHTING = tuple(each.name for each in dataclasses.fields(Weighting))  # each is an option's name as well
+# What a reference has for itself: each is an option's name as well. A profile is one for the whole picture.
+WEIGHTING = tuple(each.name for each in dataclasses.fields(Weighting) if each.name != "profile")
 
 
 def way(step: int, steps: int) -> float:

@@ -19,7 +19,7 @@ from zvl_ext.options import BY_NAME, OPTIONS, PRESETS, PROMPT, Settings
 from zvl_ext.weighting import WEIGHTING
 
 INSERTED = {"engine": "splice", "alpha": 1.0, "hidden_layer": -2, "token_mode": "all", "length_match": "insert"}
-WEIGHED = ("weight", "blocks", "merge", "proportional", "block_place")
+WEIGHED = ("weight", "profile", "blocks", "merge", "proportional", "block_place")
 
 
 # --- the rules, one by one

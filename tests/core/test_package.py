@@ -32,6 +32,7 @@ FLOORS = (
         "folder",
         "tensor_files",
         "profiles",
+        "factors",
     ),
     ("texts", "framing", "conditioning", "conditioning_file"),
     ("mixing", "qwen3vl", "store"),

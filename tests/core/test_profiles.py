@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from zvl_ext import profiles
 from zvl_ext.errors import ZvlError
 from zvl_ext.profiles import ABOUT, FORMAT, Profile, profile_of, read_profile, write_profile
 
@@ -50,11 +48,6 @@ def test_its_digest_is_of_what_acts(tmp_path: Path) -> None:
     others = [profile_of(changed, REFINER), profile_of(MAIN[:, [1, 0, 2, 3]], REFINER), profile_of(REFINER, MAIN)]
     assert len({digest, *(each.digest for each in others)}) == 4
     assert profile_of([[-0.0]], [[0.0]]).digest == profile_of([[0.0]], [[0.0]]).digest
-
-
-def test_its_weights_multiply_a_blocks_factor() -> None:
-    got = torch.tensor(profiles.by_head([1.0, 0.0, 0.5, 2.0, 1.0], profile_of(MAIN, REFINER).main))
-    torch.testing.assert_close(got, torch.tensor([1.0, 0.0, 0.5, 2.0, 1.0])[:, None] * MAIN.exp())
 
 
 def test_one_of_zeros_changes_nothing() -> None:
@@ -172,4 +165,3 @@ def test_no_file_is_replaced_unless_asked(tmp_path: Path) -> None:
         write_profile(path, MAIN, REFINER, {}, new=True)
     assert isinstance(read_profile(written(tmp_path, MAIN - 1)), Profile)
     assert read_profile(path).main[0][0] == pytest.approx(-5)
-    assert math.isclose(profiles.weights(read_profile(path).main)[0][0], math.exp(-5), rel_tol=1e-6)

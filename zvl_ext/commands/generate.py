@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import random
 import time
 from collections.abc import Callable
@@ -87,6 +88,10 @@ def run(args: argparse.Namespace) -> int:
         )
     weights = _opened(args)
     seed = random.randrange(_SEEDS) if args.seed is None else args.seed  # noqa: S311
+    args.profile = None
+    if settings.profile and not args.conditioning:
+        args.profile = _profile(weights, settings.profile)
+        settings = dataclasses.replace(settings, profile=args.profile.name)
 
     if not args.references:
         _make(args, weights, settings, named, seed, args.out)
@@ -139,6 +144,13 @@ def _opened(args: argparse.Namespace) -> Any:
     return weights
 
 
+def _profile(weights: Any, named: str) -> Any:
+    """The profile in a file, or one that comes with the weights, by its name."""
+    from ..profiles import read_profile
+
+    return weights.profile(named) if named in weights.profiles() else read_profile(os.path.expanduser(named))
+
+
 def _make(
     args: argparse.Namespace, weights: Any, settings: Settings, named: dict[str, Any], seed: int, out: str
 ) -> None:
@@ -181,7 +193,8 @@ def _made(args: argparse.Namespace, weights: Any, settings: Settings, named: dic
         saved, notes = load(args.conditioning).changed(named)
         notes += saved.told_prompt([] if prompt is None else [prompt])
         prompt = saved.about.prompt or prompt or ""
-    request = Request(prompt, settings, [seed], weights.sampling, args.negative, bool(args.save_conditioning))
+    whole = bool(args.save_conditioning)
+    request = Request(prompt, settings, [seed], weights.sampling, args.negative, whole, args.profile)
     steps = weights.sampling["steps"]
     with tqdm(total=steps, unit="step", disable=True if args.references else None, leave=False) as bar:
         made = make(weights, request, _moving(bar), saved)

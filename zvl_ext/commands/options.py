@@ -56,5 +56,6 @@ def _values(option: Option) -> str:
         "shares",
         "model": "a name from the panel's list; empty: the first",
         "conditioning": "a name from the panel's list; empty: none",
+        "profile": "a name from the panel's list; empty: none",
     }
     return words.get(option.kind, option.kind)

@@ -20,8 +20,9 @@ from backend.sampling.condition import ConditionCrossAttn
 
 from ..conditioning import Conditioning, Part
 from ..errors import ZvlError
+from ..profiles import Profile
 from ..weighting import ALL, check_blocks, way
-from .forge_blocks import ELSEWHERE, EXCHANGED, MARKS, UNKNOWN, Call, blocks_of, routed, uncompiled
+from .forge_blocks import ELSEWHERE, EXCHANGED, MARKS, UNKNOWN, Call, blocks_of, check_profile, routed, uncompiled
 from .forge_step import CARRIED, Half, conditional, unconditional
 
 _PARTLY = f"Only a part of the image model's blocks took the weight. {ELSEWHERE}"
@@ -57,16 +58,18 @@ class Stack(torch.Tensor):
         return self.parts[0] if len(self.parts) == 1 and dim in ((), (0,)) else super().squeeze(*dim)
 
 
-def check(engine: Any, blocks: str = ALL) -> None:
-    """Raise ZvlError where a loaded engine's image model can't be given a weight, or has none of some blocks that are
-    named: before the sampling begins."""
+def check(engine: Any, blocks: str = ALL, profile: Profile | None = None) -> None:
+    """Raise ZvlError where a loaded engine's image model can't be given a weight, has none of some blocks that are
+    named, or is not the profile's: before the sampling begins."""
     unet = engine.forge_objects.unet
     model = getattr(unet.model, "diffusion_model", None)
     if not hasattr(unet, "add_conditioning_modifier") or not hasattr(unet, "clone") or model is None:
         raise ZvlError(UNKNOWN)
     with uncompiled(unet.model) as plain:
-        _, main = blocks_of(plain)
+        refiner, main = blocks_of(plain)
     check_blocks(blocks, len(main))
+    if profile is not None:
+        check_profile(profile, refiner, main)
     if _masks(getattr(host_attention, "attention_pytorch", None)) is False:
         raise ZvlError(f"The web UI's attention ignores a mask, so no weight can be set. {ELSEWHERE}")
 

@@ -13,7 +13,10 @@ from backend import attention as host_attention
 from ..attention import Biases, Layout, filling, in_front, masked, patches_of
 from ..conditioning import Part
 from ..errors import ZvlError
+from ..factors import factors_of
+from ..profiles import Profile
 
+_HEADS = ("n_local_heads", "n_heads", "heads")  # how an attention may call their number
 MARKS = "zvl_marks"  # beside the conditioning in a call
 ELSEWHERE = "Choose weight 1, or look for an update of Z-Image VL."
 UNKNOWN = f"This image model's blocks are not built as Z-Image VL knows them, so no weight can be set. {ELSEWHERE}"
@@ -37,9 +40,8 @@ class Call:
         self.calls = 0
         self.whole = False
         refiner, main = blocks_of(model)
-        factors = torch.tensor([part.weighting.factors(len(main)) for part in parts]).T  # [blocks, references]
-        # The refiner that reads the caption serves all blocks: it has the largest of their factors.
-        self.blocks = [*((block, factors.amax(0)) for block in refiner), *zip(main, factors)]
+        factors = factors_of([[part.weighting for part in parts]], len(main), len(refiner))
+        self.blocks = [*zip(refiner, factors.refiner), *zip(main, factors.main)]
         self._in_caption = set(map(id, refiner))
 
     def install(self) -> None:
@@ -48,7 +50,7 @@ class Call:
         for block in self._model.noise_refiner if hasattr(self._model, "noise_refiner") else ():
             self._handles.append(block.attention.register_forward_pre_hook(self._of_picture, with_kwargs=True))
         for block, factor in self.blocks:
-            self._watch(block.attention, factor[None], id(block) in self._in_caption)
+            self._watch(block.attention, factor, id(block) in self._in_caption)
 
     def remove(self) -> None:
         for handle in self._handles:
@@ -152,6 +154,21 @@ def blocks_of(model: Any) -> tuple[list, list]:
         if attention is None or not {"x_mask", "freqs_cis"} <= set(inspect.signature(attention.forward).parameters):
             raise ZvlError(UNKNOWN)
     return refiner, main
+
+
+def check_profile(profile: Profile, refiner: list, main: list) -> None:
+    """Raise ZvlError where a profile is not about an image model with these blocks, or their heads are not known."""
+    attention = main[0].attention
+    heads = next((n for name in _HEADS if isinstance(n := getattr(attention, name, None), int)), None)
+    if heads is None:
+        raise ZvlError(UNKNOWN)
+    profile.check(len(main), heads, len(refiner), _width(main[0]))
+
+
+def _width(block: Any) -> int | None:
+    """Of the rows that a block reads; None where it can't be told."""
+    shape = getattr(getattr(getattr(block, "attention_norm1", None), "weight", None), "shape", ())
+    return shape[0] if len(shape) == 1 else None
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Qwen3-VL weights, reference images and conditioning files in the web UI's folders."""
+"""Qwen3-VL weights, reference images, conditioning files and profiles in the web UI's folders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..qwen3vl.tokenizer import Words, tokenizer
 from ..qwen3vl.wanted import WANTED
 
 FOLDER = "qwen3_vl"  # below the host's models folder
-ENDING = ".safetensors"  # of conditioning files
+ENDING = ".safetensors"  # of conditioning files and profiles
 _TOLD = 5  # names in a message
 
 
@@ -166,7 +166,23 @@ def conditioning_folder() -> str:
 
 def conditioning_paths() -> dict[str, str]:
     """The conditioning files, name without ending -> path."""
-    files = _shown_files(conditioning_folder())
+    return _named_files(conditioning_folder())
+
+
+def profile_folder() -> str:
+    """Where profiles are found by name."""
+    from modules import paths
+
+    return os.path.join(paths.models_path, FOLDER, "profiles")
+
+
+def profile_paths() -> dict[str, str]:
+    """The profiles, name without ending -> path."""
+    return _named_files(profile_folder())
+
+
+def _named_files(folder: str) -> dict[str, str]:
+    files = _shown_files(folder)
     return {name[: -len(ENDING)]: path for name, path in files.items() if name.endswith(ENDING) and name != ENDING}
 
 

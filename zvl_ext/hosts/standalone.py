@@ -21,6 +21,7 @@ from ..engines.sources import Sources, Text
 from ..errors import ZvlError
 from ..mixing.statistics import REFERENCE_PROMPTS, ReferenceStatistics, measure
 from ..options import Settings
+from ..profiles import Profile
 from ..qwen3vl import language, vision, writing
 from ..qwen3vl.checkpoint import Checkpoint
 from ..qwen3vl.files import open_checkpoint
@@ -31,7 +32,7 @@ from ..qwen3vl.writing import Writer
 from ..reference import Reference, References, sized
 from ..sequence import TEMPLATE, Sequence
 from ..store import Store
-from .standalone_attention import weighted
+from .standalone_attention import check_profile, weighted
 from .standalone_beginning import from_picture, steps_from
 from .standalone_encoder import config_of, from_folder
 from .standalone_text import DTYPES, TEXT_LAYER, StandaloneTextEncoder
@@ -223,6 +224,10 @@ class ZImage:
         saved.check(self.hidden, len(self.pipeline.transformer.layers))
         self.check_length(len(saved.conditioning), f"{saved.name} was made for another image model.")
 
+    def check_profile(self, profile: Profile) -> None:
+        """Raise ZvlError where a profile is about another image model."""
+        check_profile(self.pipeline.transformer, profile)
+
     @property
     def hidden(self) -> int:
         """The width of the rows that the image model takes."""
@@ -262,9 +267,10 @@ class ZImage:
         prompt: str,
         seed: int = 0,
         say: Callable[[str], None] = lambda line: None,
+        profile: Profile | None = None,
     ) -> Conditioning:
         """What the image model gets for a prompt as text, for `generate`."""
-        units = [] if plain_picture(settings) else [Unit(settings, reference)]
+        units = [] if plain_picture(settings) else [Unit(settings, reference, profile=profile)]
         return self.condition_units(units, prompt, seed, say)
 
     def condition_units(

@@ -11,6 +11,8 @@ import torch
 from ..attention import Biases, Layout, filling, in_front, masked, patches_of
 from ..conditioning import Conditioning
 from ..errors import ZvlError
+from ..factors import factors_of
+from ..profiles import Profile
 from ..weighting import way
 
 Arguments = tuple[Any, ...]  # of a module that is called
@@ -52,6 +54,12 @@ def weighted(transformer: torch.nn.Module, conditionings: list[Conditioning], st
         run.remove()
 
 
+def check_profile(transformer: Any, profile: Profile) -> None:
+    """Raise ZvlError where a profile is about another image model than diffusers' one."""
+    heads, width = transformer.config.n_heads, transformer.config.dim
+    profile.check(len(transformer.layers), heads, len(transformer.context_refiner), width)
+
+
 class _Run:
     """One batch: its hooks, and what they know of the step that is being made."""
 
@@ -64,13 +72,11 @@ class _Run:
         self._step = 0
         self._handles: list[Any] = []
         self._asked = 0  # how many blocks have taken their part in this step
-        # Factors by block: those of the refiner that reads the caption, which serves all blocks, are their largest.
-        blocks = len(transformer.layers)
-        references = max(len(each.parts) for each in conditionings)
-        self._main = torch.ones(blocks, len(conditionings), references)
-        for i, each in enumerate(conditionings):
-            for j, part in enumerate(each.parts):
-                self._main[:, i, j] = torch.tensor(part.weighting.factors(blocks))
+        weightings = [[part.weighting for part in each.parts] for each in conditionings]
+        for profile in {each.profile for of_one in weightings for each in of_one if each.profile is not None}:
+            check_profile(transformer, profile)
+        self._factors = factors_of(weightings, len(transformer.layers), len(transformer.context_refiner))
+        self._references = max(map(len, weightings))
         # How far the block in front of each prompt moves it on.
         self._moved = [0 if c.marks is None else in_front(c.marks[None])[0] for c in conditionings]
         self._pictures = 0  # rows of the picture, which stand before the caption
@@ -80,12 +86,11 @@ class _Run:
         self._handles.append(model.register_forward_pre_hook(self._begin, with_kwargs=True))
         if all(each.marks is None for each in self._conditionings):
             return
-        largest = self._main.amax(dim=0)
         for block in model.noise_refiner:
             self._watch(block.attention, PICTURE)
-        for block in model.context_refiner:
-            self._watch(block.attention, CAPTION, largest)
-        for block, factors in zip(model.layers, self._main):
+        for block, factors in zip(model.context_refiner, self._factors.refiner):
+            self._watch(block.attention, CAPTION, factors)
+        for block, factors in zip(model.layers, self._factors.main):
             self._watch(block.attention, BOTH, factors)
         self._handles.append(model.register_forward_hook(self._end))
 
@@ -103,7 +108,8 @@ class _Run:
                 self._asked += 1
                 hidden = args[0] if args else kwargs["hidden_states"]
                 before = self._pictures if sequence.picture else 0
-                each = torch.nn.functional.pad(factors, (0, 0, 0, len(hidden) - len(factors)), value=1.0)
+                others = factors.new_ones(len(hidden) - len(factors), *factors.shape[1:])
+                each = torch.cat([factors, others])
                 layout = Layout(hidden.shape[1], before, 0 if sequence.picture else None)
                 added = self._biases.of(each, layout, hidden.dtype)
                 if added is not None:
@@ -126,7 +132,7 @@ class _Run:
         for own, each in zip(marked, self._conditionings):
             if each.marks is not None:
                 own[: len(each.marks)] = each.marks.to(own)
-        references = self._main.shape[-1]
+        references = self._references
         weights = torch.ones(len(captions), references, device=captions[0].device)
         for i, each in enumerate(self._conditionings):
             weights[i, : len(each.parts)] = torch.tensor(each.weights(done))
@@ -140,7 +146,7 @@ class _Run:
         """The references' regions on a picture's patches, for `Biases`."""
         if not any(part.region is not None for each in self._conditionings for part in each.parts):
             return None, None
-        references = self._main.shape[-1]
+        references = self._references
         regions = torch.ones(captions, rows * columns, references)
         limited = torch.zeros(captions, references, dtype=torch.bool)
         for i, each in enumerate(self._conditionings):

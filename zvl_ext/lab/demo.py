@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from .. import __version__
-from ..errors import ZvlError
+from ..errors import ZvlError, shown
 from ..options import Settings
+from ..profiles import Profile, read_profile
 from ..reference import Reference, open_reference
 from .miniature import family, world
 
@@ -94,6 +95,21 @@ class Weights:
             f"Version {__version__}, over the miniature: a small trained model of the real classes, which knows "
             f"drawings of one object. Its words: {known}; small, large; left, centre, right."
         )
+
+    def profiles(self) -> dict[str, str]:
+        """The miniature's own, name -> path."""
+        return family.profiles() if self.miniature else {}
+
+    def profile(self, name: str) -> Profile:
+        """The one of that name, which is only looked up.
+
+        Raises:
+            ZvlError: there is none, or it can't be used.
+        """
+        there = self.profiles()
+        if name not in there:
+            raise ZvlError(f"There is no profile {shown(name)} here (there is {', '.join(there) or 'none'}).")
+        return read_profile(there[name])
 
     def reference(self) -> Reference | None:
         """A reference to begin with; None with the real weights."""

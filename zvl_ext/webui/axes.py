@@ -10,11 +10,11 @@ from ..errors import PRODUCT, ZvlError, line_of, shown
 from ..hosts import forge, forge_files
 from ..options import OPTIONS
 from .cell import VALUES, cell_of
-from .conditionings import no_such
+from .named_files import NAMED_FILES
 
 PREFIX = "[Z-Image VL] "
 _TYPES = {"number": float, "integer": int}
-NONE = "None"  # on the axis of conditioning files
+NONE = "None"  # on an axis of files, for no file
 _SWITCH = {"true": True, "false": False}
 
 
@@ -51,8 +51,8 @@ def value_of(option: Option, x: Any) -> Any:
         return _SWITCH[str(x).strip().lower()]
     if option.kind == "image":
         return open_named(str(x).strip())
-    if option.kind == "conditioning":
-        return named_file(str(x).strip())
+    if option.kind in NAMED_FILES:
+        return named_file(option.kind, str(x).strip())
     return option.check(x.strip() if isinstance(x, str) else x)
 
 
@@ -71,13 +71,13 @@ def open_named(name: str) -> Any:
     return open_file(path)
 
 
-def named_file(name: str) -> str:
-    """The name of a conditioning file that is there, or "" for none."""
-    there = forge_files.conditioning_paths()
+def named_file(kind: str, name: str) -> str:
+    """The name of a file that is there, of an option's kind, or "" for none."""
+    there = NAMED_FILES[kind].paths()
     if name.lower() == NONE.lower() and name not in there:
         return ""
     if name not in there:
-        raise ZvlError(no_such(name))
+        raise ZvlError(NAMED_FILES[kind].no_such(name))
     return name
 
 
@@ -111,6 +111,6 @@ def _choices(option: Option) -> Callable[[], list[str]] | None:
         return lambda: ["True", "False"]
     if option.kind == "image":
         return forge_files.reference_files
-    if option.kind == "conditioning":
-        return lambda: [NONE, *forge_files.conditioning_paths()]
+    if option.kind in NAMED_FILES:
+        return lambda: [NONE, *NAMED_FILES[option.kind].paths()]
     return (lambda: list(option.choices)) if option.choices else None

@@ -1,64 +1,22 @@
-"""Conditioning files of the web UI: looked up by name, and what the last picture was conditioned on saved as one."""
+"""Conditioning files of the web UI: what the last picture was conditioned on saved as one."""
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import unicodedata
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from ..errors import ZvlError, shown
 from ..hosts import forge_files
-from ..outside import plain
 from .kept import KEEPER, Made
-
-if TYPE_CHECKING:
-    from ..conditioning_file import Saved
 
 _MOST = 2000  # files in the folder
 _LONGEST = 100  # bytes of a name; systems take 255 with the ending and what a file is called while it is written
-_TOLD = 5  # names in a message
 # What no file system or page may get in a name, and what Windows keeps for itself.
 _UNSAFE = re.compile(r'[<>:"/\\|?*]+')
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?$", re.IGNORECASE)
 NOTHING = "There is nothing to save: no reference had a part in the last picture."
-
-
-def opened(name: str) -> Saved:
-    """The conditioning file of that name. It is looked up in a listing, never used as a path.
-
-    Raises:
-        ZvlError: there is none, or it can't be used.
-    """
-    path = forge_files.conditioning_paths().get(name)
-    if path is None:
-        raise ZvlError(no_such(name))
-    try:
-        info = os.stat(path)
-        return _loaded(path, (info.st_ino, info.st_size, info.st_mtime_ns))
-    except OSError:  # gone since
-        raise ZvlError(no_such(name)) from None
-    except ZvlError as error:
-        raise ZvlError(str(error).replace(plain(path, 120), shown(name)).replace(path, shown(name))) from None
-
-
-def no_such(name: str) -> str:
-    """That there is no file of a name, and what there is."""
-    there = list(forge_files.conditioning_paths())
-    some = ", ".join(plain(each) for each in there[:_TOLD]) or "nothing yet"
-    more = f" and {len(there) - _TOLD} more" if len(there) > _TOLD else ""
-    return (
-        f"There is no conditioning file {shown(name)} in {forge_files.conditioning_folder()} (there is {some}{more})."
-    )
-
-
-@functools.lru_cache(maxsize=2)
-def _loaded(path: str, state: tuple) -> Saved:
-    from ..conditioning_file import load  # torch is behind it: late
-
-    return load(path)
 
 
 def free_name(wanted: str) -> str:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from ..budget import Memory
 from ..caption import Asked, Caption
 from ..hosts import family, forge, forge_files
 from ..options import Settings
-from .conditionings import opened, save_last
+from .conditionings import save_last
 from .kept import KEEPER
-
-if TYPE_CHECKING:
-    from ..conditioning_file import Saved
+from .named_files import NAMED_FILES
 
 
 class Host(Protocol):
@@ -41,11 +39,13 @@ class Host(Protocol):
     def obstacle(self) -> str:
         """Why nothing can be read here, whatever weights there are, in a sentence; "" where it can."""
 
-    def conditionings(self) -> dict[str, str] | None:
-        """Conditioning files the user has, name -> path; None where there is no folder for them."""
+    def files(self, kind: str) -> dict[str, str] | None:
+        """The files that an option of this kind (conditioning, profile) may name, name -> path; None where there is no
+        folder for them."""
 
-    def conditioning(self, name: str) -> Saved:
-        """The file of that name. Raises ZvlError where there is none, or it can't be used."""
+    def file(self, kind: str, name: str) -> Any:
+        """The file of that name: a `Saved`, or a `Profile`. Raises ZvlError where there is none, or it can't be
+        used."""
 
     def save_conditioning(self, name: str) -> str:
         """Save what the last picture was conditioned on; gives the name that the file got. Raises ZvlError where it
@@ -92,12 +92,16 @@ class WebUI:
     ensure_temp_folder = staticmethod(forge.ensure_temp_folder)
     models = staticmethod(forge_files.models)
     model_folders = staticmethod(forge_files.model_folders)
-    conditionings = staticmethod(forge_files.conditioning_paths)
-    conditioning = staticmethod(opened)
     save_conditioning = staticmethod(save_last)
     obstacle = staticmethod(family.without_qwen3vl)
 
     busy = staticmethod(forge.busy)
+
+    def files(self, kind: str) -> dict[str, str]:
+        return NAMED_FILES[kind].paths()
+
+    def file(self, kind: str, name: str) -> Any:
+        return NAMED_FILES[kind].opened(name)
 
     def unload(self) -> None:
         KEEPER.residence.unload()

@@ -67,7 +67,7 @@ def write(settings: Settings, digests: dict[str, str], model: str) -> dict[str, 
     """The infotext entries of a generation whose conditioning has been made.
 
     Args:
-        digests: Of the references and masks that had a part, by the options' names.
+        digests: Of the references, the masks and the profile that had a part, by the options' names.
     """
     entries = {MARK: __version__}
     if settings.preset != CUSTOM:
@@ -77,7 +77,10 @@ def write(settings: Settings, digests: dict[str, str], model: str) -> dict[str, 
         value = getattr(settings, option.name)
         if option.infotext is None or option.name == "scale_to_text" or option.kind == "conditioning":
             continue
-        if option.kind in ("image", "mask"):
+        if option.kind == "profile":
+            if option.name in digests:
+                entries[option.infotext] = _of_named(value, digests[option.name])
+        elif option.kind in ("image", "mask"):
             if option.name in digests and option.name not in silent:
                 entries[option.infotext] = digests[option.name][:DIGEST]
         elif option.unit and numbered("reference", option.unit) not in digests:
@@ -102,14 +105,19 @@ def of_file(name: str, digest: str, weights: dict[str, Any]) -> dict[str, str]:
         for each, value in weights.items()
         if BY_NAME[each].first in _ALWAYS or value != _UNNAMED.get(each, BY_NAME[each].default)
     }
-    return {MARK: __version__, CONDITIONING: _escaped(f"{name} {digest[:DIGEST]}")} | written
+    return {MARK: __version__, CONDITIONING: _of_named(name, digest)} | written
 
 
-def file_of(parameters: dict[str, str]) -> tuple[str, str] | None:
-    """The name and the first digits of the digest of the conditioning file that a picture was made from."""
-    if MARK not in parameters or CONDITIONING not in parameters:
+def _of_named(name: str, digest: str) -> str:
+    return _escaped(f"{name} {digest[:DIGEST]}")
+
+
+def file_of(option: Option, parameters: dict[str, str]) -> tuple[str, str] | None:
+    """The name and the first digits of the digest of the file that a picture was made with: a conditioning file, or a
+    profile."""
+    if MARK not in parameters or option.infotext not in parameters:
         return None
-    name, _, digest = _unescaped(parameters[CONDITIONING]).rpartition(" ")
+    name, _, digest = _unescaped(parameters[option.infotext]).rpartition(" ")
     return name, digest
 
 
@@ -150,9 +158,11 @@ def read(option: Option, parameters: dict[str, str]) -> Any:
     if MARK not in parameters:
         return None
     if option.kind == "conditioning":
-        return (file_of(parameters) or ("",))[0]
+        return (file_of(option, parameters) or ("",))[0]
     if CONDITIONING in parameters and option.first not in WEIGHTING:
         return None  # nothing is known of what the file was made with
+    if option.kind == "profile":
+        return (file_of(option, parameters) or ("",))[0]
     if _text(option, parameters) is None and option.kind not in FILES:
         return getattr(_made(parameters), option.name)
     return _value(option, parameters)

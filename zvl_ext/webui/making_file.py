@@ -14,9 +14,9 @@ from ..hosts import forge
 from ..options import OPTIONS, Settings, flat
 from ..weighting import WEIGHTING
 from . import infotext, sampling
-from .conditionings import opened
 from .engine import Player, with_prompts
 from .making import Making, is_negative
+from .named_files import NAMED_FILES
 from .request import SAVE, named
 
 
@@ -33,7 +33,7 @@ def weighed(settings: Settings, args: tuple | list, cell: dict[str, Any]) -> tup
     Raises:
         ZvlError: there is no such file, or it can't be used.
     """
-    saved = opened(settings.conditioning)
+    saved: Saved = NAMED_FILES["conditioning"].opened(settings.conditioning)
     if "conditioning" in cell:
         given = set(cell)
     elif named(args):
@@ -89,7 +89,7 @@ class FromFile(Making):
             return
         self.saved.check(hidden=forge.caption_width(engine))
         if self.weighs:
-            sampling.check(engine, [part.weighting.blocks for part in self.parts])
+            sampling.check(engine, [part.weighting for part in self.parts])
 
     def conditioned(self, function: Callable, engine: Any, prompts: Any, *rest: Any, **more: Any) -> Any:
         """As `Making.conditioned`: the file's rows in the form of the host's own answer, for which nothing is read."""

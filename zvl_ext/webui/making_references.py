@@ -130,7 +130,7 @@ class FromReferences(Making):
         return infotext.write(self.settings, conditioner.digests(self.units), self.extractor.checkpoint.name)
 
     def lines(self, prompts: Any) -> list[str]:
-        return effects.unheard(self.settings)
+        return [*effects.unheard(self.settings), *conditioner.about_profile(self.units)]
 
     def check(self, engine: Any, prompts: Any = None) -> Sources:
         """What the conditioning draws on, once it is known that it has what the settings ask for."""
@@ -148,7 +148,7 @@ class FromReferences(Making):
         if loaded or language_model:
             conditioner.check_layer(s, sources)
         if loaded and self.weighs:
-            sampling.check(engine, [unit.settings.blocks for unit in self.units])
+            sampling.check(engine, [unit.weighting for unit in self.units])
         return sources
 
     def conditioned(self, function: Callable, engine: Any, prompts: Any, *rest: Any, **more: Any) -> Any:

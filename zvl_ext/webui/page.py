@@ -65,11 +65,14 @@ class PageHost:
     def model_folders(self) -> list[str]:
         return [self._weights.model.extractor.checkpoint.path]
 
-    def conditionings(self) -> None:
-        """The page makes its pictures from references; files are for `generate` and the web UI."""
+    def files(self, kind: str) -> dict[str, str] | None:
+        """The page makes its pictures from references; conditioning files are for `generate` and the web UI."""
+        return (self._weights.profiles() or None) if kind == "profile" else None
 
-    def conditioning(self, name: str) -> Any:
-        raise ZvlError("There are no conditioning files here.")
+    def file(self, kind: str, name: str) -> Any:
+        if kind != "profile":
+            raise ZvlError("There are no conditioning files here.")
+        return self._weights.profile(name)
 
     def save_conditioning(self, name: str) -> str:
         raise ZvlError("There are no conditioning files here.")
@@ -131,12 +134,14 @@ def build(weights: Weights, prompt: str | None = None, seed: int = 0, reference:
 
         first = random.randrange(_SEEDS) if seed is None or seed < 0 else int(seed) % _SEEDS  # noqa: S311
         try:
+            settings = Settings.from_positions(values)
             request = Request(
                 prompt,
-                Settings.from_positions(values),
+                settings,
                 [(first + i) % _SEEDS for i in range(1 if sweep else int(count))],
                 sampling | {"steps": int(steps), "guidance": float(guidance)},
                 negative,
+                profile=weights.profile(settings.profile) if settings.profile else None,
             )
             made = make_sweep(weights, request, on_step) if sweep else make_beside_plain(weights, request, on_step)
         except ZvlError as error:

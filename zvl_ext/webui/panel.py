@@ -85,6 +85,11 @@ _MORE = (
 )
 # One control for one thing: in the panel that is normalization none.
 _HIDDEN = ("scale_to_text",)
+# Those that name a file: the button that looks for files again, and what it looks for.
+_FILES = {
+    "conditioning": ("refresh_files", "conditioning files"),
+    "profile": ("refresh_profiles", "profiles"),
+}
 _OPENED = {"image": open_reference, "mask": open_mask}
 # What may make a read fit that does not: in words, and as values.
 _SMALLER = (
@@ -124,7 +129,7 @@ def build(title: str, elem_id: Callable[[str], str], host: Host) -> tuple[list, 
             control("alpha")
         about = gr.HTML(_about(BY_NAME["preset"].default), elem_classes=["zvl-about"])
         buttons = panel_units.build(control, elem_id, host)
-        with gr.Column(visible=host.conditionings() is not None):
+        with gr.Column(visible=host.files("conditioning") is not None):
             saving = panel_file.build_save(elem_id)
         cost = gr.HTML(_cost(*(BY_NAME[name].default for name in COST_OPTIONS)))
         with gr.Row(elem_classes=["zvl-compact"]):
@@ -136,9 +141,11 @@ def build(title: str, elem_id: Callable[[str], str], host: Host) -> tuple[list, 
                 refresh = tool("refresh", "\U0001f504", "Look for Qwen3-VL weights again")
                 free = tool("free", "\U0001f9f9", "Free the memory that Qwen3-VL takes")
                 forget = tool("forget", "\U0001f5d1\ufe0f", "Forget what is kept of references (memory and disk)")
-            with gr.Row(elem_classes=["zvl-model"], visible=host.conditionings() is not None):
-                control("conditioning")
-                refresh_files = tool("refresh_files", "\U0001f504", "Look for conditioning files again")
+            refreshes = {}
+            for name, (button, what) in _FILES.items():
+                with gr.Row(elem_classes=["zvl-model"], visible=host.files(BY_NAME[name].kind) is not None):
+                    control(name)
+                    refreshes[name] = tool(button, "\U0001f504", f"Look for {what} again")
             memory = gr.HTML(
                 _memory(host, *(BY_NAME[name].default for name in MEMORY_OPTIONS)), elem_classes=["zvl-memory"]
             )
@@ -193,7 +200,9 @@ def build(title: str, elem_id: Callable[[str], str], host: Host) -> tuple[list, 
         on_effect(names, [numbered("curve", number)])
     on_change(panel_alone.OPTIONS, functools.partial(panel_alone.line, host), [alone])
     panel_units.listen(buttons, made, host)
-    panel_file.listen(saving, refresh_files, made, host)
+    panel_file.listen(saving, made, host)
+    for name, button in refreshes.items():
+        panel_file.refresh(name, button, made, host)
     return [made[option.name] for option in OPTIONS], panel_paste.fields(made, host)
 
 
@@ -231,7 +240,7 @@ def _control(option: Option, elem_id: str, host: Host) -> Any:
     component = _component(option, elem_id, host)
     # The web UI keeps the first start's values as the user's defaults: after an update, a fresh panel would have some
     # of an old preset and some of a new one. What a preset sets is not kept there.
-    component.do_not_save_to_config = option.name in ("preset", "conditioning") or option.first in PRESET_OPTIONS
+    component.do_not_save_to_config = option.name in ("preset", *_FILES) or option.first in PRESET_OPTIONS
     return component
 
 
@@ -257,8 +266,8 @@ def _component(option: Option, elem_id: str, host: Host) -> Any:
     if option.kind == "model":
         names = list(host.models())
         return gr.Dropdown(names, value=names[0] if names else None, **info, **shown)
-    if option.kind == "conditioning":
-        return panel_file.control(host, **info, **shown)
+    if option.name in _FILES:
+        return panel_file.control(option, host, **info, **shown)
     if option.kind == "image":
         return dropped.control(**shown)
     if option.kind == "mask":

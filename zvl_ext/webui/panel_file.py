@@ -1,4 +1,4 @@
-"""The panel's conditioning files: choosing one, and saving what the last picture was conditioned on."""
+"""The panel's files: a conditioning or a profile is chosen, and what the last picture was conditioned on saved."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from ..declaration import numbered
+from ..declaration import Option, numbered
 from ..errors import ZvlError, shown, titled
 from ..options import BY_NAME, UNITS
 from ..outside import plain
@@ -20,11 +20,13 @@ from .host import Host
 NONE = ("None", "")  # in the list, for no file
 _WEIGHTS = tuple(numbered(name, number) for number in range(1, UNITS + 1) for name in WEIGHTING)
 _LONGEST = 200  # characters of a prompt that is shown
+_SEARCHED = 200  # profiles that are looked at for one of a digest
 
 
-def control(host: Host, **shown_as: Any) -> gr.Dropdown:
-    """The list of files. What is not in it (any more) is refused when a picture is to be made, in a line."""
-    return gr.Dropdown(_choices(host), value="", allow_custom_value=True, **shown_as)
+def control(option: Option, host: Host, **shown_as: Any) -> gr.Dropdown:
+    """The list of files of an option's kind. What is not in it (any more) is refused when a picture is to be made, in
+    a line."""
+    return gr.Dropdown(_choices(option, host), value="", allow_custom_value=True, **shown_as)
 
 
 def build_save(elem_id: Callable[[str], str]) -> dict[str, Any]:
@@ -39,50 +41,65 @@ def build_save(elem_id: Callable[[str], str]) -> dict[str, Any]:
     return {"name": name, "save": button, "about": gr.HTML("", elem_classes=["zvl-file"], elem_id=elem_id("file"))}
 
 
-def listen(saving: dict[str, Any], refresh: Any, made: dict[str, Any], host: Host) -> None:
-    """Give the controls what they do.
+_QUIET = {"show_progress": "hidden"}  # in gradio's queue, without which nothing is shown of what they say
+
+
+def refresh(name: str, button: Any, made: dict[str, Any], host: Host) -> None:
+    """Let a button look for an option's files again.
+
+    Args:
+        made: The controls of all options, by their names.
+    """
+    again = functools.partial(_refreshed, BY_NAME[name], host)
+    button.click(again, inputs=[made[name]], outputs=[made[name]], **_QUIET)
+
+
+def listen(saving: dict[str, Any], made: dict[str, Any], host: Host) -> None:
+    """Give the controls of conditioning files what they do.
 
     Args:
         saving: As `build_save` gave it.
-        refresh: The button that looks for files again.
         made: The controls of all options, by their names.
     """
     file = made["conditioning"]
-    quiet = {"show_progress": "hidden"}  # in gradio's queue, without which nothing is shown of what they say
-    refresh.click(functools.partial(_refreshed, host), inputs=[file], outputs=[file], **quiet)
     # `input` is the user's own choice: what is pasted brings its own weights.
-    file.input(functools.partial(_weights, host), inputs=[file], outputs=[made[name] for name in _WEIGHTS], **quiet)
-    file.change(functools.partial(_about, host), inputs=[file], outputs=[saving["about"]], **quiet)
+    file.input(functools.partial(_weights, host), inputs=[file], outputs=[made[name] for name in _WEIGHTS], **_QUIET)
+    file.change(functools.partial(_about, host), inputs=[file], outputs=[saving["about"]], **_QUIET)
     saving["save"].click(
-        functools.partial(_saved, host), inputs=[saving["name"]], outputs=[file, saving["name"]], **quiet
+        functools.partial(_saved, host), inputs=[saving["name"]], outputs=[file, saving["name"]], **_QUIET
     )
 
 
-def pasted(parameters: dict, host: Host) -> Any:
-    """What pasted parameters choose: the file of their picture, where it is there and still the same."""
-    if infotext.MARK not in parameters:
+def pasted(option: Option, parameters: dict, host: Host) -> Any:
+    """What pasted parameters choose: the file of their picture, where it is there and still the same.
+
+    A profile is small, so it is also found under another name.
+    """
+    if infotext.read(option, parameters) is None:
         return None
-    found = infotext.file_of(parameters)
+    found = infotext.file_of(option, parameters)
     if found is None:
         return gr.update(value="")
     name, digest = found
-    try:
-        same = bool(digest) and host.conditioning(name).digest.startswith(digest)
-        why = "" if same else f"the conditioning file {shown(name)} is another one than that of these parameters"
-    except ZvlError as error:
-        why = f"the conditioning file of these parameters can't be used. {error}".rstrip(".")
-    if why:
-        gr.Warning(titled(f"{why}. None is chosen."))
-        return gr.update(value="")
-    return gr.update(choices=_choices(host), value=name)
+    others = [each for each in host.files(option.kind) or () if each != name][:_SEARCHED]
+    what, why = option.label.lower(), ""
+    for each in [name, *(others if option.kind == "profile" else [])]:
+        try:
+            if digest and host.file(option.kind, each).digest.startswith(digest):
+                return gr.update(choices=_choices(option, host), value=each)
+            why = why or f"the {what} {shown(name)} is another one than that of these parameters"
+        except ZvlError as error:
+            why = why or f"the {what} of these parameters can't be used. {error}".rstrip(".")
+    gr.Warning(titled(f"{why}. None is chosen."))
+    return gr.update(value="")
 
 
-def _choices(host: Host) -> list[tuple[str, str]]:
-    return [NONE, *((name, name) for name in host.conditionings() or ())]
+def _choices(option: Option, host: Host) -> list[tuple[str, str]]:
+    return [NONE, *((name, name) for name in host.files(option.kind) or ())]
 
 
-def _refreshed(host: Host, chosen: str | None) -> Any:
-    choices = _choices(host)
+def _refreshed(option: Option, host: Host, chosen: str | None) -> Any:
+    choices = _choices(option, host)
     return gr.update(choices=choices, value=chosen if chosen in dict(choices).values() else "")
 
 
@@ -91,7 +108,7 @@ def _weights(host: Host, name: str | None) -> list[Any]:
     weights: dict[str, Any] = {}
     if name:
         try:
-            weights = host.conditioning(name).weights
+            weights = host.file("conditioning", name).weights
         except ZvlError as error:
             gr.Warning(titled(str(error)))
     return [gr.update(value=weights[each]) if each in weights else gr.update() for each in _WEIGHTS]
@@ -102,7 +119,7 @@ def _about(host: Host, name: str | None) -> str:
     if not name:
         return ""
     try:
-        about = host.conditioning(name).about
+        about = host.file("conditioning", name).about
     except ZvlError as error:
         return f"<p class='zvl-help zvl-note'>{html.escape(str(error))}</p>"
     told = f" Its prompt: {plain(about.prompt, _LONGEST)}." if about.prompt else ""
@@ -117,6 +134,6 @@ def _saved(host: Host, wanted: str | None) -> tuple[Any, Any]:
     except ZvlError as error:
         gr.Warning(titled(str(error)))
         return gr.update(), gr.update()
-    label = BY_NAME["conditioning"].label
-    gr.Info(titled(f"saved as {shown(name)}. It can be chosen under {label}."))
-    return gr.update(choices=_choices(host)), gr.update(value="")
+    option = BY_NAME["conditioning"]
+    gr.Info(titled(f"saved as {shown(name)}. It can be chosen under {option.label}."))
+    return gr.update(choices=_choices(option, host)), gr.update(value="")

@@ -44,8 +44,8 @@ def fields(made: dict[str, Any], host: Host) -> list:
         def read(parameters: dict) -> Any:
             if option.kind in ("image", "mask"):
                 return _recent(option, parameters, host)
-            if option.kind == "conditioning":
-                return panel_file.pasted(parameters, host)
+            if option.kind in ("conditioning", "profile"):
+                return panel_file.pasted(option, parameters, host)
             value = infotext.read(option, parameters)
             if option.kind == "model":
                 value = _pasted_model(value, host)

@@ -23,6 +23,7 @@ from .kept import KEEPER, Made
 from .making import Making, is_negative
 from .making_file import FromFile, weighed
 from .making_references import FromReferences, shape_of
+from .named_files import NAMED_FILES
 from .request import asked, cell_in, check_together, parse, to_save
 from .said import tell
 
@@ -79,7 +80,8 @@ def making_of(p: Any, chosen: Settings, args: tuple | list, cell: dict[str, Any]
     if chosen.conditioning:
         saved, lines = weighed(chosen, args, cell)
         return None if saved.idle else FromFile(p, chosen, saved, lines)
-    units = conditioner.units_of(chosen, shape_of(p), frame)
+    profile = NAMED_FILES["profile"].opened(chosen.profile) if chosen.profile else None
+    units = conditioner.units_of(chosen, shape_of(p), frame, profile)
     return FromReferences(p, chosen, units, frame) if units else None
 
 

@@ -10,16 +10,17 @@ from ..conditioning import Part
 from ..errors import ZvlError
 from ..hosts import forge
 from ..options import BY_NAME, OPTIONS
-from ..weighting import way
+from ..weighting import Weighting, way
 from . import infotext
 from .said import tell
 
 
-def check(engine: Any, blocks: list[str]) -> None:
-    """Raise ZvlError where a loaded engine's image model can't be given weights, or lacks blocks.
+def check(engine: Any, weightings: list[Weighting]) -> None:
+    """Raise ZvlError where a loaded engine's image model can't be given weights: it lacks blocks, or is not the
+    profile's.
 
     Args:
-        blocks: Those that are named for each reference.
+        weightings: Of each reference.
     """
     try:
         from ..hosts import forge_attention
@@ -28,8 +29,8 @@ def check(engine: Any, blocks: list[str]) -> None:
             f"This version of the web UI samples in a way Z-Image VL does not know ({error}), so no weight can be "
             "set. Choose weight 1, or look for an update."
         ) from None
-    for named in blocks:
-        forge_attention.check(engine, named)
+    for each in weightings:
+        forge_attention.check(engine, each.blocks, each.profile)
 
 
 class Sampling:
@@ -103,7 +104,7 @@ class Sampling:
             tell(self._p, self._from.note)
         if self._weights is not None and not self._weights.used:  # against all expectation
             for option in OPTIONS:
-                if option.first == "weight":
+                if option.first in ("weight", "profile"):
                     parameters.pop(option.infotext, None)
             tell(self._p, "the weight had no effect: this web UI did not ask for it while sampling.")
         return True

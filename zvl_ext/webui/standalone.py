@@ -14,14 +14,15 @@ from PIL import Image
 from ..beginning import Beginning, beginning_of
 from ..budget import inserts
 from ..caption import Asked, Caption, describe, part_seen
-from ..conditioner import Unit, digests, plain_picture, units_of
+from ..conditioner import Unit, about_profile, digests, plain_picture, units_of
 from ..conditioning import Conditioning
 from ..conditioning_file import About, Saved
 from ..effects import plain_because, unheard
-from ..errors import ZvlError, in_one_line
+from ..errors import ZvlError, in_one_line, untitled
 from ..hosts.standalone import ZImage
 from ..hosts.standalone_beginning import begins
 from ..options import BY_NAME, Settings
+from ..profiles import Profile
 from ..reference import Reference, open_reference
 from . import infotext
 
@@ -60,6 +61,16 @@ class Weights(Protocol):
         """Of each picture how much of the prompt's and of the reference's attributes it has; [] where nobody can
         tell."""
 
+    def profiles(self) -> dict[str, str]:
+        """Profiles that come with it, name -> path."""
+
+    def profile(self, name: str) -> Profile:
+        """The one of that name, which is only looked up, never used as a path.
+
+        Raises:
+            ZvlError: there is none.
+        """
+
     def examples(self) -> list[str]:
         """References to try, as files."""
 
@@ -78,6 +89,7 @@ class Request:
         seeds: One picture for each.
         sampling: `size`, `steps` and `guidance`.
         whole: Whether the conditioning is wanted for a file, which also holds what has no part in the picture.
+        profile: The one that the settings name.
     """
 
     prompt: str
@@ -86,6 +98,7 @@ class Request:
     sampling: dict[str, Any]
     negative: str = ""
     whole: bool = False
+    profile: Profile | None = None
 
 
 @dataclass
@@ -130,7 +143,7 @@ def make(weights: Weights, request: Request, on_step: OnStep | None = None, save
     settings, model, made = request.settings, weights.model, Made()
     guided = request.sampling["guidance"] > 0
     fitted = weights.fitted(settings)
-    units = units_of(fitted, request.sampling["size"]) if settings.enabled else []
+    units = units_of(fitted, request.sampling["size"], profile=request.profile) if settings.enabled else []
     if settings.enabled and not settings.units:
         made.say("No reference image, so the picture was made from the prompt alone.")
     elif settings.enabled and not units:
@@ -140,6 +153,8 @@ def make(weights: Weights, request: Request, on_step: OnStep | None = None, save
             "A negative reference acts by guidance, and at guidance 0 there is none. Set guidance to 0.5 or more, or "
             "switch Negative reference off."
         )
+    for profile in {unit.weighting.profile for unit in units} - {None}:
+        model.check_profile(profile)
     if saved is not None:
         model.check_file(saved)
         conditionings = [saved.conditioning] * len(request.seeds)
@@ -157,7 +172,7 @@ def make(weights: Weights, request: Request, on_step: OnStep | None = None, save
         made.settings = infotext.write(settings, digests(units), model.extractor.checkpoint.name)
         lines, more = weights.differences(settings, units[0].reference)
         made.settings |= more
-        for line in (*lines, *(each.removeprefix("Z-Image VL: ") for each in unheard(settings))):
+        for line in (*lines, *map(untitled, unheard(settings)), *about_profile(units)):
             made.say(line)
     against = [
         model.condition_units(units, request.negative, seed, made.say, negative=True)
