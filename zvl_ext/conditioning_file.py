@@ -314,7 +314,8 @@ def _profile(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> Prof
     told = parse_json(metadata[_PROFILE])
     if not isinstance(told, dict) or not isinstance(told.get("name"), str):
         raise ValueError("what it says of its profile is not what a conditioning says")
-    return profile_of(*(tensors.get(f"{_PROFILE}.{name}") for name in (MAIN, REFINER)), plain(told["name"], 200), told)
+    main, refiner = (tensors.get(f"{_PROFILE}.{name}") for name in (MAIN, REFINER))
+    return profile_of(main, refiner, plain(told["name"], 200), told)
 
 
 def _part(

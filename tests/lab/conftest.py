@@ -44,3 +44,18 @@ def drawn() -> Reference:
     from zvl_ext.lab.miniature import world
 
     return open_reference(Image.fromarray(world.draw(demo.REFERENCE, 0)))
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of two profiles that come with the miniature: "soft" and "hard"."""
+    import miniature
+
+    from zvl_ext.lab.miniature import family
+
+    folder = tmp_path / "profiles"
+    folder.mkdir()
+    monkeypatch.setattr(family, "PROFILES", str(folder))
+    miniature.write_profile(folder, "soft")
+    miniature.write_profile(folder, "hard", -6.0)
+    return folder

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import Result, assert_refused, metadata, states
+from miniature import write_profile
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -19,8 +20,10 @@ pytest.importorskip("diffusers")
 
 from zvl_ext.__main__ import main
 from zvl_ext.lab import demo
+from zvl_ext.profiles import read_profile
 
 PROMPT = "a large red heart"
+INSERTED = ("--set", "preset=Balanced", "--set", "weight=0.8")
 
 
 @pytest.fixture
@@ -206,3 +209,68 @@ def test_what_is_no_text_encoder_is_one_line(encode: Callable, weights_folder: P
     assert_refused(done, "tokenizer.json")
     done, _ = encode("--text-encoder", z_image, prompt="half \ud83d")
     assert_refused(done, "not UTF-8")
+
+
+# --- profiles
+
+
+def test_a_file_or_one_that_is_shipped(
+    generate: Callable,
+    reference_file: Path,
+    shipped: Path,
+    tmp_path: Path,
+) -> None:
+    ours = write_profile(tmp_path, "ours")
+    pictures = {}
+    for named in ("", ours, "soft", "hard"):
+        more = ["--set", f"profile={named}"] if named else []
+        done, out = generate("--reference", reference_file, "--steps", 2, *INSERTED, *more, "--json")
+        assert done.code == 0, done.err
+        pictures[named] = pixels(out)
+        written = json.loads(done.out)["settings"].get("ZVL profile", "")
+        assert written.startswith("ours " if named == ours else named)
+        assert bool(written) == bool(named)
+        assert os.sep not in written
+        assert not named or written.endswith(read_profile(ours).digest[:12]) == (named != "hard")
+    assert pictures["soft"] == pictures[ours]
+    assert len(set(pictures.values())) == 3
+
+
+@pytest.mark.parametrize(
+    ("blocks", "told", "says"),
+    [
+        (
+            7,
+            {},
+            "The profile 'bad' is for an image model with 7 blocks of 4 heads (1 for the caption), and this one has 6",
+        ),
+        (6, {"width": 3840}, "whose rows are 3840 wide, and this one's are 120"),
+        (0, {}, "it is not there"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(
+    generate: Callable,
+    reference_file: Path,
+    tmp_path: Path,
+    blocks: int,
+    told: dict,
+    says: str,
+) -> None:
+    path = write_profile(tmp_path, "bad", blocks=blocks, **told) if blocks else str(tmp_path / "none")
+    done, out = generate("--reference", reference_file, *INSERTED, "--set", f"profile={path}")
+    assert_refused(done, says)
+    assert not out.exists()
+
+
+def test_one_that_changes_nothing_or_was_fitted_for_something_else_is_said(
+    generate: Callable,
+    reference_file: Path,
+    tmp_path: Path,
+) -> None:
+    path = write_profile(tmp_path, "mine", engine="blend", merge=3)
+    done, _ = generate("--reference", reference_file, "--steps", 1, *INSERTED, "--set", f"profile={path}")
+    assert "The profile 'mine' was fitted with engine blend, merge 3 (here: splice, 2)" in done.out
+    done, _ = generate(
+        "--reference", reference_file, "--steps", 1, "--set", "preset=Research default", "--set", f"profile={path}"
+    )
+    assert "Profile changes nothing here: it acts on inserted tokens" in done.out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -205,3 +206,31 @@ def test_what_is_wrong_is_one_line_in_the_page(page: Any, weights: demo.Weights,
     assert "Shorten the prompt" in said
     said = generate(PROMPT, "", 5, 1, 2.0, 1, *values(enabled=True, alpha=7))[3]
     assert "alpha must be a number from 0 to 1, not 7" in said
+
+
+# --- profiles
+
+
+def test_the_page_offers_those_of_the_miniature(page: Any, weights: demo.Weights, shipped: Path) -> None:
+    (control,) = [each for each in page.build(weights).blocks.values() if getattr(each, "label", "") == "Profile"]
+    assert control.choices == [("None", ""), ("hard", "hard"), ("soft", "soft")]
+
+
+def test_the_page_makes_pictures_with_one_and_takes_no_path(
+    page: Any,
+    weights: demo.Weights,
+    drawn: Reference,
+    shipped: Path,
+) -> None:
+    make = generates(page, weights)
+
+    def asked(profile: str) -> tuple:
+        settings = values(enabled=True, reference=drawn.image, **PRESETS["Balanced"], profile=profile)
+        return make(PROMPT, "", 5, 1, 0, 1, *settings)
+
+    bare, soft = asked(""), asked("soft")
+    assert "ZVL profile: soft " in soft[2]
+    assert "ZVL profile" not in bare[2]
+    assert soft[0][-1][0].tobytes() != bare[0][-1][0].tobytes()
+    assert soft[0][0][0].tobytes() == bare[0][0][0].tobytes(), "the one without the reference"
+    assert "There is no profile &#x27;/etc/passwd&#x27; here (there is hard, soft)." in asked("/etc/passwd")[3]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from zvl_ext import profiles
 from zvl_ext.lab.miniature import family, world
 from zvl_ext.lab.training import publish
 
@@ -28,3 +29,15 @@ def save_untrained(work: Path, out: Path) -> Path:
         torch.manual_seed(0)
         publish.publish(str(work), str(out))
     return out
+
+
+def write_profile(folder: Path, name: str, log: float = -2.0, blocks: int = 6, **told: object) -> str:
+    """A profile of the miniature's shape, or of more blocks; gives its path.
+
+    Args:
+        log: The first block's first head's log-weight; the last one's last head has 0.5, the others lie between.
+    """
+    main = torch.linspace(log, 0.5, blocks * 4).reshape(blocks, 4)
+    path = str(folder / f"{name}.safetensors")
+    profiles.write_profile(path, main, torch.zeros(1, 4), told)
+    return path

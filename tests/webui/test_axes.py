@@ -21,6 +21,7 @@ from zvl_ext.conditioning_file import About, save
 from zvl_ext.errors import ZvlError
 from zvl_ext.hosts import forge
 from zvl_ext.options import BY_NAME, OPTIONS
+from zvl_ext.profiles import write_profile
 from zvl_ext.webui import axes, infotext, run
 
 pytest_plugins = ["host_fixtures"]
@@ -52,6 +53,10 @@ def references(weights: Path, picture: Any, other_picture: Any) -> Path:
         rows = torch.randn(7, 64, generator=torch.Generator().manual_seed(seed))
         save(Conditioning(rows), str(files / f"{name}.safetensors"), About("a photo of a cat"))
     (files / "folder.safetensors").mkdir()
+    profiles = weights / "profiles"
+    profiles.mkdir()
+    for name in ("soft", "a cat, hard", ".hidden"):
+        write_profile(str(profiles / f"{name}.safetensors"), [[-1.0, 0.5]] * 3, [[0.0, -1.0]], {})
     return folder
 
 
@@ -91,6 +96,8 @@ def test_types_and_choices(plot: Any, references: Path) -> None:
             assert found.choices() == ["first.png", "second, with a comma.png"]
         elif option.kind == "conditioning":
             assert found.choices() == ["None", "a cat, twice", "one"]
+        elif option.kind == "profile":
+            assert found.choices() == ["None", "a cat, hard", "soft"]
         else:
             assert found.choices is None
 
@@ -128,6 +135,10 @@ _ODD = {
         ["one", " a cat, twice ", "None"],
         ["third", "one.safetensors", "../one", "conditionings/one", "/etc/passwd", ".hidden", "folder", ""],
     ),
+    "profile": (
+        ["soft", " a cat, hard ", "None"],
+        ["third", "soft.safetensors", "../soft", "/etc/passwd", ".hidden", ""],
+    ),
     "blocks": (["all", " early, 20-29:0.5 ", "0-9"], ["first", "9-0", "all:9"]),
     "layer_mix": (["-8:0.7, -2:0.3", " -6 ", ""], ["-37", "2", "-8:0", "-8, -8"]),
     "image_layers": (["-8:0.7; -2:.3", "-6"], ["-8:1, -2:-1", "early"]),
@@ -160,7 +171,11 @@ def test_good_values_are_confirmed(plot: Any, references: Path, name: str) -> No
 def test_bad_values_are_refused_before_the_grid_begins(
     plot: Any, references: Path, refused: Any, name: str, value: Any
 ) -> None:
-    says = {"reference": "There is no reference image", "conditioning": "There is no conditioning file"}
+    says = {
+        "reference": "There is no reference image",
+        "conditioning": "There is no conditioning file",
+        "profile": "There is no profile",
+    }
     with refused(says.get(BY_NAME[name].first, name)):
         axis(plot, name).confirm(None, [good_and_bad(name)[0][0], value])
 

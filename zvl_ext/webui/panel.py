@@ -146,6 +146,7 @@ def build(title: str, elem_id: Callable[[str], str], host: Host) -> tuple[list, 
                 with gr.Row(elem_classes=["zvl-model"], visible=host.files(BY_NAME[name].kind) is not None):
                     control(name)
                     refreshes[name] = tool(button, "\U0001f504", f"Look for {what} again")
+            profile = gr.HTML("", elem_classes=["zvl-file"], elem_id=elem_id("about_profile"))
             memory = gr.HTML(
                 _memory(host, *(BY_NAME[name].default for name in MEMORY_OPTIONS)), elem_classes=["zvl-memory"]
             )
@@ -201,6 +202,7 @@ def build(title: str, elem_id: Callable[[str], str], host: Host) -> tuple[list, 
     on_change(panel_alone.OPTIONS, functools.partial(panel_alone.line, host), [alone])
     panel_units.listen(buttons, made, host)
     panel_file.listen(saving, made, host)
+    panel_file.tell_profile(made["profile"], profile, host)
     for name, button in refreshes.items():
         panel_file.refresh(name, button, made, host)
     return [made[option.name] for option in OPTIONS], panel_paste.fields(made, host)

@@ -13,6 +13,7 @@ from ..declaration import Option, numbered
 from ..errors import ZvlError, shown, titled
 from ..options import BY_NAME, UNITS
 from ..outside import plain
+from ..profiles import FITTED_FOR
 from ..weighting import WEIGHTING
 from . import infotext
 from .host import Host
@@ -68,6 +69,15 @@ def listen(saving: dict[str, Any], made: dict[str, Any], host: Host) -> None:
     saving["save"].click(
         functools.partial(_saved, host), inputs=[saving["name"]], outputs=[file, saving["name"]], **_QUIET
     )
+
+
+def tell_profile(file: Any, line: Any, host: Host) -> None:
+    """Let a line say what the profile that is chosen was fitted for.
+
+    Args:
+        file: The list of profiles.
+    """
+    file.change(functools.partial(_about_profile, host), inputs=[file], outputs=[line], **_QUIET)
 
 
 def pasted(option: Option, parameters: dict, host: Host) -> Any:
@@ -126,6 +136,23 @@ def _about(host: Host, name: str | None) -> str:
     told += f" Read with {plain(about.reader)}." if about.reader else ""
     line = f"The picture is made from the conditioning file {shown(name)}: no Qwen3-VL, no reference.{told}"
     return f"<p class='zvl-help'>{html.escape(line)}</p>"
+
+
+def _about_profile(host: Host, name: str | None) -> str:
+    """What is chosen, as a line of HTML; empty where nothing is."""
+    if not name:
+        return ""
+    try:
+        profile = host.file("profile", name)
+    except ZvlError as error:
+        return f"<p class='zvl-help zvl-note'>{html.escape(str(error))}</p>"
+    told = {each: plain(profile.told(each), _LONGEST) for each in ("image_model", "pictures", *FITTED_FOR)}
+    read = ", ".join(f"{each.replace('_', ' ')} {told[each]}" for each in FITTED_FOR if told[each])
+    line = f"{len(profile.main)} blocks of {profile.heads} heads"
+    line += f", fitted for {told['image_model']}" if told["image_model"] else ""
+    line += f" on {told['pictures']} pictures" if told["pictures"] else ""
+    line += f", with {read}" if read else ""
+    return f"<p class='zvl-help'>{html.escape(line)}.</p>"
 
 
 def _saved(host: Host, wanted: str | None) -> tuple[Any, Any]:

@@ -22,6 +22,7 @@ from zvl_ext.errors import ZvlError
 from zvl_ext.hosts import forge_files
 from zvl_ext.webui import conditionings, infotext, run
 from zvl_ext.webui.kept import KEEPER
+from zvl_ext.webui.named_files import NAMED_FILES
 
 pytest_plugins = ["host_fixtures", "sampling"]
 
@@ -430,7 +431,7 @@ def test_a_name_becomes_a_files(files: Files, wanted: str, name: str) -> None:
     assert conditionings.save_last(wanted) == name
     assert [path.name for path in folder().iterdir()] == [f"{name}.safetensors"]
     assert list(forge_files.conditioning_paths()) == [name]
-    assert conditionings.opened(name).name == name
+    assert NAMED_FILES["conditioning"].opened(name).name == name
 
 
 @pytest.mark.parametrize("wanted", ["", "  ", "..", "/", "\x00", ".safetensors"])
