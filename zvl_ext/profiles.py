@@ -134,7 +134,10 @@ def profile_of(main: Any, refiner: Any, name: str = "", about: Mapping[str, Any]
 
 
 def _table(values: Any, name: str) -> Table:
+    shape = getattr(values, "shape", (0, 0))
     try:
+        if len(shape) != 2 or max(shape) > _MOST:  # of a tensor: it is not listed first
+            raise TypeError
         listed = values.tolist() if hasattr(values, "tolist") else values
         rows = tuple(tuple(struct.unpack("<f", struct.pack("<f", value))[0] for value in row) for row in listed)
     except (TypeError, struct.error, OverflowError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from zvl_ext.conditioning import Conditioning, Part, joined
 from zvl_ext.conditioning_file import About, Saved, load, save
+from zvl_ext.profiles import profile_of
 from zvl_ext.weighting import Weighting
 
 HIDDEN, PLACE, TEXT = 8, 3, 12
@@ -34,6 +36,7 @@ def part(seed: int, weighting: Weighting = Weighting(), own: int = TEXT, block: 
 
 HALF = torch.zeros(6, 4)
 HALF[:, :2] = 1.0
+PROFILE = profile_of([[-1.0, 0.5]] * 3, [[0.25, -2.0]], "soft", {"engine": "splice", "pictures": 600})
 EASED = Weighting(0.7, 0.1, 0.8, "ease in-out", "early, late:0.3")
 KINDS: dict[str, tuple[Part, ...]] = {
     "the prompt alone": (),
@@ -48,6 +51,10 @@ KINDS: dict[str, tuple[Part, ...]] = {
     "two references": (part(1, EASED, block=5, region=HALF), part(2, Weighting(1.5, curve="reversed"), block=40)),
     "one that acts elsewhere": (part(1, own=0), part(2, EASED, block=5)),
     "one to be led away from": (part(1, EASED, block=5, against=True), part(2)),
+    "a profile": (
+        part(1, dataclasses.replace(EASED, profile=PROFILE), block=5),
+        part(2, Weighting(profile=PROFILE), block=3),
+    ),
     "four": tuple(part(seed, Weighting(seed / 4), block=seed) for seed in range(1, 5)),
 }
 
@@ -185,6 +192,10 @@ def _parts(**changes: Any) -> str:
     return json.dumps([{key: value for key, value in one.items() if value is not ...}])
 
 
+def _profile(main: torch.Tensor) -> Callable[[dict], None]:
+    return lambda tensors: tensors.update({"profile.main": main, "profile.refiner": torch.zeros(2, 4)})
+
+
 def _nan(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.index_fill(0, torch.tensor([1]), float("nan"))
 
@@ -230,6 +241,13 @@ def _nan(tensor: torch.Tensor) -> torch.Tensor:
         (None, {"parts": _parts(blocks=...)}, "what it says of a part"),
         (None, {"parts": _parts(against=1)}, "what it says of a part"),
         (None, {"parts": _parts(weight=float("nan"))}, "NaN"),
+        (None, {"profile": json.dumps({"name": "soft"})}, "main is no table"),
+        (None, {"profile": "[]"}, "what it says of its profile"),
+        (None, {"profile": '{"name": 3}'}, "what it says of its profile"),
+        (_set("profile.main", rows(3, 1)), {}, "'profile.main', which is none"),
+        (_profile(main=rows(3, 1)[:, :2]), {"profile": '{"name": ""}'}, "with one number of heads"),
+        (_profile(main=torch.full((3, 4), torch.nan)), {"profile": '{"name": ""}'}, "main has a log-weight nan"),
+        (_profile(main=torch.zeros(600, 4)), {"profile": '{"name": ""}'}, "main is no table"),
         (None, {"prompt": "x" * 2**20}, "header is too long"),
     ],
 )

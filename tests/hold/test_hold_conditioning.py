@@ -19,9 +19,11 @@ from zvl_ext.conditioning import Part, joined
 from zvl_ext.conditioning_file import WEIGHTING, About, Saved, load, save
 from zvl_ext.errors import ZvlError
 from zvl_ext.options import BY_NAME, OPTIONS
+from zvl_ext.profiles import profile_of
 from zvl_ext.weighting import Weighting
 
 HIDDEN = 4
+PROFILE = profile_of([[-1.0, 0.5, 0.0, 2.0]] * 3, [[0.25, -2.0, 1.0, 0.0]], "soft", {"engine": "splice"})
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +31,13 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("hold") / "c.safetensors"
     torch.manual_seed(0)
     parts = (
-        Part(Weighting(0.5, 0.1, 0.9, "ease in"), torch.randn(6, HIDDEN), torch.randn(3, HIDDEN), torch.ones(3) * 2),
-        Part(Weighting(1.5), torch.randn(6, HIDDEN), torch.randn(2, HIDDEN), region=torch.eye(4)),
+        Part(
+            Weighting(0.5, 0.1, 0.9, "ease in", profile=PROFILE),
+            torch.randn(6, HIDDEN),
+            torch.randn(3, HIDDEN),
+            torch.ones(3) * 2,
+        ),
+        Part(Weighting(1.5, profile=PROFILE), torch.randn(6, HIDDEN), torch.randn(2, HIDDEN), region=torch.eye(4)),
     )
     save(joined(torch.randn(6, HIDDEN), parts, 3, torch.float32), str(path), About("a cat"))
     return path
@@ -57,7 +64,21 @@ def opened(path: Path) -> Saved | None:
         return saved
 
 
-NAMES = ("hidden_states", "text", "1.own", "1.block", "1.counts", "1.region", "2.own", "2.region", "3.own", "x", "")
+NAMES = (
+    "hidden_states",
+    "text",
+    "1.own",
+    "1.block",
+    "1.counts",
+    "1.region",
+    "2.own",
+    "2.region",
+    "3.own",
+    "x",
+    "",
+    "profile.main",
+    "profile.refiner",
+)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.bool, torch.float8_e4m3fn)
 NUMBERS = (0.0, 1.0, -1.0, 0.5, 3e38, 65504.0, float("nan"), float("inf"))
 TENSORS = st.builds(
@@ -98,7 +119,7 @@ TEXTS = st.one_of(PARTS.map(json.dumps), st.text(max_size=20), st.sampled_from((
 @generated(80)
 @hypothesis.given(
     st.dictionaries(
-        st.sampled_from(("zvl_conditioning", "place", "parts", "prompt", "infotext", "x")),
+        st.sampled_from(("zvl_conditioning", "place", "parts", "prompt", "infotext", "x", "profile")),
         TEXTS,
         min_size=1,
         max_size=3,
