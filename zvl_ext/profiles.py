@@ -29,8 +29,9 @@ MAIN, REFINER = "main", "refiner"  # the file's tensors, float32 [blocks, heads]
 
 # What a profile was fitted for, by the options' names: with others it acts, but nobody has tried how well.
 FITTED_FOR = ("engine", "positions", "hidden_layer", "block_place", "merge")
-# What is told of a profile in its file, as texts. `width` is that of the image model's blocks; `gained` is JSON.
-ABOUT = ("image_model", "width", *FITTED_FOR, "pictures", "steps", "seed", "gained")
+# What is told of a profile in its file, as texts. `width` is that of the image model's blocks, `weight` and `curve` are
+# those that it is meant for, `gained` is JSON.
+ABOUT = ("image_model", "width", *FITTED_FOR, "weight", "curve", "pictures", "steps", "seed", "gained")
 
 _LIMIT = 2**20  # bytes of a file: a thousand numbers have 4,000
 _MOST = 512  # blocks, and heads of a block

@@ -16,7 +16,8 @@ from zvl_ext.profiles import ABOUT, FORMAT, Profile, profile_of, read_profile, w
 MAIN, REFINER = torch.linspace(-4, 1, 20).reshape(5, 4), torch.linspace(-1, 1, 8).reshape(2, 4)
 TOLD = {
     "image_model": "Z-Image", "width": "64", "engine": "splice", "positions": "sequential", "hidden_layer": "-8",
-    "block_place": "front", "merge": "1", "pictures": 600, "steps": 200, "seed": 0, "gained": {"kept": [0.8, 0.7, 0.9]},
+    "block_place": "front", "merge": "1", "weight": "1", "curve": "constant",
+    "pictures": 600, "steps": 200, "seed": 0, "gained": {"kept": [0.8, 0.7, 0.9]},
 }  # fmt: skip
 
 

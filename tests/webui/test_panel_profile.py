@@ -21,7 +21,7 @@ from zvl_ext.webui import panel_file, run
 
 pytest_plugins = ["host_fixtures", "panel_fixtures", "sampling"]
 
-TOLD = {"image_model": "Z-<b>Image", "engine": "splice", "hidden_layer": -2, "pictures": 600}
+TOLD = {"image_model": "Z-<b>Image", "engine": "splice", "hidden_layer": -2, "pictures": 600, "weight": "1.5"}
 
 
 @pytest.fixture
@@ -59,8 +59,9 @@ def test_they_are_listed_by_name_and_none_is_chosen(folder: Path, built: Built) 
 def test_what_is_chosen_is_said(folder: Path, built: Built) -> None:
     (event,) = [e for e in built.events(built.controls["profile"], "change") if "zvl-file" in e.outputs[0].elem_classes]
     assert event.fn("") == ""
-    assert "3 blocks of 2 heads, fitted for Z-&lt;b&gt;Image on 600 pictures, with engine splice, hidden layer -2." in (
-        event.fn("soft")
+    assert event.fn("soft") == (
+        "<p class='zvl-help'>Fitted for Z-&lt;b&gt;Image, on 600 pictures; read with engine splice, hidden layer -2; "
+        "meant for weight 1.5.</p>"
     )
     (folder / "soft.safetensors").write_bytes(b"x")
     assert "can&#x27;t be read" in event.fn("soft")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gradio as gr
@@ -13,7 +13,7 @@ from ..declaration import Option, numbered
 from ..errors import ZvlError, shown, titled
 from ..options import BY_NAME, UNITS
 from ..outside import plain
-from ..profiles import FITTED_FOR
+from ..profiles import ABOUT, FITTED_FOR
 from ..weighting import WEIGHTING
 from . import infotext
 from .host import Host
@@ -146,13 +146,18 @@ def _about_profile(host: Host, name: str | None) -> str:
         profile = host.file("profile", name)
     except ZvlError as error:
         return f"<p class='zvl-help zvl-note'>{html.escape(str(error))}</p>"
-    told = {each: plain(profile.told(each), _LONGEST) for each in ("image_model", "pictures", *FITTED_FOR)}
-    read = ", ".join(f"{each.replace('_', ' ')} {told[each]}" for each in FITTED_FOR if told[each])
-    line = f"{len(profile.main)} blocks of {profile.heads} heads"
-    line += f", fitted for {told['image_model']}" if told["image_model"] else ""
-    line += f" on {told['pictures']} pictures" if told["pictures"] else ""
-    line += f", with {read}" if read else ""
-    return f"<p class='zvl-help'>{html.escape(line)}.</p>"
+    told = {name: plain(profile.told(name), _LONGEST) for name in ABOUT}
+
+    def listed(names: Iterable[str]) -> str:
+        return ", ".join(f"{name.replace('_', ' ')} {told[name]}" for name in names if told[name])
+
+    pictures = f", on {told['pictures']} pictures" if told["pictures"] else ""
+    lines = [
+        f"Fitted for {told['image_model'] or f'{len(profile.main)} blocks of {profile.heads} heads'}{pictures}",
+        f"read with {read}" if (read := listed(FITTED_FOR)) else "",
+        f"meant for {meant}" if (meant := listed(("weight", "curve"))) else "",
+    ]
+    return f"<p class='zvl-help'>{html.escape('; '.join(filter(None, lines)))}.</p>"
 
 
 def _saved(host: Host, wanted: str | None) -> tuple[Any, Any]:
