@@ -124,7 +124,7 @@ def train_transformer(work: str, minutes: float) -> None:
     latents, shown, mean, scale = latents_of(work)
     latents = (latents - mean) * scale
     model = family.transformer()
-    training = Training("transformer", model, work, Recipe(4200, 4e-3, 2e-3, 0.999, 0.0))
+    training = Training("transformer", model, work, Recipe(8000, 4e-3, 2e-3, 0.999, 0.0))
     rng = np.random.default_rng((7, training.step))
 
     def loss() -> tuple[torch.Tensor, dict[str, float]]:
