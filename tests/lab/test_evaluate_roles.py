@@ -10,6 +10,7 @@ from wording import named
 
 from zvl_ext.lab.evaluation.claims.roles import TAKEN_OVER, taken_beside
 from zvl_ext.lab.evaluation.experiments import NAMED, ROLES, WEIGHTED, Plan, Row, experiments, pairs
+from zvl_ext.lab.evaluation.row_changes import ROW_CHANGES
 from zvl_ext.lab.evaluation.table import Entry, Table
 from zvl_ext.lab.miniature import world
 from zvl_ext.options import Settings
@@ -28,7 +29,7 @@ def test_a_prompt_names_these_attributes_and_no_others(names: str) -> None:
 
 def test_every_setting_that_may_divide_is_one_of_the_products() -> None:
     rows = [row for row in experiments(Plan().of(4)) if row.part == "roles"]
-    assert len(rows) == len(NAMED) * (len(ROLES) + 1)
+    assert len(rows) == len(NAMED) * (len(ROLES) + len(ROW_CHANGES) + 1)
     for row in rows:
         Settings.from_mapping(row.values)
     assert len({row.key for row in rows}) == len(rows)

@@ -291,17 +291,21 @@ class ZImage:
         """
         if not units:
             return Conditioning(self.text(prompt).embeddings)
-        sources = Sources(
-            self.extractor_for(units[0].settings),
-            self.encode,
-            lambda: self.statistics,
-            None if ENGINES[units[0].settings.engine].language_model else self.text_encoder,
-            self.store,
-            say,
-        )
+        sources = self.sources_for(units[0].settings, say)
         alone = makes_alone(unit.settings for unit in units if unit.settings.negative == negative)
         text = self.unread_text(prompt) if alone and not whole else self.text(prompt)
         return condition_units(units, [text], sources, negative)[0](seed)
+
+    def sources_for(self, settings: Settings, say: Callable[[str], None] = lambda line: None) -> Sources:
+        """What the settings' engine draws on."""
+        return Sources(
+            self.extractor_for(settings),
+            self.encode,
+            lambda: self.statistics,
+            None if ENGINES[settings.engine].language_model else self.text_encoder,
+            self.store,
+            say,
+        )
 
     def extractor_for(self, settings: Settings) -> StandaloneExtractor:
         """The one for a device and a storage; besides the first there is one more at most."""

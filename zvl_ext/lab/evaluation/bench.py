@@ -25,6 +25,7 @@ from ..miniature.measure import as_tensor, follows, frechet_distance, load_class
 from ..miniature.world import JUDGED
 from .experiments import CAPTION, Row, pairs
 from .hidden_states import hidden_state_statistics
+from .row_changes import ROW_CHANGES
 from .table import SHOWN
 
 BATCH = 32
@@ -141,14 +142,28 @@ class Bench:
         if row.how in ("settings", "swap", "img2img") and values:
             if CAPTION in values.get("vl_prompt", ""):
                 values = values | {"vl_prompt": values["vl_prompt"].replace(CAPTION, self.sentence(number))}
-            reference = self.references[number if shown is None else shown]
-            return self.model.condition(Settings.from_mapping(values), reference, prompt, seed)
+            reference, settings = self.references[number if shown is None else shown], Settings.from_mapping(values)
+            if row.change:
+                return self._changed(row.change, settings, reference, prompt)
+            return self.model.condition(settings, reference, prompt, seed)
         text = self.model.text(prompt).embeddings
         if row.how == "tower":
             settings, tokens = Settings.from_mapping(row.values), self.image_tokens[number]
             image = torch.ones(len(tokens), dtype=torch.bool)
             return conditioner.mix(settings, text, Rows(tokens, ~image, image, 0), self.model.statistics)
         return text
+
+    def _changed(self, change: str, settings: Settings, reference: Reference, prompt: str) -> Conditioning:
+        """The conditioning with something done to the reference's rows."""
+        text, sources = self.model.text(prompt), self.model.sources_for(settings)
+        rows, neutral = (conditioner.extract(settings, each, text, sources) for each in (reference, self._neutral))
+        changed = ROW_CHANGES[change](rows, text.embeddings[1:].float(), neutral)
+        return conditioner.mixed(settings, text.embeddings, changed, None)
+
+    @functools.cached_property
+    def _neutral(self) -> Reference:
+        """A reference that shows nothing: grey all over."""
+        return open_reference(Image.new("RGB", self.references[0].image.size, (127, 127, 127)))
 
     def pictures(self, row: Row) -> list[Image.Image]:
         """A row's pictures, pair by pair and within a pair seed by seed."""

@@ -14,6 +14,7 @@ import numpy as np
 from ...presets import PRESETS, START
 from ..miniature.family import LAYERS, layer_at_same_depth
 from ..miniature.world import JUDGED, Scene, caption, contradicting, random_scene
+from .row_changes import ROW_CHANGES
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Row:
         half: Whether the prompt speaks of two attributes only.
         names: A key of NAMED, where the prompt speaks of these attributes only.
         seeds: Pictures of each pair; their diversity is measured where there are more than one.
+        change: A key of ROW_CHANGES, where something is done to the reference's rows first.
     """
 
     part: str
@@ -94,6 +96,7 @@ class Row:
     half: bool = False
     seeds: int = 1
     names: str = ""
+    change: str = ""
 
     def said(self, pair: Pair) -> frozenset[str]:
         """The attributes that a pair's prompt speaks of."""
@@ -107,8 +110,9 @@ class Row:
     def key(self) -> str:
         """Identifies the measurement, whatever table it is in."""
         what = {key: value for key, value in dataclasses.asdict(self).items() if key not in ("part", "name")}
-        if not self.names:
-            del what["names"]
+        for later in ("names", "change"):
+            if not what[later]:
+                del what[later]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -247,6 +251,7 @@ ROLES: dict[str, dict[str, Any]] = {
     "merged 3 × 3": {"merge": 3},
     "dropout 0.9": {"image_dropout": 0.9},
     "prompt's rows alone": {"token_mode": "text", "length_match": "interpolate"},
+    **{f"MRoPE, weight {weight:g}": {"positions": "mrope", "weight": weight} for weight in (0.35, 1.0)},
 }
 
 # As FACTORS, around inserted rows with a weight; alpha stays the base's.
@@ -287,6 +292,21 @@ def baselines(count: int, half: bool = False, part: str = "baselines") -> list[R
         for s in ((1.0,) if half else (0.25, 0.5, 0.75, 1.0, 1.5))
     ]
     return rows
+
+
+def proposals(count: int) -> list[Row]:
+    """The findings' own: all rows of one extraction, without the text encoder's, image against text."""
+    alone = WEIGHT_CURVES["blend, all + insert"] | {"alpha": 1.0}
+    rows = [
+        Row("proposals", f"intra blend, image rows at weight {w:g}", "settings", alone | {"weight": w}, count)
+        for w in (0.1, 0.35, 1.0)
+    ]
+    text = CURVES["blend text, sink-aware"] | {"alpha": 1.0}
+    prompts = {"the prompt": "{prompt}", "the reference's caption": CAPTION, "both": "{prompt}, " + CAPTION}
+    return rows + [
+        Row("proposals", f"Qwen3-VL alone, its text is {name}", "settings", text | {"vl_prompt": prompt}, count)
+        for name, prompt in prompts.items()
+    ]
 
 
 def recipes(count: int) -> list[Row]:
@@ -389,8 +409,16 @@ def experiments(plan: Plan) -> list[Row]:
             Row("roles", f"prompt names the {names}: {label}", "settings", WEIGHTED | change, plan.pairs, names=names)
             for label, change in ROLES.items()
         ]
+        rows += [
+            Row(
+                "roles", f"prompt names the {names}: {change}", "settings", WEIGHTED, plan.pairs, names=names,
+                change=change,
+            )
+            for change in ROW_CHANGES
+        ]  # fmt: skip
         rows.append(Row("roles", f"prompt names the {names}: prompt alone", "prompt", {}, plan.pairs, names=names))
     rows += recipes(plan.factor_pairs)
+    rows += proposals(plan.factor_pairs)
     rows += [
         Row("reference swap", f"{base} {mode}, layer {layer}", "swap", values, plan.factor_pairs)
         for base, mode, layer, values in _swapped()

@@ -68,6 +68,7 @@ _TITLES = {
     "weight": "Curves over weight",
     "presets": "The presets",
     "recipes": "Recipes found by users",
+    "proposals": "The findings' own proposals",
     "blocks": "By block",
     "steps": "By step",
     "reference swap": "The reference exchanged",
@@ -90,11 +91,16 @@ _NOTES = {
     "presets": "Every preset as it is, its layer at the same depth.",
     "recipes": "img2img from the reference with the reference as conditioning as well, and the reference's own caption "
     "as the text that Qwen3-VL reads, each beside what it is made of.",
+    "proposals": "Without the text encoder: all rows are Qwen3-VL's, of one extraction. *Intra blend*: its image rows "
+    "stand beside its text rows with a weight. Below, its text rows alone, with other texts for it to read. (*Dual "
+    "extraction*, image rows read without the prompt, is what every setting does: they stand before it, and the model "
+    "looks back only.)",
     "blocks": "Weight 1 in some of the image model's {blocks} main blocks, 0 in the others.",
     "steps": "Weight 1 during some of the steps, as shares of their number.",
     "roles": "Prompts that name what it is (the shape alone) or how it looks (colour, background and style), beside a "
     "reference that shows something else in all of them. Inserted rows of weight 1 but where the row says otherwise. "
-    "adherence is about what the prompt names, similarity about what it leaves open.",
+    "adherence is about what the prompt names, similarity about what it leaves open. The last rows before "
+    "the prompt alone do something to the reference's rows that is no control.",
     "reference swap": "The prompt and the noise stay, the reference is exchanged for another pair's; alpha 1, every "
     "token mode at the prompt's length. *states*: how far the conditioning's rows move, but for the first, as a share "
     "of their size. *pictures*: how far the pictures move, mean pixel distance. *from plain*: of the picture with the "
