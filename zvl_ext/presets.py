@@ -61,7 +61,7 @@ _SPLICE = _RESEARCH | {
     "reference_tokens": 576,
 }
 # Of our own, by the evidence: inserted rows with a weight, merged so that sampling hardly gets slower.
-_WEIGHTED = _SPLICE | {"weight": 0.5, "merge": 2, "proportional": True, "block_place": "front"}
+_WEIGHTED = _SPLICE | {"weight": 0.6, "merge": 2, "proportional": True, "block_place": "front"}
 
 _PRESETS = {
     "Balanced": Preset(

@@ -312,7 +312,7 @@ def test_defaults_are_the_preset_to_start_with():
     settings = Settings()
     assert preset_of(settings) == settings.preset == "Balanced"
     assert (settings.engine, settings.alpha, settings.hidden_layer, settings.token_mode) == ("splice", 1.0, -2, "all")
-    assert (settings.length_match, settings.positions, settings.weight) == ("insert", "sequential", 0.5)
+    assert (settings.length_match, settings.positions, settings.weight) == ("insert", "sequential", 0.6)
     assert (settings.merge, settings.proportional, settings.block_place) == (2, True, "front")
     assert (settings.scale_to_text, settings.normalization) == (True, "sink_aware")
 

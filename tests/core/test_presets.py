@@ -58,7 +58,7 @@ SPLICE = {
     "block_place": "behind head",
     "outlier_direction": "too large",
 }
-WEIGHTED = {**SPLICE, "weight": 0.5, "merge": 2, "proportional": True, "block_place": "front"}
+WEIGHTED = {**SPLICE, "weight": 0.6, "merge": 2, "proportional": True, "block_place": "front"}
 WANTED = {
     # Inserted rows with a weight of their own, merged, in front.
     "Balanced": WEIGHTED,

@@ -302,7 +302,7 @@ def test_a_fresh_panels_picture_can_be_read_by_itself(web: WebUI, opened: Refere
         "ZVL norm": "sink_aware",
         "ZVL length": "insert",
         "ZVL size": "576",
-        "ZVL weight": "0.5",
+        "ZVL weight": "0.6",
         "ZVL merge": "2",
     }
     parameters = parsed(web, entries)
