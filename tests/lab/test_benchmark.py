@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 import sys
 from collections import Counter
 from types import SimpleNamespace
@@ -104,6 +105,7 @@ def test_every_promise_has_its_row_and_its_target(report):
         "… and each of them again, token mode all": 10,
         "weights read and held, layer -3": 0.84,
         "weights read and held, splice": 0.10,
+        "a caption of 24 tokens": None,
         "kept for one 128² reference with a prompt": None,
         "storage fp8: weights held": None,
         "storage fp8: first extraction": None,
@@ -118,6 +120,10 @@ def test_every_promise_has_its_row_and_its_target(report):
         "attention of a block, a weight": None,
         "attention of a block, a weight and a region": None,
     }
+
+
+def test_a_caption_begins_with_transformers_own_words(row):
+    assert re.search(r"the first ([1-9]\d*) are the same", row("a caption of 24 tokens")["note"])
 
 
 def test_what_is_counted_is_what_was_promised(row):

@@ -18,6 +18,7 @@ from ...presets import PRESETS
 from ...reference import Reference
 from ...store import Bundle, Store
 from .bench import MIB, Bench, Row, reference_of
+from .captions import captions
 from .references import in_words, larger_reference, smaller_reference
 from .sides import Naive, Ours, interleaved, nbytes
 from .size import side
@@ -40,6 +41,7 @@ def reading(bench: Bench) -> list[Row]:
         larger_reference(bench, naive, larger),
         *_again(bench, smaller, seconds),
         *_weights(bench, nbytes(naive.module)),
+        captions(bench, naive, smaller),
     ]
 
 
