@@ -19,6 +19,7 @@ from .engines.sources import Job, Sources, Text
 from .errors import ZvlError, shown, untitled
 from .framing import framed, framed_mask, mask_of
 from .hidden_layers import hidden_layers
+from .image_models import ImageModel
 from .mixing.blend import blend
 from .mixing.match import BLOCK_PLACES, LENGTH_MATCHES, Sides
 from .mixing.normalize import NORMALIZATIONS, Normalization, Target, repair_outliers
@@ -28,7 +29,7 @@ from .options import PROMPT, UNIT_OPTIONS, Settings
 from .profiles import FITTED_FOR, Profile
 from .reference import Reference, open_mask, open_reference
 from .regions import Frame, region_of
-from .sequence import PICTURE, TEMPLATE, TOKEN_MODES, build_sequence_of
+from .sequence import PICTURE, TOKEN_MODES, build_sequence_of
 from .texts import filled
 from .weighting import Weighting
 
@@ -97,11 +98,11 @@ def _job(
     def own(name: str) -> str:
         return filled(name, getattr(settings, name), text.prompt, sources.encode)
 
-    checkpoint = sources.extractor.checkpoint
+    checkpoint, template = sources.extractor.checkpoint, sources.model.template
     ids, masked = text.ids, text.masked
     if settings.vl_prompt != PROMPT:
-        masked = 0  # what the host masks is of its own prompt
-        ids = tuple(sources.encode(TEMPLATE.format(own("vl_prompt"))))
+        ids = template.ids(own("vl_prompt"), sources.encode)
+        masked = template.filled(ids, sources.encode)  # what else the host masks is of its own prompt
     budget = token_budget(settings, len(text.ids), references)
     grids = [(name, checkpoint.grid(reference, budget)) for name, reference in pictures]
     for (_, grid), (_, reference) in zip(grids, pictures):
@@ -111,7 +112,9 @@ def _job(
                 f"Z-Image VL: the reference was reduced from {wanted[0] * wanted[1]} to {grid[0] * grid[1]} tokens, "
                 f"so that the conditioning has no more than {MAX_TOKENS}."
             )
-    sequence = build_sequence_of(ids, grids, sources.encode, own("system_prompt"), checkpoint.vision_tokens, masked)
+    sequence = build_sequence_of(
+        ids, grids, sources.encode, own("system_prompt"), checkpoint.vision_tokens, masked, template
+    )
     return Job(text, sequence if TOKEN_MODES[settings.token_mode].text else sequence.without_text(), budget)
 
 
@@ -378,7 +381,7 @@ def condition_units(
     if not acting:
         return [functools.partial(plain, text) for text in texts]
     for text in texts:
-        sources.extractor.checkpoint.require_width(text.embeddings.shape[-1])
+        sources.extractor.checkpoint.require_width(sources.model.hidden(text.embeddings.shape[-1]))
     statistics = sources.statistics() if needs_statistics(acting[0].settings) else None
     extracted = [_fewer(unit, rows) for unit, rows in zip(acting, _read(acting, texts, sources))]
 
@@ -388,13 +391,18 @@ def condition_units(
             _part_of(unit, base, next(read), statistics, seed) if unit.settings.negative == negative else nothing
             for unit, nothing in zip(units, parts_of(units))
         )
-        place = BLOCK_PLACES[acting[0].settings.block_place](rows[0].head)
+        place = _place(acting[0].settings, rows[0].head, len(base), sources.model)
         conditioning = joined(base, parts, place, text.embeddings.dtype)
         if not text.read:  # none of its rows are in what is given at any step
             conditioning = dataclasses.replace(conditioning, plain=None, text_read=False)
         return _finite(conditioning, text.embeddings)
 
     return [functools.partial(made, text, rows) for text, rows in zip(texts, zip(*extracted))]
+
+
+def _place(settings: Settings, head: int, rows: int, model: ImageModel) -> int:
+    """Before which of the prompt's rows the references' blocks stand."""
+    return rows if settings.block_place == "front" and model.block_behind else BLOCK_PLACES[settings.block_place](head)
 
 
 def _read(units: list[Unit], texts: list[Text], sources: Sources) -> list[list[Rows]]:

@@ -64,8 +64,8 @@ class Declared:
     hidden_layer: int = declared(
         "integer", _START["hidden_layer"], "Hidden layer",
         "Which layer of the language model is used, counted from the end. -2 is where Z-Image reads its text "
-        "encoder; -6 to -8 is cleaner in engine blend, -12 more abstract in splice; beyond -18 only the gist is "
-        "left.",
+        "encoder (Flux.2 Klein reads three layers: -2 stands for these, and others move all three); -6 to -8 is "
+        "cleaner in engine blend, -12 more abstract in splice; beyond -18 only the gist is left.",
         minimum=-36, maximum=-1, step=1, infotext="ZVL layer", axis="Hidden layer", cost=0.4,
     )  # fmt: skip
     token_mode: str = declared(
@@ -198,8 +198,8 @@ class Declared:
     )  # fmt: skip
     block_place: str = declared(
         "choice", _START["block_place"], "Reference's place",
-        "Where the reference's tokens stand among the prompt's. front: before all, so that a small weight comes "
-        "close to the picture without a reference. behind head: where Qwen3-VL reads them.",
+        "Where the reference's tokens stand among the prompt's. front: before all (with Flux.2 Klein: behind all), so "
+        "that a small weight comes close to the picture without a reference. behind head: where Qwen3-VL reads them.",
         choices=("front", "behind head"), infotext="ZVL place", advanced=True, axis="Reference's place",
     )  # fmt: skip
 

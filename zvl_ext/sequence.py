@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from .errors import ZvlError
@@ -16,7 +17,10 @@ from .errors import ZvlError
 if TYPE_CHECKING:
     import torch
 
-# Z-Image's prompt template, the same as Qwen3-VL's for one user turn without a system text.
+Encode = Callable[[str], "list[int]"]
+Grid = tuple[int, int]
+
+# Qwen3-VL's prompt template for one user turn without a system text; Z-Image's is the same.
 HEAD = "<|im_start|>user\n"
 TAIL = "<|im_end|>\n<|im_start|>assistant\n"
 TEMPLATE = HEAD + "{}" + TAIL
@@ -25,8 +29,45 @@ SYSTEM = "<|im_start|>system\n{}<|im_end|>\n"
 # add_vision_id) and in the prompt of Qwen's image editing models.
 PICTURE = "Picture {}: "
 
-Encode = Callable[[str], "list[int]"]
-Grid = tuple[int, int]
+
+@dataclass(frozen=True)
+class Template:
+    """What an image model puts around a prompt.
+
+    Attributes:
+        owner: The image model's name.
+        head: Before it.
+        tail: Behind it.
+        filler: The token that fills a shorter prompt up, behind the tail, or "".
+        rows: The least number of tokens, those that fill included.
+    """
+
+    owner: str
+    head: str = HEAD
+    tail: str = TAIL
+    filler: str = ""
+    rows: int = 0
+
+    @property
+    def text(self) -> str:
+        """With {} in the prompt's place."""
+        return self.head + "{}" + self.tail
+
+    def ids(self, prompt: str, encode: Encode) -> tuple[int, ...]:
+        """A prompt's ids, as a web UI without emphasis makes them."""
+        ids = encode(self.text.format(prompt))
+        return (*ids, *(self._filler(encode) * (self.rows - len(ids))))
+
+    def filled(self, ids: Iterable[int], encode: Encode) -> int:
+        """How many of the last of a prompt's ids only fill it up."""
+        fillers = set(self._filler(encode))
+        return len(list(takewhile(fillers.__contains__, reversed(tuple(ids)))))
+
+    def _filler(self, encode: Encode) -> list[int]:
+        return encode(self.filler) if self.filler else []
+
+
+Z_IMAGES = Template("Z-Image")
 
 
 @dataclass(frozen=True)
@@ -93,8 +134,9 @@ class Sequence:
             the literal text of the image token.
         system: Number of system ids in front of the host's first token.
         head: Number of host tokens before the first vision block.
-        tail: Number of host tokens after the prompt: the template's end.
+        tail: Number of host tokens after the prompt: the template's end, and what fills up.
         masked: Number of last ids that the host's text encoder lets no token attend to: those behind an <|endoftext|>.
+        filled: Number of last ids that only fill up. No token attends to them, whichever model reads.
     """
 
     ids: tuple[int, ...]
@@ -103,6 +145,7 @@ class Sequence:
     head: int
     tail: int = 0
     masked: int = 0
+    filled: int = 0
 
     @property
     def grids(self) -> tuple[Grid, ...]:
@@ -128,7 +171,7 @@ class Sequence:
 
     def without_text(self) -> Sequence:
         """The sequence up to the fork: all that the image positions need."""
-        return dataclasses.replace(self, ids=self.ids[: self.fork], tail=0, masked=0)
+        return dataclasses.replace(self, ids=self.ids[: self.fork], tail=0, masked=0, filled=0)
 
     def rows(self, token_mode: str, picture: int = 0) -> list[int]:
         """Positions that a token mode selects for one of the pictures, in order; m of them.
@@ -193,9 +236,10 @@ def build_sequence(
     system_prompt: str = "",
     vision: VisionTokens = VisionTokens(),
     masked: int = 0,
+    template: Template = Z_IMAGES,
 ) -> Sequence:
     """As `build_sequence_of`, with one picture, which has no name."""
-    return build_sequence_of(text_ids, [("", grid)], encode, system_prompt, vision, masked)
+    return build_sequence_of(text_ids, [("", grid)], encode, system_prompt, vision, masked, template)
 
 
 def build_sequence_of(
@@ -205,6 +249,7 @@ def build_sequence_of(
     system_prompt: str = "",
     vision: VisionTokens = VisionTokens(),
     masked: int = 0,
+    template: Template = Z_IMAGES,
 ) -> Sequence:
     """Put the vision blocks behind the template's head.
 
@@ -214,17 +259,18 @@ def build_sequence_of(
         encode: The tokenizer as a function from text (with special tokens' text) to ids.
         system_prompt: A system turn that goes in front, or "".
         masked: How many of the last text ids the host masks.
+        template: The image model's.
 
     Raises:
-        ZvlError: The ids do not begin with Z-Image's template.
+        ZvlError: The ids do not begin with the template.
     """
-    head = encode(HEAD)
+    head, filled = encode(template.head), template.filled(text_ids, encode)
     # The head's last token is a line break, which the tokenizer merges with line breaks that begin the prompt: it is
     # still the head's last token, so only those before it have to be the same.
     if len(text_ids) <= len(head) or list(text_ids[: len(head) - 1]) != head[:-1]:
         raise ZvlError(
-            "The prompt's tokens do not begin with Z-Image's template. This web UI builds its prompt in another way "
-            "than Z-Image VL knows."
+            f"The prompt's tokens do not begin with {template.owner}'s template. This web UI builds its prompt in "
+            "another way than Z-Image VL knows."
         )
     system = encode(SYSTEM.format(system_prompt)) if system_prompt else []
     ids, blocks = [*system, *text_ids[: len(head)]], []
@@ -233,4 +279,6 @@ def build_sequence_of(
         blocks.append(Block(len(ids), (rows, columns)))
         ids += [*[vision.image] * (rows * columns), vision.end]
     ids += text_ids[len(head) :]
-    return Sequence(tuple(ids), tuple(blocks), len(system), len(head), len(encode(TAIL)), masked)
+    return Sequence(
+        tuple(ids), tuple(blocks), len(system), len(head), len(encode(template.tail)) + filled, masked, filled
+    )

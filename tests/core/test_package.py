@@ -34,7 +34,7 @@ FLOORS = (
         "profiles",
         "factors",
     ),
-    ("texts", "framing", "conditioning", "conditioning_file"),
+    ("image_models", "texts", "framing", "conditioning", "conditioning_file"),
     ("mixing", "qwen3vl", "store"),
     ("engines",),
     ("budget",),

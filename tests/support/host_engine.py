@@ -36,13 +36,15 @@ def _tokenizer(tokenizer: Tokenizer) -> Callable[[Any], dict]:
     return tokenize
 
 
-def make_text_encoder(seed: int, hidden: int = 64) -> tuple[torch.nn.Module, transformers.Qwen3Model]:
+def make_text_encoder(
+    seed: int, hidden: int = 64, layers: int = TEXT_LAYERS
+) -> tuple[torch.nn.Module, transformers.Qwen3Model]:
     """The web UI's own text encoder at a small size, and transformers' with the same weights."""
     sizes = {
         "vocab_size": tiny.EMBEDDINGS,
         "hidden_size": hidden,
         "intermediate_size": 96,
-        "num_hidden_layers": TEXT_LAYERS,
+        "num_hidden_layers": layers,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "rms_norm_eps": 1e-6,
@@ -68,22 +70,26 @@ class ZImage(zimage.ZImage):
     """The web UI's own engine with a tiny text encoder and nothing else."""
 
     def __init__(self, tokenizer: Tokenizer, seed: int = 0, filename: str = "zimage.safetensors", hidden: int = 64):
-        self.text_encoder, self.plain = make_text_encoder(seed, hidden)
-        stage = torch.nn.ModuleDict({"qwen3": self.text_encoder})
-        cpu = torch.device("cpu")
-        clip = SimpleNamespace(cond_stage_model=stage, patcher=ModelPatcher(stage, load_device=cpu, offload_device=cpu))
-        shifts: list[float] = []
-        self.shifts = shifts  # what the sampler was told
-        predictor = SimpleNamespace(set_parameters=lambda shift: shifts.append(shift))
-        self.forge_objects = SimpleNamespace(
-            clip=clip, unet=SimpleNamespace(model=SimpleNamespace(predictor=predictor))
-        )
-        self.text_processing_engine_gemma = _TextEngine(self.text_encoder, _tokenizer(tokenizer))
-        self.filename = filename
-        self.extra_generation_params: dict[str, Any] = {}
-        self.comments: list[str] = []
-        self.is_inpaint, self.is_wan, self.use_shift, self.use_distilled_cfg_scale = False, False, True, False
-        self.sd_checkpoint_info = SimpleNamespace(name_for_extra=os.path.splitext(filename)[0])
+        furnish(self, _TextEngine, make_text_encoder(seed, hidden), tokenizer, filename)
+
+
+def furnish(engine: Any, text_engine: type, encoders: tuple, tokenizer: Tokenizer, filename: str) -> None:
+    """Give an engine of the web UI's own class its text encoder, as of `make_text_encoder`, and what else is asked of
+    it."""
+    engine.text_encoder, engine.plain = encoders
+    stage = torch.nn.ModuleDict({"qwen3": engine.text_encoder})
+    cpu = torch.device("cpu")
+    clip = SimpleNamespace(cond_stage_model=stage, patcher=ModelPatcher(stage, load_device=cpu, offload_device=cpu))
+    shifts: list[float] = []
+    engine.shifts = shifts  # what the sampler was told
+    predictor = SimpleNamespace(set_parameters=lambda shift: shifts.append(shift))
+    engine.forge_objects = SimpleNamespace(clip=clip, unet=SimpleNamespace(model=SimpleNamespace(predictor=predictor)))
+    engine.text_processing_engine_gemma = text_engine(engine.text_encoder, _tokenizer(tokenizer))
+    engine.filename = filename
+    engine.extra_generation_params = {}
+    engine.comments = []
+    engine.is_inpaint, engine.is_wan, engine.use_shift, engine.use_distilled_cfg_scale = False, False, True, False
+    engine.sd_checkpoint_info = SimpleNamespace(name_for_extra=os.path.splitext(filename)[0])
 
 
 class AnotherArchitecture(ZImage):

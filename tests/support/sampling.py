@@ -59,9 +59,9 @@ class Predictor:
         return x - output * sigma[:, None, None, None]
 
 
-def make_unet(seed: int = 0) -> UnetPatcher:
-    """A loaded image model with random weights."""
-    model = lumina.NextDiT(
+def make_model() -> torch.nn.Module:
+    """A small Z-Image."""
+    return lumina.NextDiT(
         patch_size=2,
         in_channels=CHANNELS,
         dim=64,
@@ -78,9 +78,14 @@ def make_unet(seed: int = 0) -> UnetPatcher:
         time_scale=1000.0,
         pad_tokens_multiple=32,
     )
+
+
+def patcher_of(model: torch.nn.Module, seed: int = 0) -> UnetPatcher:
+    """An image model as the web UI has loaded it, with random weights."""
     torch.manual_seed(seed)
-    for token in (model.x_pad_token, model.cap_pad_token):
-        torch.nn.init.normal_(token)
+    for token in (getattr(model, name, None) for name in ("x_pad_token", "cap_pad_token")):
+        if token is not None:
+            torch.nn.init.normal_(token)
     tiny.randomized(model)
     model.storage_dtype = model.computation_dtype = torch.float32
     config, cpu = SimpleNamespace(memory_usage_factor=1.0), torch.device("cpu")
@@ -120,6 +125,8 @@ class Studio:
         calls: For every call of the image model what it was given, and `output`: what came out.
     """
 
+    make_model = staticmethod(make_model)
+
     def __init__(self, web: WebUI, reference: Any):
         self.web, self.reference = web, reference
         self.calls: list[dict] = []
@@ -127,7 +134,7 @@ class Studio:
 
     def load(self, engine: Any, seed: int = 0) -> Any:
         """Give an engine an image model."""
-        unet = make_unet(seed)
+        unet = patcher_of(self.make_model(), seed)
         engine.loaded_unet = engine.forge_objects.unet = unet
         apply = unet.model.apply_model
 

@@ -27,8 +27,8 @@ class Module(Protocol):
     def states(
         self, settings: Settings, references: References, jobs: list[Job], sources: Sources
     ) -> list[dict[int, torch.Tensor]]:
-        """Hidden states of each job's whole sequence at the settings' layers, by layer: float32 [tokens, hidden] on the
-        CPU."""
+        """Hidden states of each job's whole sequence at the settings' layers, by layer: float32 on the CPU, [tokens, as
+        wide as the image model takes them]."""
 
 
 @dataclass(frozen=True)

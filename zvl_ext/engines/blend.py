@@ -18,17 +18,18 @@ from .sources import Job, Sources, seen
 def check_layer(settings: Settings, sources: Sources) -> None:
     """Raise ZvlError unless Qwen3-VL has the settings' layers."""
     for layer in hidden_layers(settings).every:
-        sources.extractor.checkpoint.check_layer(layer)
+        sources.extractor.checkpoint.check_layer(layer, sources.model)
 
 
 def states(
     settings: Settings, references: References, jobs: list[Job], sources: Sources
 ) -> list[dict[int, torch.Tensor]]:
-    """Engine blend: the whole sequences through Qwen3-VL, by layer [tokens, hidden] each.
+    """Engine blend: the whole sequences through Qwen3-VL, all layers in one run.
 
     What is kept has no layer in its key: a deeper one goes on from what is there, a shallower one is in it.
     """
-    checkpoint, store, layers = sources.extractor.checkpoint, sources.store, hidden_layers(settings).every
+    checkpoint, store = sources.extractor.checkpoint, sources.store
+    named, layers = hidden_layers(settings).every, sources.layers(settings, checkpoint.layers)
     depth = max(map(checkpoint.depth, layers))
     groups: dict[tuple[Hashable, ...], list[Job]] = {}
     for job in jobs:
@@ -37,9 +38,13 @@ def states(
     made: dict[Sequence, dict[int, torch.Tensor]] = {}
     for key, group in groups.items():
         sequences = list(dict.fromkeys(job.sequence for job in group))
-        tails_of = [sequence.ids[sequence.fork :] for sequence in sequences if len(sequence.ids) > sequence.fork]
-        keys = [key, *((*key, ids) for ids in tails_of)]
-        lengths = [sequences[0].fork, *map(len, tails_of)]
+        tails_of = [
+            (sequence.ids[sequence.fork :], *([sequence.filled] if sequence.filled else []))
+            for sequence in sequences
+            if len(sequence.ids) > sequence.fork
+        ]
+        keys = [key, *((*key, *read) for read in tails_of)]
+        lengths = [sequences[0].fork, *(len(ids) for ids, *_ in tails_of)]
         kept = [_kept(k, length, sources) for k, length in zip(keys, lengths)]
         prefix, tails = kept[0], kept[1:] or [None]
         extended: list[Pass | None] = []
@@ -47,7 +52,8 @@ def states(
             prefix, tails = sources.extractor.extend(sequences, references, group[0].budget, depth, prefix, tails)
             extended = [prefix, *tails]
         for sequence, tail in zip(sequences, tails):
-            made[sequence] = {layer: whole_states(prefix, tail, layer, checkpoint) for layer in layers}
+            states = {layer: whole_states(prefix, tail, layer, checkpoint) for layer in layers}
+            made[sequence] = sources.model.joined(states, named, checkpoint.layers)
         for k, old, new in zip(keys, kept, extended):
             if new is not None and new is not old:  # here at last: values that are not finite have been refused
                 store.put(k, new.tensors())

@@ -12,7 +12,10 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from ..hidden_layers import hidden_layers
+from ..image_models import Z_IMAGE, ImageModel
 from ..mixing.statistics import ReferenceStatistics
+from ..options import Settings
 from ..qwen3vl.checkpoint import Checkpoint
 from ..qwen3vl.passes import Pass
 from ..reference import Reference, References, in_order
@@ -188,6 +191,7 @@ class Sources:
         say: Takes a line for the user about something that was done differently.
         every_layer: Whether engine splice keeps the states at every layer it passes: for a grid over layers. (Engine
             blend always does: it needs them to go on from.)
+        model: What is conditioned.
     """
 
     extractor: Extractor
@@ -197,6 +201,12 @@ class Sources:
     store: Store
     say: Callable[[str], None] = lambda line: None
     every_layer: bool = False
+    model: ImageModel = Z_IMAGE
+
+    def layers(self, settings: Settings, layers: int) -> tuple[int, ...]:
+        """Which layers have to be read, from the end, the shallowest first, by a model that has so many."""
+        named = hidden_layers(settings).every
+        return tuple(sorted({at for layer in named for at in self.model.read_at(layer, layers)}))
 
     @property
     def required_encoder(self) -> TextEncoder:

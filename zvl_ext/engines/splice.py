@@ -12,8 +12,8 @@ import torch
 
 from ..errors import ZvlError
 from ..hidden_layers import hidden_layers
+from ..image_models import READS
 from ..options import PROMPT, Settings
-from ..qwen3vl.checkpoint import check_layer as check_layer_of
 from ..reference import Reference, References, in_order
 from ..sequence import Grid
 from ..store import Bundle
@@ -24,7 +24,7 @@ from .sources import ImageTokens, Job, KeysValues, Sources, digest_of, seen
 def check_layer(settings: Settings, sources: Sources) -> None:
     """Raise ZvlError unless the text encoder has the settings' layers."""
     for layer in hidden_layers(settings).every:
-        check_layer_of(layer, sources.required_encoder.layers, "the text encoder")
+        sources.model.check_layer(layer, sources.required_encoder.layers, "the text encoder")
 
 
 def embeddings(
@@ -93,17 +93,19 @@ def states(
 
 def _spliced(settings: Settings, references: References, job: Job, sources: Sources) -> dict[int, torch.Tensor]:
     encoder, store, sequence = sources.required_encoder, sources.store, job.sequence
-    wanted = {layer: encoder.layers + layer + 1 for layer in hidden_layers(settings).every}
+    wanted = {layer: encoder.layers + layer + 1 for layer in sources.layers(settings, encoder.layers)}
     alone = len(sequence.ids) == sequence.fork  # no word of the prompt is read: whatever it is, the states are the same
     encoded = encoder.state if alone else job.text.digest
     what = seen(references, sequence.grids, sources)
     key = ("splice", *what, sequence, settings.positions, encoder.identity, encoded)
 
-    def name(index: int) -> str:
-        """What the prompt's embeddings tell of the text encoder ends before its last layer."""
-        return f"{index} {encoder.state}".strip() if index == encoder.layers else str(index)
+    told = encoder.layers + max(sources.model.read_at(READS, encoder.layers)) + 1
 
-    shape = (len(sequence.ids), job.text.embeddings.shape[-1])
+    def name(index: int) -> str:
+        """What the prompt's embeddings tell of the text encoder ends where the image model reads them."""
+        return f"{index} {encoder.state}".strip() if index > told else str(index)
+
+    shape = (len(sequence.ids), sources.model.hidden(job.text.embeddings.shape[-1]))
     states: Bundle = store.get(key, lambda bundle: sound_states(bundle, shape)) or {}
     missing = {layer: k for layer, k in wanted.items() if name(k) not in states}
     if missing:
@@ -120,7 +122,8 @@ def _spliced(settings: Settings, references: References, job: Job, sources: Sour
                 )
         states = states | {name(k): rows for k, rows in more.items() if rows.isfinite().all()}
         store.put(key, states, lasting=not (alone and encoder.state))
-    return {layer: states[name(k)] for layer, k in wanted.items()}
+    read = {layer: states[name(k)] for layer, k in wanted.items()}
+    return sources.model.joined(read, hidden_layers(settings).every, encoder.layers)
 
 
 def _read(

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..errors import PRODUCT, Stopped, ZvlError, titled, untitled
+from ..image_models import KLEIN, Z_IMAGE, ImageModel
 from . import family
 
 # --- what this host is --------------------------------------------------------------------------------------------
@@ -37,10 +38,27 @@ def without_zimage() -> str:
     return family.without_zimage(os.path.dirname(modules)) or family.UNKNOWN
 
 
-def is_zimage(engine: Any) -> bool:
-    """Whether a loaded engine is Z-Image. Asked at every use: a checkpoint may change between the passes of one
-    picture."""
-    return type(engine).__name__ == "ZImage"
+# By the name of an engine's class: what its image model is. Where a class has several, its text engine tells.
+_KNOWN: dict[str, Callable[[Any], ImageModel | None]] = {
+    "ZImage": lambda engine: Z_IMAGE,
+    "Flux2": lambda engine: KLEIN if _template(engine) == KLEIN.template.text else None,
+}
+
+
+def image_model(engine: Any) -> ImageModel | None:
+    """Which of the image models that are known a loaded engine is; None where it is another. Asked at every use: a
+    checkpoint may change between the passes of one picture."""
+    return _KNOWN.get(type(engine).__name__, lambda engine: None)(engine)
+
+
+def text_engine(engine: Any) -> Any:
+    """What of an engine turns prompts into embeddings; None where it can't be found."""
+    parts = vars(engine).values()
+    return next((part for part in parts if hasattr(part, "llama_template") and hasattr(part, "tokenizer")), None)
+
+
+def _template(engine: Any) -> str:
+    return getattr(text_engine(engine), "llama_template", "")
 
 
 def current_engine() -> Any:
@@ -55,12 +73,12 @@ def model_name(engine: Any) -> str:
 
 
 def caption_width(engine: Any) -> int | None:
-    """How wide the rows are that a loaded Z-Image takes for the prompt; None where that can't be told."""
+    """How wide the rows are that a loaded image model takes for the prompt; None where that can't be told."""
     model = getattr(getattr(engine.forge_objects.unet, "model", None), "diffusion_model", None)
-    try:
-        return int(model.cap_embedder[0].weight.shape[-1])
-    except (AttributeError, TypeError, IndexError):  # compiled, quantized, or built in another way
-        return None
+    for entrance in (lambda: model.cap_embedder[0], lambda: model.txt_in):
+        with contextlib.suppress(AttributeError, TypeError, IndexError):  # compiled, quantized, or built in another way
+            return int(entrance().weight.shape[-1])
+    return None
 
 
 def is_api(p: Any) -> bool:

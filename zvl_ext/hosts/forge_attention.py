@@ -1,4 +1,4 @@
-"""Weighted attention in the web UI's Z-Image, for one generation; nothing of the host is replaced for longer than a
+"""Weighted attention in the web UI's image model, for one generation; nothing of the host is replaced for longer than a
 call.
 
 The way of a weight: each prompt's conditioning carries its `Conditioning` as an attribute through the host's cache. At
@@ -22,7 +22,7 @@ from ..conditioning import Conditioning, Part
 from ..errors import ZvlError
 from ..profiles import Profile
 from ..weighting import ALL, check_blocks, way
-from .forge_blocks import ELSEWHERE, EXCHANGED, MARKS, UNKNOWN, Call, blocks_of, check_profile, routed, uncompiled
+from .forge_blocks import ELSEWHERE, EXCHANGED, MARKS, UNKNOWN, Call, attentions_of, check_profile, routed, uncompiled
 from .forge_step import CARRIED, Half, conditional, unconditional
 
 _PARTLY = f"Only a part of the image model's blocks took the weight. {ELSEWHERE}"
@@ -66,10 +66,10 @@ def check(engine: Any, blocks: str = ALL, profile: Profile | None = None) -> Non
     if not hasattr(unet, "add_conditioning_modifier") or not hasattr(unet, "clone") or model is None:
         raise ZvlError(UNKNOWN)
     with uncompiled(unet.model) as plain:
-        refiner, main = blocks_of(plain)
-    check_blocks(blocks, len(main))
-    if profile is not None:
-        check_profile(profile, refiner, main)
+        _, _, main = attentions_of(plain)
+        check_blocks(blocks, len(main))
+        if profile is not None:
+            check_profile(profile, plain)
     if _masks(getattr(host_attention, "attention_pytorch", None)) is False:
         raise ZvlError(f"The web UI's attention ignores a mask, so no weight can be set. {ELSEWHERE}")
 
@@ -188,7 +188,7 @@ class Weights:
             call = Call(plain, self.parts, weights)
             hooks.callback(call.remove)
             call.install()
-            with routed(call.blocks):
+            with routed(call.attentions):
                 yield
             if not self.used and call.calls and not call.whole:
                 raise ZvlError(_PARTLY)

@@ -80,7 +80,7 @@ class FromReference:
         method = setting("sd_vae_encode_method", "Full")
         if method != "Full":
             p.extra_generation_params["VAE Encoder"] = method
-        with _same_draw():
+        with _same_draw(), _unnoticed(shared.sd_model):
             latents = sd_samplers_common.images_tensor_to_samples(
                 image, sd_samplers_common.approximation_indexes.get(method), shared.sd_model
             )
@@ -101,6 +101,16 @@ def _strength(p: Any, strength: float) -> Iterator[None]:
         yield
     finally:
         p.denoising_strength = kept
+
+
+@contextlib.contextmanager
+def _unnoticed(engine: Any) -> Iterator[None]:
+    """Let an engine encode a picture without taking it for one that a later generation is to change."""
+    noted = {name: value for name, value in vars(engine).items() if name == "ini_latent"}
+    try:
+        yield
+    finally:
+        vars(engine).update(noted)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,12 @@
-"""One call of the web UI's Z-Image with hooks on its blocks' attention: marks beside the conditioning become a bias."""
+"""One call of the web UI's image model with hooks on its blocks' attention: marks beside the conditioning become a
+bias."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,11 +18,76 @@ from ..errors import ZvlError
 from ..factors import factors_of
 from ..profiles import Profile
 
-_HEADS = ("n_local_heads", "n_heads", "heads")  # how an attention may call their number
+_HEADS = ("n_local_heads", "n_heads", "num_heads", "heads")  # how an attention may call their number
 MARKS = "zvl_marks"  # beside the conditioning in a call
 ELSEWHERE = "Choose weight 1, or look for an update of Z-Image VL."
 UNKNOWN = f"This image model's blocks are not built as Z-Image VL knows them, so no weight can be set. {ELSEWHERE}"
 EXCHANGED = f"Another extension has exchanged the conditioning, so the weight can't reach the reference. {ELSEWHERE}"
+
+
+@dataclass(frozen=True)
+class Form:
+    """How an image model's blocks are built, in the web UI's names.
+
+    Attributes:
+        main: Its lists of blocks that see the caption and the picture, the first ones first.
+        mask: Under which name a block's attention takes a mask.
+        rows: Under which names it takes what attends, one behind another; a block need not have all of them.
+        width: Of a block, how wide the rows are that it reads.
+        attention: Which part of a block that is; "": the block itself.
+        caption: Its list of blocks that see the caption alone, or "".
+        picture: Its list of blocks that see the picture alone, or "".
+        tables: Under which name attention takes rotary tables in which the rows that fill the picture up have no
+            distance from the caption; "": there are no such rows.
+    """
+
+    main: tuple[str, ...]
+    mask: str
+    rows: tuple[str, ...]
+    width: Callable[[Any], int]
+    attention: str = ""
+    caption: str = ""
+    picture: str = ""
+    tables: str = ""
+
+    def attentions(self, model: Any, name: str) -> list:
+        """What takes a mask in each block of a list; [] where there is no such list, None for a block without it."""
+        blocks = getattr(model, name, ()) if name else ()
+        return [getattr(block, self.attention, None) if self.attention else block for block in blocks]
+
+    def fits(self, model: Any) -> bool:
+        """Whether an image model's blocks are built like this."""
+        lists = [self.attentions(model, name) for name in (*self.main, self.caption) if name]
+        return all(lists) and all(self._takes(attention) for each in lists for attention in each)
+
+    def width_of(self, model: Any) -> int | None:
+        """How wide an image model's rows are; None where that can't be told."""
+        with contextlib.suppress(AttributeError, TypeError, IndexError):  # quantized, or built in another way
+            return int(self.width(getattr(model, self.main[0])[0]))
+        return None
+
+    def _takes(self, attention: Any) -> bool:
+        names = set(inspect.signature(attention.forward).parameters) if attention is not None else set()
+        return {self.mask, *filter(None, [self.tables])} <= names and not names.isdisjoint(self.rows)
+
+
+Z_IMAGES = Form(
+    main=("layers",),
+    mask="x_mask",
+    rows=("x",),
+    width=lambda block: block.attention_norm1.weight.shape[0],
+    attention="attention",
+    caption="context_refiner",
+    picture="noise_refiner",
+    tables="freqs_cis",
+)
+FLUXS = Form(
+    main=("double_blocks", "single_blocks"),
+    mask="attn_mask",
+    rows=("txt", "img", "x"),
+    width=lambda block: block.hidden_size,
+)
+FORMS = (Z_IMAGES, FLUXS)
 
 
 class Call:
@@ -29,6 +96,7 @@ class Call:
     Attributes:
         calls: How often the model ran.
         whole: Whether all blocks took their part in every run.
+        attentions: The blocks' attention.
     """
 
     def __init__(self, model: Any, parts: tuple[Part, ...], weights: list[float]):
@@ -39,18 +107,19 @@ class Call:
         self._asked = 0
         self.calls = 0
         self.whole = False
-        refiner, main = blocks_of(model)
+        self._form, refiner, main = attentions_of(model)
         factors = factors_of([[part.weighting for part in parts]], len(main), len(refiner))
-        self.blocks = [*zip(refiner, factors.refiner), *zip(main, factors.main)]
+        self._factors = [*zip(refiner, factors.refiner), *zip(main, factors.main)]
+        self.attentions = [*refiner, *main]
         self._in_caption = set(map(id, refiner))
 
     def install(self) -> None:
         self._handles.append(self._model.register_forward_pre_hook(self._begin, with_kwargs=True))
         self._handles.append(self._model.register_forward_hook(self._end))
-        for block in self._model.noise_refiner if hasattr(self._model, "noise_refiner") else ():
-            self._handles.append(block.attention.register_forward_pre_hook(self._of_picture, with_kwargs=True))
-        for block, factor in self.blocks:
-            self._watch(block.attention, factor, id(block) in self._in_caption)
+        for attention in self._form.attentions(self._model, self._form.picture):
+            self._handles.append(attention.register_forward_pre_hook(self._of_picture, with_kwargs=True))
+        for attention, factor in self._factors:
+            self._watch(attention, factor, id(attention) in self._in_caption)
 
     def remove(self) -> None:
         for handle in self._handles:
@@ -90,22 +159,23 @@ class Call:
         return torch.stack(regions, -1)[None], torch.tensor([[p.region is not None for p in self._parts]])
 
     def _end(self, module: Any, args: tuple, output: Any) -> None:
-        self.whole = self._asked == len(self.blocks)
+        self.whole = self._asked == len(self.attentions)
 
     def _watch(self, attention: Any, factor: torch.Tensor, in_caption: bool) -> None:
-        place = _place(attention, "x_mask")
+        mask, names = self._form.mask, list(inspect.signature(attention.forward).parameters)
+        place = names.index(mask)
 
         def hook(module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
             self._asked += 1
             if not in_caption:
                 args, kwargs = self._of_picture(module, args, kwargs)
-            rows = args[0] if args else kwargs["x"]
-            layout = Layout(rows.shape[1], 0, None if in_caption else self._caption)
-            added = self._biases.of(factor, layout, rows.dtype)
+            given = dict(zip(names, args)) | kwargs
+            rows = [given[name] for name in self._form.rows if name in given]
+            layout = Layout(sum(part.shape[1] for part in rows), 0, None if in_caption else self._caption)
+            added = self._biases.of(factor, layout, rows[0].dtype)
             if added is None:
                 return args, kwargs
-            there = args[place] if len(args) > place else kwargs.get("x_mask")
-            return _with(args, kwargs, place, "x_mask", masked(added, there))
+            return _with(args, kwargs, place, mask, masked(added, given.get(mask)))
 
         self._handles.append(attention.register_forward_pre_hook(hook, with_kwargs=True))
 
@@ -116,9 +186,11 @@ class Call:
         and the picture on by its length, so these rows go along, or a weight towards 0 would not tend to the plain
         picture.
         """
-        place = _place(module, "freqs_cis")
-        tables = args[place] if len(args) > place else kwargs.get("freqs_cis")
-        if not self._filled or not any(self._moved) or not isinstance(tables, torch.Tensor):
+        if not self._form.tables or not self._filled or not any(self._moved):
+            return args, kwargs
+        place = list(inspect.signature(module.forward).parameters).index(self._form.tables)
+        tables = args[place] if len(args) > place else kwargs.get(self._form.tables)
+        if not isinstance(tables, torch.Tensor):
             return args, kwargs
         positions = torch.zeros(max(len(tables), 1), 1, 3, device=tables.device)
         positions[:, 0, 0] = torch.tensor(self._moved[: len(positions)], device=tables.device)
@@ -126,7 +198,7 @@ class Call:
         moved = positions[:, 0, 0] > 0
         tables = tables.clone()
         tables[moved, -self._filled :] = there[moved]
-        return _with(args, kwargs, place, "freqs_cis", tables)
+        return _with(args, kwargs, place, self._form.tables, tables)
 
 
 def _with(args: tuple, kwargs: dict, place: int, name: str, value: Any) -> tuple[tuple, dict]:
@@ -136,51 +208,39 @@ def _with(args: tuple, kwargs: dict, place: int, name: str, value: Any) -> tuple
     return args, {**kwargs, name: value}
 
 
-def _place(attention: Any, name: str) -> int:
-    return list(inspect.signature(attention.forward).parameters).index(name)
-
-
-def blocks_of(model: Any) -> tuple[list, list]:
-    """The blocks that refine the caption, and the main blocks.
+def attentions_of(model: Any) -> tuple[Form, list, list]:
+    """How an image model's blocks are built, and the attention of those that refine the caption and of the main ones.
 
     Raises:
-        ZvlError: they are not there, or their attention takes no mask.
+        ZvlError: they are built in no way that is known, or their attention takes no mask.
     """
-    refiner, main = (list(getattr(model, name, ())) for name in ("context_refiner", "layers"))
-    if not refiner or not main:
+    form = next((form for form in FORMS if form.fits(model)), None)
+    if form is None:
         raise ZvlError(UNKNOWN)
-    for block in (*refiner, *main):
-        attention = getattr(block, "attention", None)
-        if attention is None or not {"x_mask", "freqs_cis"} <= set(inspect.signature(attention.forward).parameters):
-            raise ZvlError(UNKNOWN)
-    return refiner, main
+    main = [attention for name in form.main for attention in form.attentions(model, name)]
+    return form, form.attentions(model, form.caption), main
 
 
-def check_profile(profile: Profile, refiner: list, main: list) -> None:
-    """Raise ZvlError where a profile is not about an image model with these blocks, or their heads are not known."""
-    attention = main[0].attention
-    heads = next((n for name in _HEADS if isinstance(n := getattr(attention, name, None), int)), None)
+def check_profile(profile: Profile, model: Any) -> None:
+    """Raise ZvlError where a profile is not about an image model like this, or the heads of its blocks are not
+    known."""
+    form, refiner, main = attentions_of(model)
+    heads = next((n for name in _HEADS if isinstance(n := getattr(main[0], name, None), int)), None)
     if heads is None:
         raise ZvlError(UNKNOWN)
-    profile.check(len(main), heads, len(refiner), _width(main[0]))
-
-
-def _width(block: Any) -> int | None:
-    """Of the rows that a block reads; None where it can't be told."""
-    shape = getattr(getattr(getattr(block, "attention_norm1", None), "weight", None), "shape", ())
-    return shape[0] if len(shape) == 1 else None
+    profile.check(len(main), heads, len(refiner), form.width_of(model))
 
 
 @contextlib.contextmanager
-def routed(blocks: list) -> Iterator[None]:
+def routed(attentions: list) -> Iterator[None]:
     """Let the blocks' attention go through the host's function for PyTorch, which takes a bias, where there is one.
 
     Sage attention ignores one without a word, flash attention writes an error for every block.
     """
     plain = getattr(host_attention, "attention_pytorch", None)
     spaces = {}
-    for block, _ in blocks:
-        space = getattr(inspect.unwrap(type(block.attention).forward), "__globals__", {})
+    for attention in attentions:
+        space = getattr(inspect.unwrap(type(attention).forward), "__globals__", {})
         if "attention_function" in space and plain is not None:
             spaces[id(space)] = space
     before = [(space, space["attention_function"]) for space in spaces.values()]

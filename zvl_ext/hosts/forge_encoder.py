@@ -19,29 +19,35 @@ from backend import memory_management as mm
 from ..engines.sources import ImageTokens, KeysValues, TextEncoder
 from ..engines.text_encoder import as_qwen3vl, mrope_tables, states_at
 from ..errors import ZvlError
+from ..image_models import ImageModel
 from ..qwen3vl.layers import replaced_argument, watched
-from ..sequence import TEMPLATE, Encode, Sequence, check_ids
-from .forge import check_interrupted, takes
+from ..sequence import Encode, Sequence, check_ids
+from .forge import check_interrupted, takes, text_engine
 
 UNKNOWN = (
-    "This version of the web UI encodes Z-Image's prompt in a way Z-Image VL does not know. "
+    "This version of the web UI encodes the image model's prompt in a way Z-Image VL does not know. "
     "Look for an update of Z-Image VL."
 )
 
 
-def encoder(engine: Any) -> Encode:
+def encoder(engine: Any, model: ImageModel) -> Encode:
     """The host's tokenizer as a function from text to ids.
 
     Raises:
-        ZvlError: the engine's prompt template is not Z-Image's, or it can't be found.
+        ZvlError: the engine's prompt template is not the image model's, it reads its text encoder at other layers, or
+            neither can be found.
     """
-    text_engine = next(
-        (part for part in vars(engine).values() if hasattr(part, "llama_template") and hasattr(part, "tokenizer")), None
-    )
-    if text_engine is None or text_engine.llama_template != TEMPLATE:
+    read_with = text_engine(engine)
+    if read_with is None or read_with.llama_template != model.template.text or not _reads_at(read_with, model):
         raise ZvlError(UNKNOWN)
-    tokenizer = getattr(text_engine.tokenizer, "tokenizer", text_engine.tokenizer)  # newer engines wrap it
+    tokenizer = getattr(read_with.tokenizer, "tokenizer", read_with.tokenizer)  # newer engines wrap it
     return lambda text: tokenizer([text])["input_ids"][0]
+
+
+def _reads_at(read_with: Any, model: ImageModel) -> bool:
+    """Whether a text engine that names several layers names the image model's."""
+    layers = getattr(read_with, "intermediate_output", None)
+    return not isinstance(layers, (list, tuple)) or tuple(layers) == model.layers
 
 
 def language_model(engine: Any) -> Any:

@@ -31,8 +31,9 @@ def unread(engine: Any) -> Iterator[None]:
         return torch.full((*ids.shape, width), torch.nan, dtype=dtype, device=ids.device)
 
     def forward(ids: Any, attention_mask: Any = None, embeds: Any = None, *args: Any, **kwargs: Any) -> tuple:
-        rows = embedding(ids) if embeds is None else embeds
-        return rows, rows  # the last state, and that of the layer it was asked for
+        rows, layers = embedding(ids) if embeds is None else embeds, kwargs.get("intermediate_output")
+        # The last state, and that of the layer it was asked for, or those of several behind each other.
+        return rows, torch.stack([rows] * len(layers), dim=1) if isinstance(layers, list) else rows
 
     cpu = torch.device("cpu")
     empty = ModelPatcher(torch.nn.Module(), load_device=cpu, offload_device=cpu)

@@ -10,12 +10,13 @@ import torch
 
 from ..engines.sources import ImageTokens, TextEncoder
 from ..engines.text_encoder import as_qwen3vl, mrope_tables, states_at
+from ..image_models import Z_IMAGE
 from ..qwen3vl.modules import TextConfig, TextModel
 from ..sequence import Sequence, check_ids
 
 Tables = tuple[torch.Tensor, torch.Tensor]  # cosine and sine
 
-TEXT_LAYER = -2  # where Z-Image reads its text encoder
+(TEXT_LAYER,) = Z_IMAGE.layers  # where Z-Image reads its text encoder
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

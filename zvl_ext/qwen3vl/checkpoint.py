@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ZvlError
+from ..image_models import Z_IMAGE, ImageModel
 from ..reference import Reference, fitted_size
 from ..sequence import VisionTokens
 from .forms import FORMS
@@ -137,10 +138,11 @@ class Checkpoint:
         width, height = fitted_size(*reference.image.size, tokens, self.unit)
         return height // self.unit, width // self.unit
 
-    def check_layer(self, layer: int) -> None:
-        """Raise ZvlError unless there is a language model that can be read, and it has that layer."""
+    def check_layer(self, layer: int, model: ImageModel = Z_IMAGE) -> None:
+        """Raise ZvlError unless there is a language model that can be read, and it has what an image model reads at
+        that layer: for Z-Image the layer itself."""
         self.require_language()
-        check_layer(layer, self.layers, self.name)
+        model.check_layer(layer, self.layers, self.name)
 
     def depth(self, layer: int) -> int:
         """How many layers of the language model have to run for a hidden layer.
@@ -293,12 +295,6 @@ def own_head_only(tensors: dict[str, Stored], config: dict[str, Any]) -> dict[st
     if tied is None and head is not None and embedding is not None:
         tied = bool(head.problem) or head.shape != embedding.shape
     return {own: stored for own, stored in tensors.items() if own != HEAD or tied is False}
-
-
-def check_layer(layer: int, layers: int, owner: str) -> None:
-    """Raise ZvlError unless a model with that many layers, called `owner`, has this one."""
-    if not -layers <= layer <= -1:
-        raise ZvlError(f"Hidden layer {layer} does not exist: {owner} has layers -1 to -{layers}.")
 
 
 def readable_shapes(tensors: dict[str, Stored]) -> dict[str, tuple[int, ...]]:

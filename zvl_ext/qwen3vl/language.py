@@ -162,7 +162,7 @@ class Qwen3VL:
                 first = tail.depth if tail else 0
                 if first < depth and len(sequence.ids) > fork:
                     rows = tail.last if tail else embeds[i][fork:]
-                    more = self._run(rows, sequence.position_ids()[:, fork:], first, depth, prefix)
+                    more = self._run(rows, sequence.position_ids()[:, fork:], first, depth, prefix, sequence.filled)
                     tails[i] = tail.deepened(more) if tail else more
         return prefix, tails
 
@@ -190,10 +190,21 @@ class Qwen3VL:
         return {"visual_pos_masks": mask, "deepstack_visual_embeds": list(map(torch.cat, zip(*additions)))}
 
     def _run(
-        self, rows: torch.Tensor, positions: torch.Tensor, first: int, depth: int, past: Pass | None, **image: Any
+        self,
+        rows: torch.Tensor,
+        positions: torch.Tensor,
+        first: int,
+        depth: int,
+        past: Pass | None,
+        filled: int = 0,
+        **image: Any,
     ) -> Pass:
         """Run layers `first` to `depth` over rows [tokens, hidden] with positions [3, tokens], behind what is kept of
-        others."""
+        others.
+
+        Args:
+            filled: How many of the last rows no other attends to.
+        """
         from transformers import DynamicCache
 
         text_model = self.module.language_model
@@ -207,6 +218,9 @@ class Qwen3VL:
         # Four rows: with three, transformers 4 would take the image's repeated time for a break between packed
         # sequences.
         order = torch.arange(before, before + rows.shape[1])[None]
+        if filled:
+            image["attention_mask"] = torch.ones(1, before + rows.shape[1], dtype=torch.long, device=device)
+            image["attention_mask"][:, -filled:] = 0
         with (
             layers_between(text_model, first, depth),
             recorded(text_model, {k: first + k for k in range(depth - first)}) as states,

@@ -113,6 +113,15 @@ def told_again(engine: Any, key: tuple) -> tuple[dict[str, Text], bool] | None:
     return None
 
 
+def noted(engine: Any, prompts: Any) -> None:
+    """Let an engine take note of the pictures that are to be changed, as it does with every list of prompts: this one
+    is empty, and nothing is read."""
+    from ..hosts.forge_unread import unread
+
+    with unread(engine):
+        engine.get_learned_conditioning(with_prompts(prompts, []))
+
+
 def statistics_of(engine: Any, prompts: Any) -> ReferenceStatistics:
     """The reference statistics of an engine's text encoder, measured.
 
@@ -121,6 +130,8 @@ def statistics_of(engine: Any, prompts: Any) -> ReferenceStatistics:
     """
     forge.show_progress("Z-Image VL: measuring the text encoder")
     recorder = Recorder(engine)
+    prompts = with_prompts(prompts, [])
+    prompts.is_negative_prompt = True  # with the others, some engines take note of the pictures that are to be changed
     with forge_encoder.interruptible(engine):
         for prompt in REFERENCE_PROMPTS:  # one at a time: some engines take no more, and none needs more
             recorder.get_learned_conditioning(with_prompts(prompts, [prompt]))

@@ -7,6 +7,7 @@ It knows the web UI's engine and what its conditioning functions are called with
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ from ..engines.sources import Text
 from ..errors import ZvlError
 from ..hosts import forge, forge_encoder
 from ..options import Settings
-from .engine import Recorder, told_again
+from .engine import Recorder, noted, told_again
 from .kept import KEEPER, Made
 from .said import tell
 
@@ -136,6 +137,8 @@ class Making:
             except BaseException as error:
                 self.hosts = error
                 raise
+        if (model := forge.image_model(engine)) and model.edits:
+            told.append(functools.partial(noted, engine, prompts))
         if self._keeps:
             key = self._key_of(function, engine, read)
             KEEPER.recordings(engine).append((key, recorder.texts, recorder.stacked, told))

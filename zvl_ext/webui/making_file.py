@@ -85,7 +85,7 @@ class FromFile(Making):
         return [*self._lines, *self.saved.told_prompt(map(str, prompts)), *self.saved.told_model(model)]
 
     def check(self, engine: Any, prompts: Any = None) -> None:
-        if not forge.is_zimage(engine):
+        if forge.image_model(engine) is None:
             return
         self.saved.check(hidden=forge.caption_width(engine))
         if self.weighs:

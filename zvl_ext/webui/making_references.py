@@ -19,6 +19,7 @@ from ..errors import ZvlError
 from ..hidden_layers import LAYER_OPTIONS
 from ..hosts import forge, forge_encoder, forge_files
 from ..hosts.forge_extractor import ForgeExtractor
+from ..image_models import Z_IMAGE
 from ..mixing.statistics import ReferenceStatistics
 from ..options import OPTIONS, Settings
 from ..regions import Frame
@@ -134,16 +135,17 @@ class FromReferences(Making):
 
     def check(self, engine: Any, prompts: Any = None) -> Sources:
         """What the conditioning draws on, once it is known that it has what the settings ask for."""
-        s, loaded = self.settings, forge.is_zimage(engine)
+        s, loaded = self.settings, forge.image_model(engine)
         language_model = ENGINES[s.engine].language_model
         sources = Sources(
             self.extractor,
-            forge_encoder.encoder(engine) if loaded else None,
+            forge_encoder.encoder(engine, loaded) if loaded else None,
             lambda: self._statistics(engine, prompts),
             forge_encoder.ForgeTextEncoder(engine) if loaded and not language_model else None,
             KEEPER.store,
             self.say,
             not LAYER_OPTIONS.isdisjoint(cell_of(self.p)),
+            loaded or Z_IMAGE,
         )
         if loaded or language_model:
             conditioner.check_layer(s, sources)

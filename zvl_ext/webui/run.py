@@ -15,6 +15,7 @@ from typing import Any
 from .. import conditioner
 from ..errors import Stopped, ZvlError, in_one_line, line_of, untitled
 from ..hosts import forge, forge_inpaint
+from ..image_models import NAMES
 from ..options import BY_NAME, Settings
 from ..regions import Frame
 from . import batch, infotext, sampling
@@ -258,8 +259,8 @@ class Run:
             with self._in_one_line():
                 raise self.error
         if not self._applies(required_prompts):
-            if not forge.is_zimage(forge.current_engine()):
-                self.say("this checkpoint is not Z-Image, so the reference has no part in the picture.")
+            if forge.image_model(forge.current_engine()) is None:
+                self.say(f"this checkpoint is not {NAMES}, so the reference has no part in the picture.")
             return original(function, required_prompts, *args, **kwargs)
         if forge.interrupted():
             raise Stopped
@@ -292,17 +293,17 @@ class Run:
     def _applies(self, prompts: Any) -> bool:
         """Another architecture stays as it is."""
         acts = self.making is not None and self.making.acts_on(prompts)
-        return acts and forge.is_zimage(forge.current_engine())
+        return acts and forge.image_model(forge.current_engine()) is not None
 
     # The sampling, as the host calls it.
 
     def before_sampling(self) -> None:
         engine = forge.current_engine()
-        if self._sampling is not None and not self._stopped and forge.is_zimage(engine):
+        if self._sampling is not None and not self._stopped and forge.image_model(engine):
             self._sampling.begin(engine)
 
     def during_sampling(self, engine: Any) -> None:
-        if self._sampling is not None and not self._stopped and forge.is_zimage(engine):
+        if self._sampling is not None and not self._stopped and forge.image_model(engine):
             self._sampling.step(engine)
 
     def after_sampling(self) -> None:

@@ -103,6 +103,21 @@ def test_the_first_pass_begins_from_the_references_latents_with_the_pictures_own
     assert "sample" not in vars(sampler)
 
 
+def test_what_a_picture_begins_from_is_not_taken_for_a_picture_to_change(web: WebUI, vae: list, picture: Any) -> None:
+    """Engines of models that edit pictures take what they encode for one, and give it to the next generation."""
+    engine, encode = web.engine, web.engine.encode_first_stage
+    engine.ini_latent = None
+
+    def noting(image: torch.Tensor) -> torch.Tensor:
+        engine.ini_latent = encode(image)
+        return engine.ini_latent
+
+    engine.encode_first_stage = noting
+    sample(web.run(web.p(), reference=picture, **HALF))
+    assert len(vae) == 1
+    assert engine.ini_latent is None
+
+
 def test_latents_are_the_same_every_time_and_other_random_numbers_go_on(web: WebUI, vae: list, picture: Any) -> None:
     def latents(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         p = web.run(web.p(), reference=picture, **HALF)

@@ -116,7 +116,9 @@ def test_another_architecture_is_told_without_its_class(web: WebUI, picture: Any
 
     web.engine.__class__ = StableDiffusion3
     p = web.run(web.p(api=True), reference=picture)
-    assert note(p) == "Z-Image VL: this checkpoint is not Z-Image, so the reference has no part in the picture."
+    assert note(p) == (
+        "Z-Image VL: this checkpoint is not Z-Image or Flux.2 Klein, so the reference has no part in the picture."
+    )
     assert infotext.MARK not in p.extra_generation_params
 
 

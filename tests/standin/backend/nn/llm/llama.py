@@ -103,8 +103,9 @@ class Llama2_(nn.Module):  # noqa: N801
         embeds_info=(),
         past_key_values=None,
     ):
-        """The last state after the final norm, and the output of one layer (counted from the end) before it; of one
-        that is given a list of keys and values, empty for none, also those of each layer.
+        """The last state after the final norm, and the output of one layer (counted from the end) before it, or the
+        inputs of several (counted from the first) behind each other; of one that is given a list of keys and values,
+        empty for none, also those of each layer.
 
         `dtype` is that of embeddings looked up here; `embeds_info` is of no use to a text encoder. The mask is of the
         whole sequence, also where there are keys and values of its beginning: layers can use it for one token alone.
@@ -116,14 +117,18 @@ class Llama2_(nn.Module):  # noqa: N801
         if attention_mask is not None:  # 0: no token attends to it
             mask = mask + (1.0 - attention_mask.to(x.dtype))[:, None, None] * (torch.finfo(x.dtype).min / 4)
         tables = rotary(self.config, torch.arange(before, before + count))
-        wanted = None if intermediate_output is None else len(self.layers) + intermediate_output
-        intermediate, handed = None, []
+        several = intermediate_output if isinstance(intermediate_output, list) else []
+        wanted = None if several or intermediate_output is None else len(self.layers) + intermediate_output
+        intermediate, handed, inputs = None, [], []
         for i, layer in enumerate(self.layers):
+            inputs += [x] if i in several else []
             past = None if past_key_values is None else past_key_values[i] if past_key_values else []
             x, now = layer(x=x, attention_mask=mask, freqs_cis=tables, optimized_attention=None, past_key_value=past)
             handed += [now] if now else []
             if i == wanted:
                 intermediate = self.norm(x) if final_layer_norm_intermediate else x
+        if several:
+            intermediate = torch.stack(inputs, dim=1)
         return (self.norm(x), intermediate, handed) if handed else (self.norm(x), intermediate)
 
 

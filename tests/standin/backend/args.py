@@ -1,0 +1,1 @@
+dynamic_args = {"ref_latents": [], "is_referencing": False}
