@@ -38,13 +38,9 @@ def states(
     made: dict[Sequence, dict[int, torch.Tensor]] = {}
     for key, group in groups.items():
         sequences = list(dict.fromkeys(job.sequence for job in group))
-        tails_of = [
-            (sequence.ids[sequence.fork :], *([sequence.filled] if sequence.filled else []))
-            for sequence in sequences
-            if len(sequence.ids) > sequence.fork
-        ]
-        keys = [key, *((*key, *read) for read in tails_of)]
-        lengths = [sequences[0].fork, *(len(ids) for ids, *_ in tails_of)]
+        behind = [sequence for sequence in sequences if len(sequence.ids) > sequence.fork]
+        keys = [key, *((*key, *_tail(sequence)) for sequence in behind)]
+        lengths = [sequences[0].fork, *(len(sequence.ids) - sequence.fork for sequence in behind)]
         kept = [_kept(k, length, sources) for k, length in zip(keys, lengths)]
         prefix, tails = kept[0], kept[1:] or [None]
         extended: list[Pass | None] = []
@@ -58,6 +54,11 @@ def states(
             if new is not None and new is not old:  # here at last: values that are not finite have been refused
                 store.put(k, new.tensors())
     return [made[job.sequence] for job in jobs]
+
+
+def _tail(sequence: Sequence) -> tuple[Hashable, ...]:
+    """What decides how a sequence's tokens behind the fork are read."""
+    return sequence.ids[sequence.fork :], *([sequence.filled] if sequence.filled else [])
 
 
 def _kept(key: Hashable, tokens: int, sources: Sources) -> Pass | None:

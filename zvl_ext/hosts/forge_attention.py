@@ -22,7 +22,7 @@ from ..conditioning import Conditioning, Part
 from ..errors import ZvlError
 from ..profiles import Profile
 from ..weighting import ALL, check_blocks, way
-from .forge_blocks import ELSEWHERE, EXCHANGED, MARKS, UNKNOWN, Call, attentions_of, check_profile, routed, uncompiled
+from .forge_blocks import ELSEWHERE, EXCHANGED, MARKS, UNKNOWN, Call, blocks_of, check_profile, routed, uncompiled
 from .forge_step import CARRIED, Half, conditional, unconditional
 
 _PARTLY = f"Only a part of the image model's blocks took the weight. {ELSEWHERE}"
@@ -66,7 +66,7 @@ def check(engine: Any, blocks: str = ALL, profile: Profile | None = None) -> Non
     if not hasattr(unet, "add_conditioning_modifier") or not hasattr(unet, "clone") or model is None:
         raise ZvlError(UNKNOWN)
     with uncompiled(unet.model) as plain:
-        _, _, main = attentions_of(plain)
+        _, _, main = blocks_of(plain)
         check_blocks(blocks, len(main))
         if profile is not None:
             check_profile(profile, plain)
@@ -188,7 +188,7 @@ class Weights:
             call = Call(plain, self.parts, weights)
             hooks.callback(call.remove)
             call.install()
-            with routed(call.attentions):
+            with routed(call.blocks):
                 yield
             if not self.used and call.calls and not call.whole:
                 raise ZvlError(_PARTLY)

@@ -31,10 +31,10 @@ class Form:
 
     Attributes:
         main: Its lists of blocks that see the caption and the picture, the first ones first.
-        mask: Under which name a block's attention takes a mask.
-        rows: Under which names it takes what attends, one behind another; a block need not have all of them.
+        mask: Under which name their attention (`attention_of`) takes a mask.
+        rows: Under which names it takes what attends, one behind another; it need not have all of them.
         width: Of a block, how wide the rows are that it reads.
-        attention: Which part of a block that is; "": the block itself.
+        parted: Whether a block's attention is a module of its own.
         caption: Its list of blocks that see the caption alone, or "".
         picture: Its list of blocks that see the picture alone, or "".
         tables: Under which name attention takes rotary tables in which the rows that fill the picture up have no
@@ -45,20 +45,15 @@ class Form:
     mask: str
     rows: tuple[str, ...]
     width: Callable[[Any], int]
-    attention: str = ""
+    parted: bool
     caption: str = ""
     picture: str = ""
     tables: str = ""
 
-    def attentions(self, model: Any, name: str) -> list:
-        """What takes a mask in each block of a list; [] where there is no such list, None for a block without it."""
-        blocks = getattr(model, name, ()) if name else ()
-        return [getattr(block, self.attention, None) if self.attention else block for block in blocks]
-
     def fits(self, model: Any) -> bool:
         """Whether an image model's blocks are built like this."""
-        lists = [self.attentions(model, name) for name in (*self.main, self.caption) if name]
-        return all(lists) and all(self._takes(attention) for each in lists for attention in each)
+        lists = [_blocks(model, name) for name in (*self.main, self.caption) if name]
+        return all(lists) and all(self._takes(block) for blocks in lists for block in blocks)
 
     def width_of(self, model: Any) -> int | None:
         """How wide an image model's rows are; None where that can't be told."""
@@ -66,9 +61,14 @@ class Form:
             return int(self.width(getattr(model, self.main[0])[0]))
         return None
 
-    def _takes(self, attention: Any) -> bool:
-        names = set(inspect.signature(attention.forward).parameters) if attention is not None else set()
-        return {self.mask, *filter(None, [self.tables])} <= names and not names.isdisjoint(self.rows)
+    def _takes(self, block: Any) -> bool:
+        attention = attention_of(block)
+        names = set(inspect.signature(attention.forward).parameters)
+        return (
+            (attention is not block) == self.parted
+            and {self.mask, *filter(None, [self.tables])} <= names
+            and not names.isdisjoint(self.rows)
+        )
 
 
 Z_IMAGES = Form(
@@ -76,7 +76,7 @@ Z_IMAGES = Form(
     mask="x_mask",
     rows=("x",),
     width=lambda block: block.attention_norm1.weight.shape[0],
-    attention="attention",
+    parted=True,
     caption="context_refiner",
     picture="noise_refiner",
     tables="freqs_cis",
@@ -86,6 +86,7 @@ FLUXS = Form(
     mask="attn_mask",
     rows=("txt", "img", "x"),
     width=lambda block: block.hidden_size,
+    parted=False,
 )
 FORMS = (Z_IMAGES, FLUXS)
 
@@ -96,7 +97,7 @@ class Call:
     Attributes:
         calls: How often the model ran.
         whole: Whether all blocks took their part in every run.
-        attentions: The blocks' attention.
+        blocks: Those that take the weights, each with its factors.
     """
 
     def __init__(self, model: Any, parts: tuple[Part, ...], weights: list[float]):
@@ -107,19 +108,18 @@ class Call:
         self._asked = 0
         self.calls = 0
         self.whole = False
-        self._form, refiner, main = attentions_of(model)
+        self._form, refiner, main = blocks_of(model)
         factors = factors_of([[part.weighting for part in parts]], len(main), len(refiner))
-        self._factors = [*zip(refiner, factors.refiner), *zip(main, factors.main)]
-        self.attentions = [*refiner, *main]
+        self.blocks = [*zip(refiner, factors.refiner), *zip(main, factors.main)]
         self._in_caption = set(map(id, refiner))
 
     def install(self) -> None:
         self._handles.append(self._model.register_forward_pre_hook(self._begin, with_kwargs=True))
         self._handles.append(self._model.register_forward_hook(self._end))
-        for attention in self._form.attentions(self._model, self._form.picture):
-            self._handles.append(attention.register_forward_pre_hook(self._of_picture, with_kwargs=True))
-        for attention, factor in self._factors:
-            self._watch(attention, factor, id(attention) in self._in_caption)
+        for block in _blocks(self._model, self._form.picture):
+            self._handles.append(attention_of(block).register_forward_pre_hook(self._of_picture, with_kwargs=True))
+        for block, factor in self.blocks:
+            self._watch(attention_of(block), factor, id(block) in self._in_caption)
 
     def remove(self) -> None:
         for handle in self._handles:
@@ -159,7 +159,7 @@ class Call:
         return torch.stack(regions, -1)[None], torch.tensor([[p.region is not None for p in self._parts]])
 
     def _end(self, module: Any, args: tuple, output: Any) -> None:
-        self.whole = self._asked == len(self.attentions)
+        self.whole = self._asked == len(self.blocks)
 
     def _watch(self, attention: Any, factor: torch.Tensor, in_caption: bool) -> None:
         mask, names = self._form.mask, list(inspect.signature(attention.forward).parameters)
@@ -208,8 +208,18 @@ def _with(args: tuple, kwargs: dict, place: int, name: str, value: Any) -> tuple
     return args, {**kwargs, name: value}
 
 
-def attentions_of(model: Any) -> tuple[Form, list, list]:
-    """How an image model's blocks are built, and the attention of those that refine the caption and of the main ones.
+def _blocks(model: Any, name: str) -> list:
+    """A list of blocks by its name; [] where there is none."""
+    return list(getattr(model, name, ())) if name else []
+
+
+def attention_of(block: Any) -> Any:
+    """What in a block takes a mask: its attention, or the block itself where that is no module of its own."""
+    return getattr(block, "attention", block)
+
+
+def blocks_of(model: Any) -> tuple[Form, list, list]:
+    """How an image model's blocks are built, those that refine the caption, and the main ones.
 
     Raises:
         ZvlError: they are built in no way that is known, or their attention takes no mask.
@@ -217,30 +227,30 @@ def attentions_of(model: Any) -> tuple[Form, list, list]:
     form = next((form for form in FORMS if form.fits(model)), None)
     if form is None:
         raise ZvlError(UNKNOWN)
-    main = [attention for name in form.main for attention in form.attentions(model, name)]
-    return form, form.attentions(model, form.caption), main
+    return form, _blocks(model, form.caption), [block for name in form.main for block in _blocks(model, name)]
 
 
 def check_profile(profile: Profile, model: Any) -> None:
     """Raise ZvlError where a profile is not about an image model like this, or the heads of its blocks are not
     known."""
-    form, refiner, main = attentions_of(model)
-    heads = next((n for name in _HEADS if isinstance(n := getattr(main[0], name, None), int)), None)
+    form, refiner, main = blocks_of(model)
+    attention = attention_of(main[0])
+    heads = next((n for name in _HEADS if isinstance(n := getattr(attention, name, None), int)), None)
     if heads is None:
         raise ZvlError(UNKNOWN)
     profile.check(len(main), heads, len(refiner), form.width_of(model))
 
 
 @contextlib.contextmanager
-def routed(attentions: list) -> Iterator[None]:
+def routed(blocks: list) -> Iterator[None]:
     """Let the blocks' attention go through the host's function for PyTorch, which takes a bias, where there is one.
 
     Sage attention ignores one without a word, flash attention writes an error for every block.
     """
     plain = getattr(host_attention, "attention_pytorch", None)
     spaces = {}
-    for attention in attentions:
-        space = getattr(inspect.unwrap(type(attention).forward), "__globals__", {})
+    for block, _ in blocks:
+        space = getattr(inspect.unwrap(type(attention_of(block)).forward), "__globals__", {})
         if "attention_function" in space and plain is not None:
             spaces[id(space)] = space
     before = [(space, space["attention_function"]) for space in spaces.values()]
