@@ -16,7 +16,7 @@ from .conditioning import Conditioning, Part, joined
 from .declaration import numbered
 from .engines import ENGINES
 from .engines.sources import Job, Sources, Text
-from .errors import ZvlError, shown, untitled
+from .errors import ZvlError, untitled
 from .framing import framed, framed_mask, mask_of
 from .hidden_layers import hidden_layers
 from .image_models import ImageModel
@@ -26,7 +26,7 @@ from .mixing.normalize import NORMALIZATIONS, Normalization, Target, repair_outl
 from .mixing.select import Rows, drop_image_rows, keep_masked_image_rows, merge_image_rows, select
 from .mixing.statistics import ReferenceStatistics
 from .options import PROMPT, UNIT_OPTIONS, Settings
-from .profiles import FITTED_FOR, Profile
+from .profiles import Profile
 from .reference import Reference, open_mask, open_reference
 from .regions import Frame, region_of
 from .sequence import PICTURE, TOKEN_MODES, build_sequence_of
@@ -336,21 +336,6 @@ def digests(units: list[Unit]) -> dict[str, str]:
     for profile in (unit.weighting.profile for unit in units):
         digests |= {} if profile is None else {"profile": profile.digest}
     return digests
-
-
-def about_profile(units: list[Unit]) -> list[str]:
-    """What is to be said of a picture's profile: that it changes nothing, or that it was fitted for something else."""
-    settings, profile = units[0].settings, units[0].profile
-    if profile is None or not inserts(settings):
-        return []
-    if profile.idle:
-        return [f"The profile {shown(profile.name)} changes nothing: all its weights are 1."]
-    chosen = {name: getattr(settings, name) for name in FITTED_FOR}
-    if settings.layer_mix:
-        chosen["hidden_layer"] = settings.layer_mix
-    if ENGINES[settings.engine].language_model:  # which has positions of its own
-        del chosen["positions"]
-    return profile.differences(chosen)
 
 
 def condition_all(

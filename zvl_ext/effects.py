@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from .budget import inserts, lengths_agree
 from .declaration import numbered
 from .engines import ENGINES
+from .errors import shown
 from .options import BY_NAME, OPTIONS, PROMPT, UNIT_OPTIONS, UNITS, Settings
 from .presets import PRESETS
+from .profiles import FITTED_FOR, Profile
 from .sequence import TOKEN_MODES
 from .weighting import ALL, WEIGHTING, Weighting, block_ranges
 
@@ -169,6 +171,21 @@ def unheard(settings: Settings) -> list[str]:
         if asks and (option.unit < 2 or option.unit in settings.units):
             lines.append(f"Z-Image VL: {option.label} changes nothing here: it {reason}.")
     return lines
+
+
+def about_profile(settings: Settings, profile: Profile | None) -> list[str]:
+    """What is to be said of the profile that the settings name: that it changes nothing, or that it was fitted for
+    something else."""
+    if profile is None or not inserts(settings):
+        return []
+    if profile.idle:
+        return [f"The profile {shown(profile.name)} changes nothing: all its weights are 1."]
+    chosen = {name: getattr(settings, name) for name in FITTED_FOR}
+    if settings.layer_mix:
+        chosen["hidden_layer"] = settings.layer_mix
+    if ENGINES[settings.engine].language_model:  # which has positions of its own
+        del chosen["positions"]
+    return profile.differences(chosen)
 
 
 # Options by which one asks for something, and the value that asks for nothing.

@@ -114,7 +114,8 @@ class Profile:
 
 
 def _shape(blocks: int, heads: int, refiners: int) -> str:
-    return f"{blocks} blocks of {heads} heads ({refiners} for the caption)"
+    counted = [f"{n} {what}" if n == 1 else f"{n} {what}s" for n, what in ((blocks, "block"), (heads, "head"))]
+    return f"{' of '.join(counted)} ({refiners} for the caption)"
 
 
 def profile_of(main: Any, refiner: Any, name: str = "", about: Mapping[str, Any] | None = None) -> Profile:

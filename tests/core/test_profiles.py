@@ -60,7 +60,7 @@ def test_one_of_zeros_changes_nothing() -> None:
     ("shape", "said"),
     [
         ((30, 30, 2), "5 blocks of 4 heads (2 for the caption), and this one has 30 blocks of 30 heads (2 for"),
-        ((5, 8, 2), "this one has 5 blocks of 8 heads"),
+        ((1, 8, 2), "this one has 1 block of 8 heads"),
         ((5, 4, 1), "(1 for the caption)"),
         ((5, 4, 2, 128), "rows are 64 wide, and this one's are 128"),
     ],

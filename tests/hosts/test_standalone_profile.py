@@ -11,13 +11,11 @@ import pytest
 import torch
 from compare import hooks
 from diffusers import ZImagePipeline
-from diffusers_sampling import apart, conditioning, prompt
+from diffusers_sampling import apart, conditioning, make_pipeline, pictures_of, prompt
 
 from zvl_ext.conditioning import Conditioning, joined
 from zvl_ext.errors import ZvlError
 from zvl_ext.profiles import Profile, profile_of
-
-pytest_plugins = ["diffusers_sampling"]
 
 BLOCKS, HEADS, REFINERS = 6, 4, 1
 GENERATOR = torch.Generator().manual_seed(3)
@@ -34,8 +32,18 @@ ZEROS = profile_of(torch.zeros(BLOCKS, HEADS), torch.zeros(REFINERS, HEADS))
 
 
 @pytest.fixture(scope="module")
+def pipeline() -> ZImagePipeline:
+    return make_pipeline()
+
+
+@pytest.fixture
 def model(pipeline: ZImagePipeline) -> torch.nn.Module:
     return pipeline.transformer
+
+
+@pytest.fixture
+def picture(pipeline: ZImagePipeline) -> Callable[..., torch.Tensor]:
+    return pictures_of(pipeline)
 
 
 def with_profile(profile: Profile | None, **settings: Any) -> Conditioning:

@@ -10,17 +10,26 @@ import numpy as np
 import pytest
 import torch
 from compare import hooks
-from diffusers_sampling import ODD_SIZE, SIZE, STEPS, apart, conditioning, prompt
+from diffusers import ZImagePipeline
+from diffusers_sampling import ODD_SIZE, SIZE, STEPS, apart, conditioning, make_pipeline, pictures_of, prompt
 
 from zvl_ext.conditioning import Conditioning
 from zvl_ext.hosts.standalone_attention import weighted
 
-pytest_plugins = ["diffusers_sampling"]
-
 
 @pytest.fixture(scope="module")
-def model(pipeline: Any) -> torch.nn.Module:
+def pipeline() -> ZImagePipeline:
+    return make_pipeline()
+
+
+@pytest.fixture
+def model(pipeline: ZImagePipeline) -> torch.nn.Module:
     return pipeline.transformer
+
+
+@pytest.fixture
+def picture(pipeline: ZImagePipeline) -> Callable[..., torch.Tensor]:
+    return pictures_of(pipeline)
 
 
 # --- what a weight is

@@ -1,7 +1,4 @@
-"""From a conditioning to a picture in diffusers' Z-Image: its own classes at the miniature's size, with random weights.
-
-A pytest plugin with fixtures, hence PYTEST_DONT_REWRITE.
-"""
+"""From a conditioning to a picture in diffusers' Z-Image: its own classes, the miniature's size, random weights."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pytest
 import tiny
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline
@@ -26,8 +22,7 @@ STEPS, HEAD, TAIL = 4, 3, 2
 GRID = (2, 3)
 
 
-@pytest.fixture(scope="module")
-def pipeline() -> ZImagePipeline:
+def make_pipeline() -> ZImagePipeline:
     torch.manual_seed(0)
     transformer = tiny.randomized(family.transformer())
     made = ZImagePipeline(FlowMatchEulerDiscreteScheduler(), None, None, None, transformer)
@@ -35,8 +30,7 @@ def pipeline() -> ZImagePipeline:
     return made
 
 
-@pytest.fixture
-def picture(pipeline: ZImagePipeline) -> Callable[..., torch.Tensor]:
+def pictures_of(pipeline: ZImagePipeline) -> Callable[..., torch.Tensor]:
     """Latents of conditionings, or of plain rows without any hook."""
 
     @torch.inference_mode()

@@ -131,7 +131,7 @@ class FromReferences(Making):
         return infotext.write(self.settings, conditioner.digests(self.units), self.extractor.checkpoint.name)
 
     def lines(self, prompts: Any) -> list[str]:
-        return [*effects.unheard(self.settings), *conditioner.about_profile(self.units)]
+        return [*effects.unheard(self.settings), *effects.about_profile(self.settings, self.units[0].profile)]
 
     def check(self, engine: Any, prompts: Any = None) -> Sources:
         """What the conditioning draws on, once it is known that it has what the settings ask for."""

@@ -14,10 +14,10 @@ from PIL import Image
 from ..beginning import Beginning, beginning_of
 from ..budget import inserts
 from ..caption import Asked, Caption, describe, part_seen
-from ..conditioner import Unit, about_profile, digests, plain_picture, units_of
+from ..conditioner import Unit, digests, plain_picture, units_of
 from ..conditioning import Conditioning
 from ..conditioning_file import About, Saved
-from ..effects import plain_because, unheard
+from ..effects import about_profile, plain_because, unheard
 from ..errors import ZvlError, in_one_line, untitled
 from ..hosts.standalone import ZImage
 from ..hosts.standalone_beginning import begins
@@ -172,7 +172,7 @@ def make(weights: Weights, request: Request, on_step: OnStep | None = None, save
         made.settings = infotext.write(settings, digests(units), model.extractor.checkpoint.name)
         lines, more = weights.differences(settings, units[0].reference)
         made.settings |= more
-        for line in (*lines, *map(untitled, unheard(settings)), *about_profile(units)):
+        for line in (*lines, *map(untitled, unheard(settings)), *about_profile(fitted, request.profile)):
             made.say(line)
     against = [
         model.condition_units(units, request.negative, seed, made.say, negative=True)
