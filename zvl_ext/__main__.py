@@ -23,6 +23,7 @@ from .commands import (
     generate,
     options,
     statistics,
+    sweep,
     vision_tower,
 )
 from .errors import ZvlError, line_of
@@ -36,6 +37,7 @@ COMMANDS = (
     statistics,
     demo,
     evaluate,
+    sweep,
     benchmark,
     cache,
     vision_tower,

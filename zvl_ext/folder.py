@@ -29,6 +29,18 @@ def being_written(path: str) -> Iterator[BinaryIO]:
                 return
 
 
+@contextlib.contextmanager
+def held(path: str) -> Iterator[bool]:
+    """A file that one process at a time holds, however that ends; whether it is this one. Where files have no locks it
+    always is.
+
+    Raises:
+        OSError: it can't be made.
+    """
+    with open(path, "ab") as file:
+        yield _lock(file.fileno()) is not False
+
+
 def remove_abandoned(path: str) -> bool:
     """Remove a file, unless somebody is writing to it; whether it is gone.
 

@@ -26,13 +26,7 @@ def pictures(folder: str, out: str) -> dict[str, str]:
     Raises:
         ZvlError: there is no such folder or nothing in it, or `out` can't be a folder.
     """
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(e.name for e in entries if not e.name.startswith(".") and _is_picture(e.path))
-    except OSError as error:
-        raise ZvlError(f"--references {plain(folder, 120)} can't be read as a folder ({reason(error)}).") from error
-    if not names:
-        raise ZvlError(f"--references {plain(folder, 120)} has no pictures in it.")
+    names = [os.path.basename(path) for path in listed(folder)]
     if os.path.realpath(out) == os.path.realpath(folder):
         raise ZvlError("--out must be another folder than --references, so that no reference is written over.")
     try:
@@ -40,6 +34,22 @@ def pictures(folder: str, out: str) -> dict[str, str]:
     except OSError as error:
         raise ZvlError(f"--out {plain(out, 120)} can't be a folder ({reason(error)}).") from error
     return {os.path.join(folder, name): os.path.join(out, f"{own}.png") for name, own in _own_names(names).items()}
+
+
+def listed(folder: str) -> list[str]:
+    """The paths of the pictures of a folder, in the order of their names.
+
+    Raises:
+        ZvlError: there is no such folder or nothing in it.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(e.name for e in entries if not e.name.startswith(".") and _is_picture(e.path))
+    except OSError as error:
+        raise ZvlError(f"--references {plain(folder, 120)} can't be read as a folder ({reason(error)}).") from error
+    if not names:
+        raise ZvlError(f"--references {plain(folder, 120)} has no pictures in it.")
+    return [os.path.join(folder, name) for name in names]
 
 
 def _own_names(names: list[str]) -> dict[str, str]:

@@ -7,10 +7,6 @@ A row is a function of the weights and of itself: neither the number of workers 
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
-import hashlib
-import json
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +15,12 @@ from typing import Any
 import torch
 
 from ...errors import ZvlError
+from .. import lines
+from ..crew import Crew
+from ..digests import weights_digest
 from ..miniature import adapter, family
+from ..processes import Process
+from ..threads import one_thread
 from . import report
 from .bench import Bench
 from .experiments import QUICK, Plan, Row, experiments
@@ -27,67 +28,34 @@ from .experiments import QUICK, Plan, Row, experiments
 ROWS = "rows.jsonl"
 
 
-def weights_digest(folder: str) -> str:
-    """Of every weight file below a folder."""
-    digest = hashlib.sha256()
-    for root, folders, files in os.walk(folder):
-        folders.sort()
-        for name in sorted(files):
-            if name.endswith(".safetensors"):
-                with open(os.path.join(root, name), "rb") as file:
-                    digest.update(hashlib.sha256(file.read()).digest())
-    return digest.hexdigest()[:16]
-
-
 def finished(path: str, weights: str) -> dict[str, dict[str, Any]]:
     """What an earlier run measured with the same weights, by the row's key."""
-    if not os.path.isfile(path):
-        return {}
-    known = {}
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            with contextlib.suppress(ValueError, KeyError):  # a line that was cut off when a run was stopped
-                entry = json.loads(line)
-                if entry["weights"] == weights:
-                    known[entry["key"]] = entry["values"]
-    return known
+    return {
+        entry["key"]: entry["values"]
+        for entry in lines.read(path)
+        if entry.get("weights") == weights and {"key", "values"} <= set(entry)
+    }
 
 
-_bench: Bench | None = None  # a worker process's own
-
-
-def _prepare(weights: str, count: int) -> None:
-    global _bench
-    torch.set_num_threads(1)
+def _prepare(weights: str, count: int) -> Callable[[Row], dict[str, Any]]:
+    """What measures a row, in a process of its own or in this one."""
+    torch.set_num_threads(1)  # the numbers shall not depend on the number of workers
     family.be_quiet()
-    _bench = Bench(weights, count)
-
-
-def _measure(row: Row) -> dict[str, Any]:
-    return _bench.measure(row)
+    return Bench(weights, count).measure
 
 
 def _measured(rows: list[Row], weights: str, count: int, workers: int) -> Iterator[tuple[Row, dict[str, Any]]]:
     """Rows with their measurements, as they are done."""
     if workers <= 1:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # the numbers shall not depend on the number of workers
-        try:
-            family.be_quiet()
-            bench = Bench(weights, count)
+        with one_thread():
+            measure = _prepare(weights, count)
             for row in rows:
-                yield row, bench.measure(row)
-        finally:
-            torch.set_num_threads(threads)
+                yield row, measure(row)
         return
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context, _prepare, (weights, count)) as pool:
-        waiting = {pool.submit(_measure, row): row for row in rows}
-        try:
-            for done in concurrent.futures.as_completed(waiting):
-                yield waiting[done], done.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with Crew([Process(f"Worker {n}", _prepare, weights, count) for n in range(1, workers + 1)]) as crew:
+        waiting = {crew.submit(row): row for row in rows}
+        for done in concurrent.futures.as_completed(waiting):
+            yield waiting[done], done.result()
 
 
 def run(
@@ -119,16 +87,15 @@ def run(
     out = out or os.path.join(os.path.dirname(os.path.abspath(weights)), folder)
     try:
         os.makedirs(out, exist_ok=True)
-        log = open(os.path.join(out, ROWS), "a", encoding="utf-8")  # noqa: SIM115 - closed below
     except OSError as error:
         raise ZvlError(f"{out} can't be written ({error.strerror or error}).") from error
-    with log:
+    with lines.Lines(os.path.join(out, ROWS)) as log:
         rows = experiments(plan or Plan()) if rows is None else rows
         if not os.path.isfile(os.path.join(weights, adapter.FILE)):
             say(f"No {adapter.FILE} in {weights}: the trained adapter is left out.")
             rows = [row for row in rows if row.how != "adapter"]
         digest = weights_digest(weights)
-        values = finished(log.name, digest)
+        values = finished(log.path, digest)
         # Rows of one layer after another: their hidden states are still in memory.
         missing = sorted({row.key: row for row in rows if row.key not in values}.values(), key=_nearness)
         workers = workers or min(os.cpu_count() or 1, 8)
@@ -139,9 +106,7 @@ def run(
         if missing:
             for row, found in _measured(missing, weights, max(row.pairs for row in rows), workers):
                 values[row.key] = found
-                # The line break comes first: a run that was stopped may have left half a line.
-                log.write("\n" + json.dumps({"weights": digest, "key": row.key, "values": found}))
-                log.flush()
+                log.add({"weights": digest, "key": row.key, "values": found})
                 done += row.pairs * row.seeds
                 say(
                     f"{100 * done / cost:5.1f} %  {(time.monotonic() - began) / 60:5.1f} min  {row.part}: {row.name}, "

@@ -130,9 +130,24 @@ def _layout(scene: Scene, seed: int) -> tuple[np.ndarray, np.ndarray]:
     centre = {"left": -11.0, "centre": 0.0, "right": 11.0}[scene.place] + rng.uniform(-2, 2)
     angle, height = rng.uniform(-0.15, 0.15), rng.uniform(-3, 3)
     tint = rng.uniform(-0.035, 0.035, (2, 3))
+    return placed(scene.shape, radius, centre, height, angle), tint
+
+
+def placed(shape: str, radius: float, centre: float, height: float, angle: float) -> np.ndarray:
+    """Each pixel's signed distance to a shape, negative inside, [SIZE, SIZE].
+
+    Args:
+        centre, height: Where its middle is, in pixels from the picture's.
+        angle: By which it is turned, in radians.
+    """
     x, y = _X - centre, _Y - height
     x, y = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-    return _distance(scene.shape, x, y, radius), tint
+    return _distance(shape, x, y, radius)
+
+
+def rgb(name: str) -> np.ndarray:
+    """A colour's or a background's values, [3], 0 to 1."""
+    return np.array(_RGB[name])
 
 
 def coverage(scene: Scene, seed: int, grid: int) -> np.ndarray:

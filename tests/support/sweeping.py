@@ -1,0 +1,218 @@
+"""Sweeps that are ended at any moment, by machines or by people, and how fast they are: a script of its own.
+
+    python tests/support/sweeping.py kills --folder /tmp/sweeping
+    python tests/support/sweeping.py cluster | webuis | throughput
+
+It prints what it found, as JSON. The miniature makes the pictures, for `webuis` two stand-ins of a web UI.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
+
+AXES = ("--axis", "weight=0:1:0.2", "--axis", "hidden_layer=-2,-6,-12")
+KINDS = ("png", "jsonl", "csv")
+
+
+def references(folder: Path, count: int) -> Path:
+    from PIL import Image
+
+    from zvl_ext.lab.evaluation.experiments import pairs
+    from zvl_ext.lab.miniature import world
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, pair in enumerate(pairs(count)):
+        Image.fromarray(world.draw(pair.shown, pair.drawing)).save(folder / f"{number:02}.png")
+    return folder
+
+
+def command(out: Path, shown: Path, *more: object) -> list[str]:
+    arguments = ["--prompt", "a large cross", "--references", shown, "--out", out, *AXES, *more]
+    return [sys.executable, "-m", "zvl_ext", "sweep", *map(str, arguments)]
+
+
+def sweep(out: Path, shown: Path, *more: object) -> tuple[float, str]:
+    """A whole one: seconds, and what was said."""
+    began = time.monotonic()
+    done = subprocess.run(command(out, shown, *more), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return time.monotonic() - began, done.stdout + done.stderr
+
+
+def files(out: Path) -> dict[str, str]:
+    """Digests of what there is, by name."""
+    found = [path for path in out.rglob("*") if path.suffix[1:] in (*KINDS, "tmp")]
+    return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+
+def kills(folder: Path, shown: Path) -> dict[str, Any]:
+    """Killed ten times at random moments, one whole process group or the main process alone, and run to its end."""
+    choose, ended = random.Random(0), []  # noqa: S311
+    whole, _ = sweep(folder / "whole", shown)
+    out = folder / "killed"
+    for number in range(10):
+        process = subprocess.Popen(
+            command(out, shown), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        time.sleep(choose.uniform(4, 4 + whole / 6))
+        alone = number % 2
+        with contextlib.suppress(ProcessLookupError):
+            (os.kill if alone else os.killpg)(process.pid, signal.SIGKILL)
+        process.wait()
+        ended.append(len(list((out / "pictures").glob("*.png"))) if out.is_dir() else 0)
+    _, said = sweep(out, shown)
+    lines = (out / "cells.jsonl").read_text().splitlines()
+    return {
+        "pictures after each kill": ended,
+        "said at last": said.splitlines()[0],
+        "cells": len(lines),
+        "twice": len(lines) - len({json.loads(line)["key"] for line in lines}),
+        "same files and bytes": files(folder / "whole") == files(out),
+    }
+
+
+def cluster(folder: Path, shown: Path) -> dict[str, Any]:
+    """A Dask cluster of two workers, of which one is killed in the middle."""
+    from distributed import LocalCluster
+
+    sweep(folder / "whole", shown)
+    out = folder / "dask"
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as local:
+        pids = local.scheduler_info["workers"] and [w.pid for w in local.workers.values()]
+        killed: list[int] = []
+
+        def kill() -> None:
+            while len(list(out.glob("pictures/*.png"))) < 40:
+                time.sleep(0.05)
+            local.scale(1) if False else os.kill(pids[0], signal.SIGKILL)
+            killed.append(len(list(out.glob("pictures/*.png"))))
+
+        watching = threading.Thread(target=kill)
+        watching.start()
+        seconds, _ = sweep(out, shown, "--dask", local.scheduler_address)
+        watching.join()
+    lines = (out / "cells.jsonl").read_text().splitlines()
+    return {
+        "killed after": killed,
+        "cells": len(lines),
+        "twice": len(lines) - len({json.loads(line)["key"] for line in lines}),
+        "same files and bytes": files(folder / "whole") == files(out),
+        "seconds": round(seconds, 1),
+    }
+
+
+def webuis(folder: Path, shown: Path) -> dict[str, Any]:
+    """Two web UIs, of which one dies in the middle."""
+    from web_uis import WebUI
+
+    with WebUI(seconds=0.05) as one, WebUI(seconds=0.05) as other:
+        threading.Thread(target=lambda: (_until(lambda: len(other.made) >= 30), other.die())).start()
+        seconds, said = sweep(folder / "webuis", shown, "--webui", one.url, "--webui", other.url)
+        made = [json.dumps(body, sort_keys=True) for body in (*one.made, *other.made)]
+        asked = len(one.asked) + len(other.asked)
+    lines = (folder / "webuis" / "cells.jsonl").read_text().splitlines()
+    return {
+        "cells": len(lines),
+        "asked for": asked,
+        "made by each": [len(one.made), len(other.made)],
+        "made twice": len(made) - len(set(made)),
+        "twice": len(lines) - len({json.loads(line)["key"] for line in lines}),
+        "said": [line for line in said.splitlines() if "does not work" in line],
+        "seconds": round(seconds, 1),
+    }
+
+
+def _until(true: Any) -> None:
+    while not true():
+        time.sleep(0.01)
+
+
+def throughput(folder: Path, shown: Path) -> dict[str, Any]:
+    """Cells in a second with one worker and with two, and a cell against calling the pipeline directly."""
+    from zvl_ext.commands.sweep import add
+    from zvl_ext.lab.sweep import command as whole
+    from zvl_ext.lab.sweep.cells import Sweep, opened
+    from zvl_ext.lab.sweep.folder import Folder
+    from zvl_ext.lab.sweep.run import Run
+    from zvl_ext.lab.sweep.targets import Job, open_target, pipeline
+    from zvl_ext.lab.threads import one_thread
+
+    commands = argparse.ArgumentParser().add_subparsers()
+    add(commands)
+    rates, cells = {}, None
+    for workers in (1, 2):
+        arguments = command(folder / f"w{workers}", shown, "--workers", workers)[3:]
+        args = commands.choices["sweep"].parse_args(arguments[1:])
+        args.set, args.reference = {}, sorted(map(str, shown.iterdir()))
+        axes = whole.axes_of(args)
+        pictures = opened(axes, {})
+        target = open_target(args, print)
+        grid = Sweep(axes, {}, whole.asked_of(args), pictures, target.identity)
+        cells = [grid.cell(number) for number in grid.numbers]
+        with Folder(args.out).opened() as there, one_thread():
+            run = Run(grid, there, whole.metrics_of(args, print))
+            _, left = run.missing()
+            run.make(left[: 10 * workers], target)  # everything is loaded
+            began = time.monotonic()
+            run.make(left[20:220], target)
+            rates[workers] = 200 / (time.monotonic() - began)
+        target.close()
+    with one_thread():
+        make, read = pipeline.prepare(pipeline.Spec(threads=1)), {}
+        jobs = []
+        for cell in cells[:220]:
+            data = {name: Path(picture.path).read_bytes() for name, picture in cell.pictures.items()}
+            jobs.append(Job(cell.settings, cell.asked, data))
+        requests = [pipeline.request(job) for job in jobs]
+        del make, read
+        direct = _direct(requests)
+    return {
+        "cells a second with 1 worker": round(rates[1], 3),
+        "with 2": round(rates[2], 3),
+        "ratio": round(rates[2] / rates[1], 3),
+        "direct calls a second": round(1 / direct, 3),
+        "overhead of a cell, 1 worker": f"{(1 / rates[1] - direct) / direct:.1%}",
+    }
+
+
+def _direct(requests: list[Any]) -> float:
+    """Seconds of one picture, made by nothing but the pipeline."""
+    from zvl_ext.lab import demo
+    from zvl_ext.webui.standalone import make
+
+    none = dict.fromkeys(("z_image", "qwen3_vl", "weights", "size", "steps", "guidance"))
+    weights = demo.open_weights(argparse.Namespace(**none, device="cpu"))
+    for request in requests[:20]:
+        make(weights, request)
+    began = time.monotonic()
+    for request in requests[20:220]:
+        make(weights, request)
+    return (time.monotonic() - began) / 200
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("kills", "cluster", "webuis", "throughput"))
+    parser.add_argument("--folder", default=tempfile.gettempdir() + "/zvl-sweeping")
+    parser.add_argument("--references", type=int, default=20)
+    arguments = parser.parse_args()
+    base = Path(arguments.folder)
+    shutil.rmtree(base, ignore_errors=True)
+    print(json.dumps(globals()[arguments.what](base, references(base / "shown", arguments.references)), indent=1))

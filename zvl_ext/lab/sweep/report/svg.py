@@ -1,0 +1,141 @@
+"""Curves and points with their intervals, as SVG that stands in a page."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...intervals import Interval
+
+# Okabe and Ito's colours, which the colour-blind tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A6F00", "#555555")
+_LEFT, _TOP, _RIGHT, _BOTTOM = 52, 26, 12, 40
+_TICKS = 5
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point with its interval upward, and sideways where `across` is one.
+
+    Attributes:
+        x: Its place along, in the axis' unit.
+        y: The mean and the ends of its interval.
+        title: What is shown where the pointer is on it.
+        text: What is written beside it.
+    """
+
+    x: float
+    y: Interval
+    across: Interval | None = None
+    title: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points of one colour, joined by a line or not."""
+
+    points: Sequence[Point]
+    name: str = ""
+    joined: bool = True
+    colour: str = ""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart.
+
+    Attributes:
+        names: What stands along the x axis at 0, 1, 2, ..., where its values are no numbers.
+    """
+
+    title: str
+    series: Sequence[Series]
+    x: str = ""
+    y: str = ""
+    names: Sequence[str] = field(default_factory=tuple)
+    width: int = 330
+    height: int = 230
+
+    def svg(self) -> str:
+        points = [point for series in self.series for point in series.points]
+        along = [v for p in points for v in (p.across or (p.x,))]
+        x0, x1 = (-0.5, len(self.names) - 0.5) if self.names else _room(along)
+        y0, y1 = _room([value for point in points for value in point.y])
+
+        def at(x: float, y: float) -> tuple[float, float]:
+            return (
+                _LEFT + (x - x0) / (x1 - x0) * (self.width - _LEFT - _RIGHT),
+                self.height - _BOTTOM - (y - y0) / (y1 - y0) * (self.height - _TOP - _BOTTOM),
+            )
+
+        parts = [
+            f'<svg viewBox="0 0 {self.width} {self.height}" width="{self.width}" height="{self.height}" role="img" '
+            f'aria-label="{_text(self.title)}">',
+            f'<text x="{self.width / 2}" y="15" class="t">{_text(self.title)}</text>',
+        ]
+        for value in _ticks(y0, y1):
+            _, y = at(x0, value)
+            parts.append(f'<path class="g" d="M{_LEFT} {y:.1f}H{self.width - _RIGHT}"/>')
+            parts.append(f'<text x="{_LEFT - 6}" y="{y + 3.5:.1f}" class="e">{value:g}</text>')
+        for value, name in self._along(x0, x1):
+            x, _ = at(value, y0)
+            parts.append(f'<text x="{x:.1f}" y="{self.height - _BOTTOM + 14}" class="m">{_text(name)}</text>')
+        parts.append(f'<text x="{(self.width + _LEFT) / 2}" y="{self.height - 8}" class="m">{_text(self.x)}</text>')
+        if self.y:
+            middle = (self.height - _BOTTOM + _TOP) / 2
+            parts.append(f'<text class="m" transform="translate(12 {middle:.0f}) rotate(-90)">{_text(self.y)}</text>')
+        for number, series in enumerate(self.series):
+            colour = series.colour or COLOURS[number % len(COLOURS)]
+            parts.append(f'<g stroke="{colour}" fill="{colour}">')
+            parts += _drawn(series, at)
+            parts.append("</g>")
+        return "".join([*parts, "</svg>"])
+
+    def _along(self, x0: float, x1: float) -> list[tuple[float, str]]:
+        if not self.names:
+            return [(value, f"{value:g}") for value in _ticks(x0, x1)]
+        room = max(3, int((self.width - _LEFT) / max(len(self.names), 1) / 5.5))
+        return [(i, name if len(name) <= room else name[: room - 1] + "…") for i, name in enumerate(self.names)]
+
+
+def _drawn(series: Series, at: Any) -> list[str]:
+    parts = []
+    places = [at(point.x, point.y[0]) for point in series.points]
+    if series.joined and len(places) > 1:
+        way = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
+        parts.append(f'<path fill="none" stroke-width="1.6" d="M{way}"/>')
+    for point, (x, y) in zip(series.points, places):
+        low, high = (at(point.x, end)[1] for end in point.y[1:])
+        way = f"M{x:.1f} {low:.1f}V{high:.1f}"
+        if point.across is not None:
+            left, right = (at(end, point.y[0])[0] for end in point.across[1:])
+            way += f"M{left:.1f} {y:.1f}H{right:.1f}"
+        parts.append(f'<path stroke-opacity=".45" d="{way}"/>')
+        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{_text(point.title)}</title></circle>')
+        if point.text:
+            parts.append(f'<text class="n" x="{x + 6:.1f}" y="{y - 5:.1f}">{_text(point.text)}</text>')
+    return parts
+
+
+def _room(values: Sequence[float]) -> tuple[float, float]:
+    """The ends of an axis, a little wider than what is on it."""
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    margin = (high - low) * 0.06 or abs(low) * 0.1 or 0.5
+    return low - margin, high + margin
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers between two ends."""
+    raw = (high - low) / _TICKS
+    unit = 10 ** math.floor(math.log10(raw))
+    step = unit * next(times for times in (1, 2, 5, 10) if unit * times >= raw)
+    first = math.ceil(low / step)
+    return [round(number * step, 12) for number in range(first, math.floor(high / step) + 1)]
+
+
+def _text(text: str) -> str:
+    return html.escape(str(text))
