@@ -289,6 +289,14 @@ class Declared:
         infotext="ZVL profile", advanced=True, axis="Profile", added=2,
     )  # fmt: skip
 
+    measured: bool = declared(
+        "switch", False, "Measured values",
+        "Says in each picture's parameters, and under each picture of an X/Y/Z plot, how near it is to the first "
+        "reference in colours, structure and edges (the latter two with scikit-image), and its grid energy, sharpness "
+        "and saturation. Changes no picture.",
+        advanced=True, added=2,
+    )  # fmt: skip
+
     @classmethod
     def from_mapping(cls: type[_Own], values: dict[str, Any]) -> _Own:
         """Settings from named values, as an API client sends them.

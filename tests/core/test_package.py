@@ -34,7 +34,7 @@ FLOORS = (
         "profiles",
         "factors",
     ),
-    ("image_models", "texts", "framing", "conditioning", "conditioning_file"),
+    ("image_models", "texts", "framing", "conditioning", "conditioning_file", "measures"),
     ("mixing", "qwen3vl", "store"),
     ("engines",),
     ("budget",),

@@ -307,6 +307,18 @@ def xyz_module() -> Any:
     )
 
 
+def in_plot() -> bool:
+    """Whether what is being made is a cell of the X/Y/Z plot: the host does not say, but its plot stands on the
+    stack."""
+    module = xyz_module()
+    frame = sys._getframe() if module is not None else None
+    while frame is not None:
+        if frame.f_globals is vars(module):
+            return True
+        frame = frame.f_back
+    return False
+
+
 def takes(function: Callable, argument: str) -> bool:
     """Whether a function of the host has that parameter; hosts differ."""
     return argument in inspect.signature(function).parameters

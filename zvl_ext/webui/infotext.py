@@ -28,7 +28,8 @@ _MISREAD = re.compile(r'=|"|\d+x\d+$|.*\s$')
 
 NOTE = "ZVL note"  # what was said about the picture, for those who can't see it under it; read by people alone
 CONDITIONING = BY_NAME["conditioning"].infotext or ""  # the name and the digest of the file that was used
-KEYS = (MARK, PRESET, NOTE, *(option.infotext for option in OPTIONS if option.infotext))
+MEASURED = "ZVL measured"  # what was measured of the picture, likewise
+KEYS = (MARK, PRESET, NOTE, MEASURED, *(option.infotext for option in OPTIONS if option.infotext))
 
 # Written whenever they act.
 _ALWAYS = (

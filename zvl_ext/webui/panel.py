@@ -82,6 +82,7 @@ _MORE = (
     ("outlier_threshold", "outlier_direction"),
     ("vl_prompt", "system_prompt"),
     ("device", "storage"),
+    ("measured",),
 )
 # One control for one thing: in the panel that is normalization none.
 _HIDDEN = ("scale_to_text",)

@@ -79,9 +79,17 @@ class ZImageVL(forge.script_base()):
         if attached := _run_of(p):
             attached.after_sampling()
 
-    def postprocess(self, p: Any, *args: Any, **kwargs: Any) -> None:
+    def postprocess_image_after_composite(self, p: Any, pp: Any, *args: Any) -> None:
+        if forge.has_zimage():
+            from . import measuring
+
+            measuring.measure(p, pp.image, args)
+
+    def postprocess(self, p: Any, processed: Any, *args: Any, **kwargs: Any) -> None:
         if attached := _run_of(p):
             attached.after_all()
+        if measuring := sys.modules.get(f"{__package__}.measuring"):
+            measuring.label(p, processed)
 
 
 def _run_of(p: Any) -> Any:

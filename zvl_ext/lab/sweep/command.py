@@ -17,7 +17,7 @@ from ...outside import plain, read_regular, reason
 from ...output import written
 from ..miniature import family
 from ..threads import one_thread
-from . import metrics as measures
+from ... import measures
 from . import report
 from .axes import ASKED, SEEDS, Axis, known, parse
 from .cells import Sweep, opened
@@ -214,11 +214,11 @@ def metrics_of(args: argparse.Namespace, say: Say) -> list[measures.Metric]:
     """
     found: list[measures.Metric] = []
     if _judged(args):
-        from .metrics import miniature
+        from .judges import miniature
 
         found += miniature.metrics(args.weights or family.WEIGHTS)
     for folder in args.encoder:
-        from .metrics import encoders
+        from .judges import encoders
 
         found += encoders.metrics(folder)
     found += measures.there(say).values()

@@ -18,7 +18,7 @@ from ...reference import MAX_BYTES, open_reference
 from ..crew import Unfit
 from .cells import Cell, Picture, Sweep
 from .folder import Folder
-from .metrics import DIVERSITY, Metric, Shown, measured, opened
+from ...measures import DIVERSITY, Metric, Shown, measured, opened
 from .targets import Job, Made, Target
 
 _TICK = 2.0  # seconds after which a target is asked anew how much it can take

@@ -11,7 +11,7 @@ from .... import __version__
 from ....output import written
 from ..axes import Axis
 from ..cells import Sweep
-from ..metrics import Metric
+from ....measures import Metric
 from .page import page
 from .tables import Line, Results, is_setting, shown
 

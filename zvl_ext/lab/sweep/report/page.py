@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ...intervals import LEVEL, RESAMPLES
+from ....intervals import LEVEL, RESAMPLES
 from ..axes import Axis
 from . import plots
 from .tables import Results, is_setting, named, shown

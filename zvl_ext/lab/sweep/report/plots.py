@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..axes import Axis
-from ..metrics import Metric
+from ....measures import Metric
 from .svg import COLOURS, Chart, Point, Series
 from .tables import Line, Results, grouped, named, shown
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ...intervals import Interval, bootstrap
+from ....intervals import Interval, bootstrap
 from ..axes import known
-from ..metrics import ADHERENCE, ARTIFACT, SIMILARITY, Metric
+from ....measures import ADHERENCE, ARTIFACT, SIMILARITY, Metric
 
 Line = dict[str, Any]
 Setting = tuple[tuple[str, Any], ...]  # values of the axes that are settings, by name

@@ -12,7 +12,7 @@ from ...digests import weights_digest
 from ...miniature import judge
 from ...miniature.measure import load_classifier
 from ...miniature.world import SIZE
-from . import ADHERENCE, SIMILARITY, Metric, Shown
+from ....measures import ADHERENCE, SIMILARITY, Metric, Shown
 
 
 def metrics(folder: str) -> list[Metric]:

@@ -9,7 +9,7 @@ from typing import Any
 from ....errors import ZvlError
 from ....outside import plain, read_json, reason
 from ...digests import files_digest
-from . import ADHERENCE, SIMILARITY, Metric, Shown
+from ....measures import ADHERENCE, SIMILARITY, Metric, Shown
 
 _TEXT, _IMAGE = "text", "image"
 # The kinds that are read, by config.json's model_type, and what each can compare a picture with.
