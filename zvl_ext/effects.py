@@ -56,7 +56,8 @@ FILE = Rule(
     tuple(
         option.name
         for option in OPTIONS
-        if option.unit < 2 and option.name not in {"enabled", "reference", "preset", "conditioning", "measured", *WEIGHTING}
+        if option.unit < 2
+        and option.name not in {"enabled", "reference", "preset", "conditioning", "measured", *WEIGHTING}
     ),
     lambda s: bool(s.conditioning),
     "is about reading references, and the conditioning file was made with its own",

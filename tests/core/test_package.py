@@ -48,9 +48,20 @@ FLOORS = (
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 WEB_UI = {"modules", "modules_forge", "backend", "launch"}  # the host's own packages
 HEAVY = ("torch", "transformers", "gradio", "numpy", "PIL", "safetensors", "tokenizers", "diffusers")
-LATE = {"transformers", "tokenizers", "diffusers", "matplotlib", "accelerate"}  # seconds each
+LATE = {
+    "transformers",
+    "tokenizers",
+    "diffusers",
+    "matplotlib",
+    "accelerate",
+    "skimage",
+    "distributed",
+    "pyarrow",
+}  # seconds each
 UNPICKLES = {"pickle", "shelve", "marshal", "dill", "cloudpickle", "joblib"}
 FETCHES = {"requests", "urllib", "urllib3", "http", "httpx", "aiohttp", "ftplib", "socket", "huggingface_hub"}
+# The only module that asks another machine for something: web UIs whose addresses the user gives on the command line.
+ASKS = {"zvl_ext.lab.sweep.targets.webui"}
 # The only module that opens a port: the demonstration's page, on this machine alone.
 SERVERS = {"zvl_ext.webui.page"}
 # Reads the tokenizer's folder that it has just written itself.
@@ -302,7 +313,7 @@ def test_no_import_of_a_module_imports_what_takes_seconds():
 
 def test_weights_are_never_unpickled_and_nothing_is_fetched():
     for module, file in FILES.items():
-        assert not outside(module) & (UNPICKLES | FETCHES), module
+        assert not outside(module) & (UNPICKLES | (set() if module in ASKS else FETCHES)), module
         text = file.read_text(encoding="utf-8")
         assert "torch.load" not in text, module
         assert "allow_pickle" not in text, module

@@ -63,20 +63,24 @@ def files(out: Path) -> dict[str, str]:
 
 
 def kills(folder: Path, shown: Path) -> dict[str, Any]:
-    """Killed ten times at random moments, one whole process group or the main process alone, and run to its end."""
+    """Killed ten times at random moments, the whole process group or the main process alone, and run to its end."""
     choose, ended = random.Random(0), []  # noqa: S311
-    whole, _ = sweep(folder / "whole", shown)
+    sweep(folder / "whole", shown)
     out = folder / "killed"
+    cells = len(list((folder / "whole" / "pictures").iterdir()))
     for number in range(10):
+        before = len(list(out.glob("pictures/*.png")))
         process = subprocess.Popen(
             command(out, shown), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        time.sleep(choose.uniform(4, 4 + whole / 6))
+        more = choose.randrange(1, cells // 10)
+        _until(lambda: process.poll() is not None or len(list(out.glob("pictures/*.png"))) >= before + more)  # noqa: B023
+        time.sleep(choose.uniform(0, 0.3))
         alone = number % 2
         with contextlib.suppress(ProcessLookupError):
             (os.kill if alone else os.killpg)(process.pid, signal.SIGKILL)
         process.wait()
-        ended.append(len(list((out / "pictures").glob("*.png"))) if out.is_dir() else 0)
+        ended.append(len(list((out / "pictures").glob("*.png"))))
     _, said = sweep(out, shown)
     lines = (out / "cells.jsonl").read_text().splitlines()
     return {
@@ -95,13 +99,13 @@ def cluster(folder: Path, shown: Path) -> dict[str, Any]:
     sweep(folder / "whole", shown)
     out = folder / "dask"
     with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as local:
-        pids = local.scheduler_info["workers"] and [w.pid for w in local.workers.values()]
+        pids = [worker.pid for worker in local.workers.values()]
         killed: list[int] = []
 
         def kill() -> None:
             while len(list(out.glob("pictures/*.png"))) < 40:
                 time.sleep(0.05)
-            local.scale(1) if False else os.kill(pids[0], signal.SIGKILL)
+            os.kill(pids[0], signal.SIGKILL)
             killed.append(len(list(out.glob("pictures/*.png"))))
 
         watching = threading.Thread(target=kill)

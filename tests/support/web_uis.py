@@ -82,7 +82,9 @@ def _handler(web: WebUI) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             web.heads.append(dict(self.headers))
             known = self.path == "/sdapi/v1/options" and web.checkpoint is not None
-            self._say(200, {"sd_model_checkpoint": web.checkpoint}) if known else self._say(404, {"detail": "Not Found"})
+            self._say(200, {"sd_model_checkpoint": web.checkpoint}) if known else self._say(
+                404, {"detail": "Not Found"}
+            )
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -60,7 +60,10 @@ def add(commands: Any) -> None:
     parser.add_argument("--weights", metavar="FOLDER", help="other weights of the miniature family")
     parser.add_argument("--device", default="auto", help="auto, cpu, or a torch device such as cuda:1")
     parser.add_argument(
-        "--encoder", **more, metavar="FOLDER", help="a CLIP, SigLIP or DINOv2 folder to measure with; several may be given"
+        "--encoder",
+        **more,
+        metavar="FOLDER",
+        help="a CLIP, SigLIP or DINOv2 folder to measure with; several may be given",
     )
     parser.add_argument("--yes", action="store_true", help="make very many cells without being asked")
     parser.set_defaults(run=run)
@@ -82,7 +85,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         done = command.sweep(args, say)
     except ImportError as error:
-        raise ZvlError(f"A sweep needs more packages ({error}): python -m pip install scikit-image diffusers") from error
+        raise ZvlError(
+            f"A sweep needs more packages ({error}): python -m pip install scikit-image diffusers"
+        ) from error
     return 1 if done.failed else 0
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from ..errors import ZvlError
 
 TRIES = 3  # of one job that fails wherever it is tried
+REST = 0.5  # seconds that a member rests after a failure
 PATIENCE = 6  # times in a row that a member may be away before nobody counts on it
 LONGEST_REST = 60.0  # seconds
 
@@ -24,7 +25,7 @@ class Gone(Exception):  # noqa: N818 - its job goes to another
     """This member can't work at the moment; its job can be done by another. The text says why."""
 
 
-class Unfit(ZvlError):
+class Unfit(ZvlError):  # noqa: N818 - it is one
     """No member will ever do any of these jobs: what is wrong is wrong for all."""
 
 
@@ -60,7 +61,7 @@ class Crew:
     """Members at work, each in a thread of its own.
 
     Args:
-        rest: Seconds that a member rests after a failure; twice as long after each further one in a row.
+        rest: Seconds that a member rests after a failure, twice as long after each further one in a row; default: REST.
         group: What jobs have in common that is cheap to do one after another; a member keeps to its own as long as
             there is some of it.
         say: Told that a member is away, and that it is back.
@@ -69,14 +70,15 @@ class Crew:
     def __init__(
         self,
         members: Iterable[Member],
-        rest: float = 0.5,
+        rest: float | None = None,
         group: Callable[[Any], Any] = lambda job: None,
         say: Callable[[str], None] = lambda line: None,
     ):
         self.members = list(members)
-        self._rest, self._group, self._say = rest, group, say
+        self._rest, self._group, self._say = REST if rest is None else rest, group, say
         self._tasks: deque[_Task] = deque()
         self._at_work: dict[int, Any] = {}  # groups by the member's number
+        self._own: dict[int, Any] = {}  # the same, of the last job that each has had
         self._away: dict[int, int] = {}  # failures in a row by the member's number
         self._changed = threading.Condition()
         self._closed = threading.Event()
@@ -143,17 +145,16 @@ class Crew:
 
     def _next(self, number: int) -> _Task | None:
         """The next job of the member's own group, or of one that nobody works at, or the next at all."""
-        own = getattr(self._threads[number], "group", None)
         with self._changed:
             while not self._closed.is_set():
                 if self._tasks:
                     busy = set(self._at_work.values())
                     task = next(
-                        (t for t in self._tasks if t.group == own),
+                        (t for t in self._tasks if number in self._own and t.group == self._own[number]),
                         next((t for t in self._tasks if t.group not in busy), self._tasks[0]),
                     )
                     self._tasks.remove(task)
-                    self._at_work[number] = self._threads[number].group = task.group
+                    self._at_work[number] = self._own[number] = task.group
                     return task
                 self._changed.wait()
         return None
@@ -176,9 +177,8 @@ class Crew:
         with self._changed:
             lost = len(self._away) == len(self.members) and min(self._away.values()) >= PATIENCE
         if lost:
-            names = member.name if len(self.members) == 1 else "None of the workers"
-            self._give_up(Unfit(f"{names} answers any more ({why})." if len(self.members) > 1 else
-                                f"{names} does not answer any more ({why})."))  # fmt: skip
+            who = f"{member.name} does not answer" if len(self.members) == 1 else f"None of {len(self.members)} answers"
+            self._give_up(Unfit(f"{who} any more ({why})."))
         self._closed.wait(min(self._rest * 2 ** (times - 1), LONGEST_REST))
 
     def _give_up(self, error: ZvlError, task: _Task | None = None) -> None:

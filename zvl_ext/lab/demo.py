@@ -166,11 +166,8 @@ class Weights:
 def open_weights(args: argparse.Namespace) -> Weights:
     """The weights that the command line names; the miniature where it names none."""
     folder = args.weights or family.WEIGHTS
-    if not args.z_image and not os.path.isfile(os.path.join(folder, "classifier.safetensors")):
-        raise ZvlError(
-            f"{folder} does not hold the miniature's weights. Get the whole project again, or name another folder with "
-            "--weights."
-        )
+    if not args.z_image:
+        check_miniature(folder)
     family.be_quiet()
     from safetensors import SafetensorError
 
@@ -196,6 +193,15 @@ def open_weights(args: argparse.Namespace) -> Weights:
         raise ZvlError(f"{args.z_image or folder} can't be loaded ({' '.join(str(error).split())[:200]}).") from error
     weights.sampling |= {name: value for name in ("steps", "guidance") if (value := getattr(args, name)) is not None}
     return weights
+
+
+def check_miniature(folder: str) -> None:
+    """Raise ZvlError unless a folder holds the miniature's weights."""
+    if not os.path.isfile(os.path.join(folder, "classifier.safetensors")):
+        raise ZvlError(
+            f"{folder} does not hold the miniature's weights. Get the whole project again, or name another folder with "
+            "--weights."
+        )
 
 
 def check(args: argparse.Namespace) -> None:

@@ -81,7 +81,7 @@ class Metric:
         return bool(self.package) and importlib.util.find_spec(self.package) is None
 
 
-def _beside(function: Callable[[np.ndarray, np.ndarray], float]) -> Callable[[Shown], float | None]:
+def _beside(function: Callable[[np.ndarray, np.ndarray], float | None]) -> Callable[[Shown], float | None]:
     def measure(shown: Shown) -> float | None:
         there = shown.reference_pixels
         return None if there is None else function(shown.pixels, there)
@@ -150,4 +150,5 @@ def there(say: Callable[[str], None] = lambda line: None) -> dict[str, Metric]:
 def opened(file: Any) -> Image.Image:
     """A picture as RGB."""
     with Image.open(file) as image:
-        return image.convert("RGB")
+        rgb: Image.Image = image.convert("RGB")
+    return rgb

@@ -20,7 +20,8 @@ def values_of(picture: Image.Image) -> np.ndarray:
 
 def brightness(pixels: np.ndarray) -> np.ndarray:
     """[height, width], 0 to 1."""
-    return pixels @ _LUMA
+    light: np.ndarray = pixels @ _LUMA
+    return light
 
 
 def histogram_distance(a: np.ndarray, b: np.ndarray) -> float:

@@ -30,4 +30,5 @@ def edge_similarity(picture: np.ndarray, reference: np.ndarray) -> float:
 def _edges(pixels: np.ndarray) -> np.ndarray:
     from skimage.filters import gaussian, sobel
 
-    return gaussian(sobel(brightness(pixels)), _SOFT)
+    edges: np.ndarray = gaussian(sobel(brightness(pixels)), _SOFT)
+    return edges

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ... import measures
 from ...errors import ZvlError
 from ...options import BY_NAME
-from ...outside import plain, read_regular, reason
 from ...output import written
+from ...outside import plain, read_regular, reason
 from ..miniature import family
 from ..threads import one_thread
-from ... import measures
 from . import report
 from .axes import ASKED, SEEDS, Axis, known, parse
 from .cells import Sweep, opened
@@ -56,11 +56,11 @@ def sweep(args: argparse.Namespace, say: Say) -> Done:
     grid.cell(grid.numbers[0])
     used = metrics_of(args, say)
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(Folder(args.out).opened())
         if _judged(args):
             stack.enter_context(one_thread())
         target = open_target(args, say)
         stack.callback(target.close)
+        folder = stack.enter_context(Folder(args.out).opened())
         grid = Sweep(axes, args.set, asked, pictures, target.identity, args.sample, args.sample_seed)
         _write_about(args.out, grid, target)
         return _made(args, Run(grid, folder, used), target, say)

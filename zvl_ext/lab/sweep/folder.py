@@ -10,8 +10,8 @@ from typing import Any
 
 from ...errors import ZvlError
 from ...folder import held, remove
-from ...outside import plain, reason
 from ...output import written
+from ...outside import plain, reason
 from .. import lines
 
 LINES, PICTURES, ABOUT = "cells.jsonl", "pictures", "sweep.json"

@@ -13,12 +13,12 @@ from typing import Any
 from PIL import Image
 
 from ...errors import ZvlError
+from ...measures import DIVERSITY, Metric, Shown, measured, opened
 from ...outside import plain, read_regular, reason
 from ...reference import MAX_BYTES, open_reference
 from ..crew import Unfit
 from .cells import Cell, Picture, Sweep
 from .folder import Folder
-from ...measures import DIVERSITY, Metric, Shown, measured, opened
 from .targets import Job, Made, Target
 
 _TICK = 2.0  # seconds after which a target is asked anew how much it can take

@@ -7,9 +7,9 @@ from functools import lru_cache
 from typing import Any
 
 from ....errors import ZvlError
+from ....measures import ADHERENCE, SIMILARITY, Metric, Shown
 from ....outside import plain, read_json, reason
 from ...digests import files_digest
-from ....measures import ADHERENCE, SIMILARITY, Metric, Shown
 
 _TEXT, _IMAGE = "text", "image"
 # The kinds that are read, by config.json's model_type, and what each can compare a picture with.
@@ -32,7 +32,7 @@ def metrics(folder: str) -> list[Metric]:
     except (OSError, ValueError) as error:
         raise ZvlError(f"--encoder {shown} is no folder of a Hugging Face model ({reason(error)}).") from error
     kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ZvlError(f"--encoder {shown} holds {plain(kind)}; {', '.join(KINDS)} can be used.")
     encoder, name = Encoder(folder, kind), plain(os.path.basename(os.path.normpath(folder)), 40)
     of = files_digest(folder)
@@ -87,7 +87,8 @@ class Encoder:
         self._open()
         with torch.inference_mode():
             words = self._tokens([text], return_tensors="pt", truncation=True, padding="max_length").to(self._device)
-            return _unit(self._model.get_text_features(**words))
+            taken = {name: words[name] for name in ("input_ids", "attention_mask") if name in words}
+            return _unit(self._model.get_text_features(**taken))
 
     def _open(self) -> None:
         if self._model is not None:
@@ -96,12 +97,11 @@ class Encoder:
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        local = {"local_files_only": True, "trust_remote_code": False}
         try:
-            self._pictures = AutoImageProcessor.from_pretrained(self.folder, use_fast=False, **local)
+            self._pictures = AutoImageProcessor.from_pretrained(self.folder, use_fast=False, local_files_only=True)
             if _TEXT in KINDS[self.kind]:
-                self._tokens = AutoTokenizer.from_pretrained(self.folder, **local)
-            model = AutoModel.from_pretrained(self.folder, use_safetensors=True, **local)
+                self._tokens = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+            model = AutoModel.from_pretrained(self.folder, use_safetensors=True, local_files_only=True)
         except Exception as error:
             said = plain(error, 160)
             raise ZvlError(f"--encoder {plain(self.folder, 100)} can't be loaded ({said}).") from error

@@ -7,12 +7,12 @@ from functools import lru_cache
 
 from PIL import Image
 
+from ....measures import ADHERENCE, SIMILARITY, Metric, Shown
 from ...demo import Judge, named_in
 from ...digests import weights_digest
 from ...miniature import judge
 from ...miniature.measure import load_classifier
 from ...miniature.world import SIZE
-from ....measures import ADHERENCE, SIMILARITY, Metric, Shown
 
 
 def metrics(folder: str) -> list[Metric]:

@@ -8,10 +8,10 @@ import os
 from typing import Any
 
 from .... import __version__
+from ....measures import Metric
 from ....output import written
 from ..axes import Axis
 from ..cells import Sweep
-from ....measures import Metric
 from .page import page
 from .tables import Line, Results, is_setting, shown
 

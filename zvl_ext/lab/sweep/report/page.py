@@ -124,7 +124,8 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]], numbers: int = 0)
     for name, row in [("th", head), *(("td", list(row)) for row in rows)]:
         first = len(row) - numbers
         lines.append(
-            "<tr>" + "".join(f'<{name}{" class=n" if i >= first else ""}>{_text(v)}</{name}>' for i, v in enumerate(row))
+            "<tr>"
+            + "".join(f"<{name}{' class=n' if i >= first else ''}>{_text(v)}</{name}>" for i, v in enumerate(row))
         )
     return f"<table><thead>{lines[0]}</thead><tbody>{''.join(lines[1:])}</tbody></table>"
 
@@ -140,8 +141,12 @@ def _best(results: Results) -> str:
     rows = []
     for rule, setting in results.best:
         found = results.means[setting] if setting is not None else {}
-        rows.append([rule, "none" if setting is None else named(setting), *(_interval(found.get(m.name)) for m in used)])
-    return "<h2>The best settings, by rule</h2>" + _table(["Rule", "Setting", *(m.label for m in used)], rows, len(used))
+        rows.append(
+            [rule, "none" if setting is None else named(setting), *(_interval(found.get(m.name)) for m in used)]
+        )
+    return "<h2>The best settings, by rule</h2>" + _table(
+        ["Rule", "Setting", *(m.label for m in used)], rows, len(used)
+    )
 
 
 def _frontier(results: Results) -> str:
@@ -183,8 +188,8 @@ def _settings(results: Results) -> str:
     )
     more = f"<p>The first {_SHOWN} of {len(order):,}; the rest is in the files.</p>" if len(order) > _SHOWN else ""
     said = (
-        f"Means over pairs of a prompt and a reference, with {LEVEL:.0%} bootstrap intervals ({RESAMPLES:,} resamples); "
-        "seeds are averaged within a pair."
+        f"Means over pairs of a prompt and a reference, with {LEVEL:.0%} bootstrap intervals ({RESAMPLES:,} times). "
+        "Seeds are averaged within a pair."
     )
     table = _table(["Setting", "Cells", *(m.label for m in told)], rows, len(told) + 1)
     return f'<h2>All settings</h2><p>{said}</p>{more}<div class="wide">{table}</div>'

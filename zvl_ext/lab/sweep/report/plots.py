@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..axes import Axis
 from ....measures import Metric
+from ..axes import Axis
 from .svg import COLOURS, Chart, Point, Series
 from .tables import Line, Results, grouped, named, shown
 

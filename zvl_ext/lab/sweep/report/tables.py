@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ....intervals import Interval, bootstrap
-from ..axes import known
 from ....measures import ADHERENCE, ARTIFACT, SIMILARITY, Metric
+from ..axes import known
 
 Line = dict[str, Any]
 Setting = tuple[tuple[str, Any], ...]  # values of the axes that are settings, by name
@@ -160,7 +160,8 @@ def _cleanest(results: Results) -> Setting | None:
 RULES = (
     Rule(
         _both,
-        lambda r: f"Most {_lower(r.sides[1])} among the settings that keep {_KEPT:.0%} of the best {_lower(r.sides[0])}",
+        lambda r: f"Most {_lower(r.sides[1])} among the settings that keep {_KEPT:.0%} of the best "
+        f"{_lower(r.sides[0])}",
         lambda r: _within(r, 0, _KEPT),
     ),
     Rule(
@@ -200,4 +201,6 @@ def shown(value: Any) -> str:
 
 def named(setting: Setting) -> str:
     """A setting in words."""
-    return ", ".join(f"{known(name).axis or known(name).label} {shown(value)}" for name, value in setting) or "all cells"
+    return (
+        ", ".join(f"{known(name).axis or known(name).label} {shown(value)}" for name, value in setting) or "all cells"
+    )

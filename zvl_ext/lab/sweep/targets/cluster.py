@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import inspect
+import logging
 import threading
 import time
 import uuid
@@ -39,7 +41,7 @@ def make(spec: Spec, job: Job) -> Made:
                 _models.clear()
                 _models[spec] = prepare(spec)
         return _models[spec](job)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a process elsewhere may lack its class
         raise ValueError(untitled(line_of(error))) from None
 
 
@@ -69,7 +71,9 @@ class Cluster:
 
     def _workers(self) -> list[dict[str, Any]]:
         """Those that can make pictures."""
-        return list(self._client.scheduler_info(n_workers=-1)["workers"].values())
+        limit = inspect.signature(self._client.scheduler_info).parameters.get("n_workers")  # some tell of five alone
+        info = self._client.scheduler_info() if limit is None else self._client.scheduler_info(n_workers=-1)
+        return list(info["workers"].values())
 
     @property
     def hands(self) -> int:
@@ -117,6 +121,7 @@ def _connected(address: str) -> Any:
         from distributed import Client
     except ImportError as error:
         raise ZvlError("--dask needs a package that is not there: python -m pip install dask distributed") from error
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is told in lines of ours
     try:
         return Client(address, timeout=_CONNECT, set_as_default=False)
     except (OSError, ValueError, TimeoutError, asyncio.TimeoutError) as error:

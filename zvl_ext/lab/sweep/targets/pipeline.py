@@ -12,6 +12,7 @@ from typing import Any
 
 from ....errors import ZvlError
 from ...crew import Crew
+from ...demo import check, check_miniature
 from ...digests import files_digest, weights_digest
 from ...miniature import family
 from ...processes import Process
@@ -47,11 +48,12 @@ def spec_of(args: argparse.Namespace) -> Spec:
     Raises:
         ZvlError: what is named does not go together.
     """
-    from ... import demo
-
-    demo.check(argparse.Namespace(z_image=args.z_image, qwen3_vl=args.qwen3_vl, size=None, ui=True))
-    full = [os.path.abspath(path) if path else "" for path in (args.z_image, args.qwen3_vl, args.weights)]
-    return Spec(*full, args.device, 0 if args.z_image else 1)  # the numbers shall not depend on how many processes
+    check(argparse.Namespace(z_image=args.z_image, qwen3_vl=args.qwen3_vl, size=None, ui=True))
+    z_image, qwen3_vl, weights = (
+        os.path.abspath(path) if path else "" for path in (args.z_image, args.qwen3_vl, args.weights)
+    )
+    threads = 0 if args.z_image else 1  # the miniature's numbers shall not depend on how many processes there are
+    return Spec(z_image, qwen3_vl, weights, args.device, threads)
 
 
 def identity(spec: Spec) -> str:
@@ -62,6 +64,7 @@ def identity(spec: Spec) -> str:
     """
     try:
         if not spec.z_image:
+            check_miniature(spec.folder)
             return f"miniature {weights_digest(spec.folder)}"
         return f"{spec.name} {files_digest(spec.z_image, spec.qwen3_vl)}"
     except OSError as error:

@@ -175,11 +175,11 @@ def _said(answer: Any) -> str:
 class WebUIs:
     """Several web UIs: cells go to whoever is free, and what one loses to the others."""
 
-    def __init__(self, members: list[WebUI], say: Callable[[str], None], rest: float = 0.5):
+    def __init__(self, members: list[WebUI], say: Callable[[str], None]):
         self.members = members
         self.name = ", ".join(member.name.removeprefix("The ") for member in members)
         self.identity = f"web UI {self._checkpoint(say)}"
-        self._crew = Crew(members, rest, lambda job: job.group, say)
+        self._crew = Crew(members, group=lambda job: job.group, say=say)
 
     def _checkpoint(self, say: Callable[[str], None]) -> str:
         found, away = {}, {}
