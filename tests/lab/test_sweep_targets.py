@@ -40,7 +40,9 @@ def test_a_cell_is_what_the_pipeline_makes_when_it_is_called_directly(weights_fo
     from zvl_ext.webui.standalone import Request, make
 
     with one_thread():
-        made = pipeline.prepare(pipeline.Spec(weights=str(weights_folder), device="cpu", threads=1))(job(drawn, weight=0.7))
+        made = pipeline.prepare(pipeline.Spec(weights=str(weights_folder), device="cpu", threads=1))(
+            job(drawn, weight=0.7)
+        )
         none = dict.fromkeys(("z_image", "qwen3_vl", "size", "steps", "guidance"))
         weights = demo.open_weights(argparse.Namespace(**none, weights=str(weights_folder), device="cpu"))
         settings = Settings.from_mapping({"enabled": True, "weight": 0.7, "reference": drawn})
@@ -81,7 +83,9 @@ def test_a_sweep_over_processes_of_which_one_is_killed(
     assert capfd.readouterr().err == ""
 
 
-def test_weights_that_are_not_there_are_one_line(tmp_path: Path, capfd: pytest.CaptureFixture, drawn: Reference) -> None:
+def test_weights_that_are_not_there_are_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture, drawn: Reference
+) -> None:
     drawn.image.save(tmp_path / "r.png")
     code = main(["sweep", "--weights", str(tmp_path), "--prompt", "a", "--reference", str(tmp_path / "r.png"),
                  "--axis", "weight=0,1", "--out", str(tmp_path / "out"), "--workers", "1"])  # fmt: skip
