@@ -55,7 +55,8 @@ def test_it_holds_every_module_and_the_weights_and_nothing_else(wheel, root):
     modules = {path.relative_to(root).as_posix() for path in package.rglob("*.py")}
     weights = {path.relative_to(root).as_posix() for path in (root / WEIGHTS).rglob("*") if path.is_file()}
     assert weights
-    assert of_package(wheel) == modules | weights | {"zvl_ext/py.typed"}
+    page = {f"zvl_ext/lab/sweep/report/page.{kind}" for kind in ("css", "js")}
+    assert of_package(wheel) == modules | weights | page | {"zvl_ext/py.typed"}
 
 
 def test_the_weights_are_whole(wheel, root):

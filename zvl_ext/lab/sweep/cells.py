@@ -17,6 +17,7 @@ from ... import __version__
 from ...declaration import FILES
 from ...errors import ZvlError
 from ...options import BY_NAME, OPTIONS, Settings
+from ..digests import files_digest
 from .axes import ASKED, Axis, known
 
 _PICTURES = ("image", "mask")
@@ -24,11 +25,11 @@ _PICTURES = ("image", "mask")
 
 @dataclass(frozen=True)
 class Picture:
-    """A file that is a picture.
+    """A file that is a picture, or another that decides how pictures look.
 
     Attributes:
         label: What to call it.
-        digest: Of its pixels.
+        digest: Of its pixels; of another file its content's.
     """
 
     path: str
@@ -65,7 +66,7 @@ class Sweep:
         axes: In any order; cells go through the dearest one slowest.
         fixed: Values of options in every cell.
         asked: What is asked in every cell, by the names of ASKED.
-        pictures: What is known of the pictures on the axes and in `fixed`, by path.
+        pictures: What is known of the files on the axes and in `fixed`, by path.
         identity: What makes the pictures: weights, or a web UI's checkpoint.
         sample: How many cells of the grid, drawn at random; None: all.
     """
@@ -131,10 +132,11 @@ class Sweep:
         pictures = {name: self.pictures[named.pop(name)] for name in list(named) if BY_NAME[name].kind in _PICTURES}
         settings = _changed(named) if pictures or any(BY_NAME[name].kind in FILES for name in named) else {}
         place = {name: pictures[name].label if name in pictures else value for name, value in chosen.items()}
-        return Cell(number, place, settings, asked, pictures, self._key(settings, asked, pictures))
+        files = {name: self.pictures[value] for name, value in named.items() if value in self.pictures}
+        return Cell(number, place, settings, asked, pictures, self._key(settings, asked, {**pictures, **files}))
 
-    def _key(self, settings: dict[str, Any], asked: dict[str, Any], pictures: dict[str, Picture]) -> str:
-        digests = {name: picture.digest for name, picture in pictures.items()}
+    def _key(self, settings: dict[str, Any], asked: dict[str, Any], files: dict[str, Picture]) -> str:
+        digests = {name: file.digest for name, file in files.items()}
         every = [__version__, self.identity, settings, asked, digests]
         return hashlib.sha256(json.dumps(every, sort_keys=True).encode()).hexdigest()[:24]
 
@@ -150,18 +152,22 @@ def _changed(named: dict[str, Any]) -> dict[str, Any]:
 
 
 def opened(axes: tuple[Axis, ...] | list[Axis], fixed: dict[str, Any]) -> dict[str, Picture]:
-    """The pictures that axes and fixed values name, each read once.
+    """The pictures and profiles that axes and fixed values name, each read once. A profile that is no file here is a
+    web UI's.
 
     Raises:
-        ZvlError: one can't be read.
+        ZvlError: a picture can't be read.
     """
     from ...reference import open_file
 
-    paths = [v for axis in axes if axis.option.kind in _PICTURES for v in axis.values]
-    paths += [value for name, value in fixed.items() if known(name).kind in _PICTURES]
-    names = Counter(os.path.basename(path) for path in dict.fromkeys(paths))
+    values = [(axis.name, value) for axis in axes for value in axis.values] + list(fixed.items())
+    paths = dict.fromkeys(value for name, value in values if known(name).kind in _PICTURES)
+    names = Counter(os.path.basename(path) for path in paths)
     found = {}
-    for path in dict.fromkeys(paths):
+    for path in paths:
         name = os.path.basename(path)
         found[path] = Picture(path, name if names[name] == 1 else path, open_file(path).digest)
+    for name, value in values:
+        if known(name).kind == "profile" and value and os.path.isfile(value):
+            found[value] = Picture(value, os.path.basename(value), files_digest(value))
     return found
