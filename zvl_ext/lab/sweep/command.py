@@ -54,7 +54,8 @@ def sweep(args: argparse.Namespace, say: Say) -> Done:
     if len(grid) > MOST:
         raise ZvlError(f"{len(grid):,} cells are more than anybody waits for. Take some at random: --sample 1000")
     grid.cell(grid.numbers[0])
-    used = metrics_of(args, say)
+    left_out: list[str] = []
+    used = metrics_of(args, left_out.append)
     with contextlib.ExitStack() as stack:
         if _judged(args):
             stack.enter_context(one_thread())
@@ -62,6 +63,8 @@ def sweep(args: argparse.Namespace, say: Say) -> Done:
         stack.callback(target.close)
         folder = stack.enter_context(Folder(args.out).opened())
         grid = Sweep(axes, args.set, asked, pictures, target.identity, args.sample, args.sample_seed)
+        for line in left_out:
+            say(line)
         _write_about(args.out, grid, target)
         return _made(args, Run(grid, folder, used), target, say)
 
