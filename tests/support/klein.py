@@ -5,6 +5,7 @@ Test modules that import it are skipped where the web UI has no such engine.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import hosts  # noqa: F401  enters the web UI, so it goes before everything that imports it
@@ -93,19 +94,17 @@ class KleinByHand:
         ids = self.tokenizer.encode(TEMPLATE.format(prompt), add_special_tokens=False).ids
         return ids + [self.filler] * (ROWS - len(ids)), len(ids)
 
-    def _states(self, model: torch.nn.Module, layers: tuple[int, ...], **inputs: Any) -> np.ndarray:
+    def _states(self, model: torch.nn.Module, **inputs: Any) -> tuple[torch.Tensor, ...]:
         with torch.no_grad():
-            states = model(**inputs, use_cache=False, output_hidden_states=True).hidden_states
-        return torch.cat([states[layer][0] for layer in layers], dim=-1).double().numpy()
+            return model(**inputs, use_cache=False, output_hidden_states=True).hidden_states
 
     def _mask(self, tokens: int, own: int) -> torch.Tensor:
         return (torch.arange(tokens) < own).long()[None]
 
     def text(self, engine: Flux2, prompt: str) -> np.ndarray:
         ids, own = self.ids(prompt)
-        return self._states(
-            engine.plain, LAYERS, input_ids=torch.tensor([ids]), attention_mask=self._mask(len(ids), own)
-        )
+        mask = self._mask(len(ids), own)
+        return _beside(self._states(engine.plain, input_ids=torch.tensor([ids]), attention_mask=mask))
 
     def _sequence(self, prompt: str, images: int) -> tuple[list[int], torch.Tensor, int]:
         """All tokens, which of them are the image's, and how many there are without those that fill up."""
@@ -118,13 +117,19 @@ class KleinByHand:
 
     def vl(self, prompt: str, layers: tuple[int, ...] = LAYERS) -> tuple[np.ndarray, np.ndarray]:
         """What Qwen3-VL reads: the prompt's rows and the vision block's."""
+        states, image = self._read(prompt)
+        rows = _beside(states, layers)
+        return rows[~image], rows[image]
+
+    @functools.cache  # noqa: B019  of one test
+    def _read(self, prompt: str) -> tuple[tuple[torch.Tensor, ...], np.ndarray]:
         pixels = tiny.plain_pixels(self.image, 256)
         ids, image, own = self._sequence(prompt, int(pixels["image_grid_thw"].prod()) // 4)
         inputs = tiny.plain_inputs(self.vl_model, ids, pixels)
+        self.vl_model.model.rope_deltas = None  # kept between calls
         # What fills up is counted on, as the web UI's text encoder does; by itself transformers would count it as 1.
         own_inputs = {"attention_mask": self._mask(len(ids), own), "position_ids": self._places(len(ids))}
-        rows = self._states(self.vl_model.model, layers, **inputs | own_inputs)
-        return rows[~image.numpy()], rows[image.numpy()]
+        return self._states(self.vl_model.model, **inputs | own_inputs), image.numpy()
 
     def _places(self, tokens: int) -> torch.Tensor:
         """Time, line and column of a sequence with one picture behind the template's head and the marker."""
@@ -141,8 +146,13 @@ class KleinByHand:
         embeds = engine.plain.embed_tokens.weight[ids].clone()
         embeds[4 : 4 + len(tokens)] = tokens
         mask = self._mask(len(ids), own)
-        rows = self._states(engine.plain, LAYERS, inputs_embeds=embeds[None], attention_mask=mask)
+        rows = _beside(self._states(engine.plain, inputs_embeds=embeds[None], attention_mask=mask))
         return rows[~image.numpy()], rows[image.numpy()]
+
+
+def _beside(states: tuple[torch.Tensor, ...], layers: tuple[int, ...] = LAYERS) -> np.ndarray:
+    """The states after some layers, side by side."""
+    return torch.cat([states[layer][0] for layer in layers], dim=-1).double().numpy()
 
 
 def deep_vl(tokenizer: Tokenizer) -> transformers.Qwen3VLForConditionalGeneration:

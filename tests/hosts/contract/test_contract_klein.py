@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from sampling import apart
 from tokenizers import Tokenizer
 
 from zvl_ext.errors import ZvlError
-from zvl_ext.hosts import forge_attention, forge_encoder
+from zvl_ext.hosts import forge_attention, forge_encoder, forge_files
+from zvl_ext.profiles import write_profile
 
 pytest_plugins = ["host_fixtures", "sampling"]
 
@@ -113,11 +115,10 @@ def test_splice_counts_positions_as_qwen3_vl_does_where_it_is_told(klein: WebUI,
 def test_prompts_of_any_kind_keep_their_rows(klein: WebUI, picture: Any, engine: str) -> None:
     for prompt in ("a (big:1.3) cat", "cat " * 520, "a <|endoftext|> b"):
         (plain,) = conds(klein.plain(prompt))
-        for settings in ({"token_mode": "text"}, {"token_mode": "all", "length_match": "insert"}):
-            (rows,) = conds(klein.run(klein.p(prompt), reference=picture, **SPLICE | {"engine": engine} | settings))
-            assert rows.shape[0] == len(plain) + (BLOCK if settings["token_mode"] == "all" else 0)
-            assert rows.isfinite().all()
-            assert apart(rows[: len(plain)], plain) > 0.01
+        (rows,) = conds(klein.run(klein.p(prompt), reference=picture, **INSERTED | {"engine": engine}))
+        assert rows.shape[0] == len(plain) + BLOCK
+        assert rows.isfinite().all()
+        assert apart(rows[: len(plain)], plain) > 0.01
 
 
 WAYS = (
@@ -206,7 +207,7 @@ def test_pictures_to_change_are_noted_as_without_a_reference(klein: WebUI, pictu
     """Measured statistics, another alpha and Qwen3-VL alone: each time the prompt is read once, as the engine takes
     it."""
     measured = {"scale_to_text": True, "normalization": "per_dim"}
-    for settings in (measured, measured | {"alpha": 0.2}, {"alpha": 1.0}, {"alpha": 1.0}):
+    for settings in (measured, measured | {"alpha": 0.2}, {"alpha": 1.0}):
         klein.engine.ini_latent, klein.engine.ref_latents[:] = "first", ["second"]
         dynamic_args["ref_latents"] = ["an earlier picture's"]
         klein.run(klein.p(), reference=picture, **BLEND | settings)
@@ -218,16 +219,16 @@ def test_pictures_to_change_are_noted_as_without_a_reference(klein: WebUI, pictu
 # --- the picture
 
 
-@pytest.mark.parametrize("cfg", [1.0, 4.0])
-def test_weight_0_is_plain_and_each_weight_is_farther_from_it(studio: KleinStudio, cfg: float) -> None:
-    plain = studio.picture(cfg=cfg, **SMALL)
-    assert torch.equal(studio.picture(cfg=cfg, **SMALL, **INSERTED, weight=0.0), plain)
+def test_weight_0_is_plain_and_each_weight_is_farther_from_it(studio: KleinStudio) -> None:
+    plain = studio.picture(cfg=4.0, **SMALL)
+    assert torch.equal(studio.picture(cfg=4.0, **SMALL, **INSERTED, weight=0.0), plain)
+    assert torch.equal(studio.picture(**SMALL, **INSERTED, weight=0.0), studio.picture(**SMALL))
     assert studio.modifiers == []
-    near = [apart(studio.picture(cfg=cfg, **SMALL, **INSERTED, weight=w), plain) for w in (1e-6, 0.1, 0.5, 2.0)]
+    near = [apart(studio.picture(cfg=4.0, **SMALL, **INSERTED, weight=w), plain) for w in (1e-6, 0.1, 0.5, 2.0)]
     assert near[0] < 1e-4 * near[2], "the block stands where it moves nothing"
     assert near == sorted(near)
     behind_head = INSERTED | {"block_place": "behind head", "weight": 1e-6}
-    assert apart(studio.picture(cfg=cfg, **SMALL, **behind_head), plain) > 1e-3
+    assert apart(studio.picture(cfg=4.0, **SMALL, **behind_head), plain) > 1e-3
 
 
 def test_every_block_takes_the_weight_and_a_block_of_its_own_can_have_one(studio: KleinStudio) -> None:
@@ -238,6 +239,25 @@ def test_every_block_takes_the_weight_and_a_block_of_its_own_can_have_one(studio
         assert apart(studio.picture(**half, blocks=f"{number}"), every) > 1e-4, number
     with pytest.raises(ZvlError, match="block"):
         forge_attention.check(studio.web.engine, f"{blocks}")
+
+
+def test_a_profile_is_for_all_blocks_one_behind_another(studio: KleinStudio) -> None:
+    """Those with two streams first; there are none for the caption alone."""
+    folder = Path(forge_files.profile_folder())
+    folder.mkdir(exist_ok=True)
+    twice = [[math.log(2.0)] * 2] * (DOUBLE + SINGLE)
+    write_profile(str(folder / "twice.safetensors"), twice, [], {})
+    write_profile(str(folder / "first.safetensors"), [twice[0], *[[0.0] * 2] * (DOUBLE + SINGLE - 1)], [], {})
+    write_profile(str(folder / "other.safetensors"), twice, [[0.0, 0.0]], {})
+    half = {**SMALL, **INSERTED, "token_mode": "image", "weight": 0.5}  # the prompt's rows have no part in it
+    assert (
+        apart(studio.picture(**half | {"weight": 0.75}, profile="twice"), studio.picture(**half | {"weight": 1.5}))
+        < 1e-6
+    )
+    assert apart(studio.picture(**half, profile="first"), studio.picture(**half, blocks="0:2, 1-2")) < 1e-6
+    assert apart(studio.picture(**half, profile="first"), studio.picture(**half)) > 1e-4
+    with pytest.raises(ZvlError, match=r"this one has 3 blocks of 2 heads \(0 for the caption\)"):
+        studio.picture(**half, profile="other")
 
 
 def test_a_region_is_the_only_part_of_the_picture_that_sees_the_reference(studio: KleinStudio) -> None:
@@ -253,12 +273,10 @@ def test_a_region_is_the_only_part_of_the_picture_that_sees_the_reference(studio
     assert left.min() > 1e3 * right.max()
 
 
-def test_a_batch_and_a_schedule_under_guidance(studio: KleinStudio) -> None:
-    half = {**SMALL, **INSERTED, "weight": 0.5, "cfg": 4.0}
+def test_each_picture_of_a_batch_is_as_alone(studio: KleinStudio) -> None:
+    half = {**INSERTED, "size": SIZE, "steps": 1, "weight": 0.5, "cfg": 4.0}
     both = studio.picture(["a cat", "a big old dog"], **half)
     assert apart(both[1:], studio.picture("a big old dog", seed=2, **half)) < 1e-4
-    plain, late = studio.picture("a [cat:dog:0.5]", **half | {"weight": 0.0}), {**half, "start": 0.5}
-    assert apart(studio.picture("a [cat:dog:0.5]", **late), plain) > 1e-3
 
 
 def test_z_image_and_klein_in_turn_each_get_their_own(
