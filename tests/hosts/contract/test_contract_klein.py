@@ -15,12 +15,13 @@ import transformers
 from host_fixtures import WebUI
 from host_runs import BARE, CAT, DOG, close, conds, same
 from klein import DOUBLE, ROWS, SINGLE, AnotherFlux2, Flux2, KleinByHand, KleinStudio, deep_vl, dynamic_args
-from sampling import apart
+from sampling import Studio, apart
 from tokenizers import Tokenizer
 
 from zvl_ext.errors import ZvlError
 from zvl_ext.hosts import forge_attention, forge_encoder, forge_files
 from zvl_ext.profiles import write_profile
+from zvl_ext.webui import conditionings, run
 
 pytest_plugins = ["host_fixtures", "sampling"]
 
@@ -271,6 +272,24 @@ def test_a_region_is_the_only_part_of_the_picture_that_sees_the_reference(studio
     moved = (seen[1] - seen[0]).abs().sum(-1).unflatten(1, SIZE)[0]
     left, right = moved[:, : SIZE[1] // 2], moved[:, SIZE[1] // 2 :]
     assert left.min() > 1e3 * right.max()
+
+
+def test_a_conditioning_file_makes_the_picture_again_and_is_for_this_image_model(
+    studio: KleinStudio, make_engine: Any
+) -> None:
+    half = {**INSERTED, "weight": 0.5, "region": "left"}
+    wanted = studio.picture(**SMALL, **half)
+    assert conditionings.save_last("a") == "a"
+
+    def again(studio: Studio) -> torch.Tensor:
+        p = studio.p()
+        run.attach(p, [{"conditioning": "a"}])
+        return studio.sample(studio.web.condition(p), **SMALL)
+
+    assert torch.equal(again(studio), wanted)
+    studio.web.use(make_engine())
+    with pytest.raises(ZvlError, match=r"is 192 wide, the image model takes 64: it was made for another one\."):
+        again(Studio(studio.web, studio.reference))
 
 
 def test_each_picture_of_a_batch_is_as_alone(studio: KleinStudio) -> None:
