@@ -53,7 +53,7 @@ TENSORS = st.builds(
 )
 
 
-@generated(40)
+@generated(25)
 @hypothesis.given(st.dictionaries(st.sampled_from(("main", "refiner", "x", "")), st.none() | TENSORS, min_size=1))
 def test_tensors_of_any_kind(file: Path, changes: dict[str, torch.Tensor | None]) -> None:
     tensors = {name: each for name, each in (GOOD | changes).items() if each is not None}
@@ -62,7 +62,7 @@ def test_tensors_of_any_kind(file: Path, changes: dict[str, torch.Tensor | None]
     opened(other)
 
 
-@generated(40)
+@generated(25)
 @hypothesis.given(st.dictionaries(st.sampled_from(("format", *ABOUT, "x")), st.text(max_size=40), max_size=4))
 @hypothesis.example({"format": "zvl-profile-" + "9" * 5000})
 @hypothesis.example({"engine": "\x00\x1b[31m\u202e", "gained": "x" * 10**5})
@@ -72,7 +72,7 @@ def test_texts_of_any_kind(file: Path, changes: dict[str, str]) -> None:
     opened(other)
 
 
-@generated(40)
+@generated(25)
 @hypothesis.given(st.lists(st.tuples(st.integers(0, 10**4), st.integers(0, 255)), max_size=4), st.integers(0, 60))
 def test_bytes_of_any_kind(file: Path, changes: list[tuple[int, int]], cut: int) -> None:
     data = bytearray(file.read_bytes())
