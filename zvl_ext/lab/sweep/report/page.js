@@ -47,7 +47,7 @@
             });
         }
         axes.forEach((axis, number) => {
-            if (number !== state.x && number !== state.y && axis.values.length > 1) {
+            if (number !== state.x && number !== state.y && (axis.values.length > 1 || axis.pictures[0])) {
                 choice(axis.label, axis.values, state.at[number], (chosen) => {
                     state.at[number] = chosen;
                     controls();

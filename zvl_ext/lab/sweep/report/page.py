@@ -131,7 +131,11 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]], numbers: int = 0)
 
 
 def _interval(found: Any) -> str:
-    return "–" if found is None else f"{found[0]:.3g} [{found[1]:.3g}, {found[2]:.3g}]"
+    """A mean with its interval; a single pair has none."""
+    if found is None:
+        return "–"
+    mean, low, high = found
+    return f"{mean:.3g}" if low == high else f"{mean:.3g} [{low:.3g}, {high:.3g}]"
 
 
 def _best(results: Results) -> str:
