@@ -15,7 +15,9 @@ _COLOURS = 256  # pixels of a side that colours are counted on
 
 
 def values_of(picture: Image.Image) -> np.ndarray:
-    return np.asarray(picture.convert("RGB"), np.float32) / 255
+    """A picture's pixels."""
+    values: np.ndarray = np.asarray(picture.convert("RGB"), np.float32) / 255
+    return values
 
 
 def brightness(pixels: np.ndarray) -> np.ndarray:
@@ -40,7 +42,8 @@ def _histogram(pixels: np.ndarray) -> np.ndarray:
     for r, g, b in itertools.product((0, 1), repeat=3):
         place = ((low[0] + r) * BINS + low[1] + g) * BINS + low[2] + b
         counts += np.bincount(place, shares[r, 0] * shares[g, 1] * shares[b, 2], BINS**3)
-    return counts / flat.shape[1]
+    shared: np.ndarray = counts / flat.shape[1]
+    return shared
 
 
 def _smaller(pixels: np.ndarray, side: int) -> np.ndarray:
