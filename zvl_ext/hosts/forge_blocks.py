@@ -32,22 +32,23 @@ class Form:
     Attributes:
         main: Its lists of blocks that see the caption and the picture, the first ones first.
         mask: Under which name their attention (`attention_of`) takes a mask.
-        rows: Under which names it takes what attends, one behind another; it need not have all of them.
         width: Of a block, how wide the rows are that it reads.
         parted: Whether a block's attention is a module of its own.
         caption: Its list of blocks that see the caption alone, or "".
         picture: Its list of blocks that see the picture alone, or "".
+        rows: Under which names attention takes what attends, one behind another, where that is not all in its first
+            argument; it need not have all of these names.
         tables: Under which name attention takes rotary tables in which the rows that fill the picture up have no
             distance from the caption; "": there are no such rows.
     """
 
     main: tuple[str, ...]
     mask: str
-    rows: tuple[str, ...]
     width: Callable[[Any], int]
     parted: bool
     caption: str = ""
     picture: str = ""
+    rows: tuple[str, ...] = ()
     tables: str = ""
 
     def fits(self, model: Any) -> bool:
@@ -64,17 +65,12 @@ class Form:
     def _takes(self, block: Any) -> bool:
         attention = attention_of(block)
         names = set(inspect.signature(attention.forward).parameters)
-        return (
-            (attention is not block) == self.parted
-            and {self.mask, *filter(None, [self.tables])} <= names
-            and not names.isdisjoint(self.rows)
-        )
+        return (attention is not block) == self.parted and {self.mask, *filter(None, [self.tables])} <= names
 
 
 Z_IMAGES = Form(
     main=("layers",),
     mask="x_mask",
-    rows=("x",),
     width=lambda block: block.attention_norm1.weight.shape[0],
     parted=True,
     caption="context_refiner",
@@ -84,9 +80,9 @@ Z_IMAGES = Form(
 FLUXS = Form(
     main=("double_blocks", "single_blocks"),
     mask="attn_mask",
-    rows=("txt", "img", "x"),
     width=lambda block: block.hidden_size,
     parted=False,
+    rows=("txt", "img", "x"),
 )
 FORMS = (Z_IMAGES, FLUXS)
 
@@ -170,7 +166,7 @@ class Call:
             if not in_caption:
                 args, kwargs = self._of_picture(module, args, kwargs)
             given = dict(zip(names, args)) | kwargs
-            rows = [given[name] for name in self._form.rows if name in given]
+            rows = [given[name] for name in self._form.rows if name in given] or [given[names[0]]]
             layout = Layout(sum(part.shape[1] for part in rows), 0, None if in_caption else self._caption)
             added = self._biases.of(factor, layout, rows[0].dtype)
             if added is None:
