@@ -16,6 +16,7 @@ pytest.importorskip("diffusers")
 from zvl_ext.__main__ import main
 from zvl_ext.lab import demo, demo_sheet
 from zvl_ext.lab.miniature import world
+from zvl_ext.options import Settings
 
 PROMPT = "a large red heart, on a white background"
 
@@ -64,6 +65,22 @@ def test_a_prompt_and_a_reference_of_ones_own(
     assert out.exists()
 
 
+def test_each_picture_of_a_row_is_made_with_other_settings() -> None:
+    for plan in demo_sheet.PLANS:
+        made = {repr(Settings.from_mapping(plan.values).changed(change)) for _, change in plan.changes}
+        assert len(made) == len(plan.changes), plan.title
+
+
+def test_a_preset_s_row_is_made_with_the_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(demo_sheet, "plain_picture", lambda settings: asked.append(settings) or True)
+    (plan,) = (plan for plan in demo_sheet.PLANS if plan.title == "Presets")
+    for _, change in plan.changes:
+        demo_sheet._conditioning(None, plan, change, None, "", 0)  # type: ignore[arg-type]  # asked for before they are
+    for settings, (_, change) in zip(asked[1:], plan.changes[1:], strict=True):
+        assert settings == Settings.from_mapping(change)
+
+
 def test_the_same_command_with_other_weights(command: Any, weights_folder: Path, tmp_path: Path) -> None:
     """They are named as the real ones are, and measured by nobody."""
     reference = tmp_path / "own" / "reference.png"
@@ -79,9 +96,13 @@ def test_the_same_command_with_other_weights(command: Any, weights_folder: Path,
         "--device",
         "cpu",
     ]
-    rows = tuple(dataclasses.replace(plan, values=plan.values | {"hidden_layer": -2}) for plan in demo_sheet.PLANS)
+    last = {"hidden_layer": -2}  # the miniature has no layer -8
+    rows = tuple(
+        dataclasses.replace(plan, changes=tuple((caption, change | last) for caption, change in plan.changes))
+        for plan in demo_sheet.PLANS
+    )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo_sheet, "PLANS", rows)  # the miniature has no layer -8
+        patch.setattr(demo_sheet, "PLANS", rows)
         code, said, wrong, out = command(*named, "--prompt", PROMPT, "--reference", str(reference))
     assert (code, wrong) == (0, "")
     assert out.exists()

@@ -6,7 +6,6 @@ The same sheet is made with the miniature family, which comes with the project, 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import shlex
 import time
@@ -51,6 +50,7 @@ def _over(name: str, *values: float, word: str = "") -> tuple[tuple[str, dict[st
 
 
 _BLOCKS = ("all", "early", "middle", "late", "early, middle", "middle, late", "early, late")
+_PRESETS = ("Fill in", "Balanced", "Close variation", "Research default", "Research, all tokens", "Splice: variation")
 _STEPS = ((0.0, 1.0), (0.0, 0.25), (0.0, 0.5), (0.0, 0.75), (0.25, 1.0), (0.5, 1.0), (0.75, 1.0))
 PLANS: tuple[Plan, ...] = (
     Plan(
@@ -58,6 +58,12 @@ PLANS: tuple[Plan, ...] = (
         "how strongly the picture looks at the reference: from the plain picture to full",
         {"preset": "Balanced"},
         _over("weight", 0, 0.1, 0.25, 0.5, 0.75, 1, 2),
+    ),
+    Plan(
+        "Presets",
+        "settings under one name, as the web UI offers them; the first is without the reference",
+        {"preset": "Balanced"},
+        (("plain", {"weight": 0.0}), *((name, {"preset": name}) for name in _PRESETS)),
     ),
     Plan(
         "Weight, rows and columns",
@@ -166,7 +172,7 @@ def _conditioning(
     weights: Weights, plan: Plan, more: dict[str, Any], reference: Reference, prompt: str, seed: int
 ) -> Conditioning | None:
     """A picture's conditioning; None where it is the plain picture."""
-    settings = dataclasses.replace(Settings.from_mapping(plan.values), **more)
+    settings = Settings.from_mapping(plan.values).changed(more)
     if plain_picture(settings):
         return None
     return weights.model.condition(weights.fitted(settings), reference, prompt, seed)
