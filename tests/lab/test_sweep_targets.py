@@ -186,3 +186,13 @@ def test_no_dask_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ZvlError, match="python -m pip install dask distributed"):
         module.Cluster("tcp://127.0.0.1:1", pipeline.Spec())
+
+
+def test_a_mask_is_opened_as_one(drawn: Reference) -> None:
+    """Where it is transparent nothing is painted."""
+    clear, file = Image.new("RGBA", (16, 16), (255, 255, 255, 0)), io.BytesIO()
+    clear.save(file, "PNG")
+    asked = job(drawn)
+    request = pipeline.request(Job(asked.settings, JOB, {**asked.pictures, "reference_mask": file.getvalue()}))
+    assert request.settings.reference.digest == drawn.digest
+    assert request.settings.reference_mask.image.getextrema() == ((0, 0),) * 3

@@ -148,67 +148,102 @@ def _until(true: Any) -> None:
         time.sleep(0.01)
 
 
+COUNT = 120  # cells whose time is taken
+
+
 def throughput(folder: Path, shown: Path) -> dict[str, Any]:
-    """Cells in a second with one worker and with two, and a cell against calling the pipeline directly."""
+    """A cell with one worker and with two, and against calling the pipeline directly, before and after: by the clock,
+    and by what the processors did, which other work on the machine does not change. All of them load and make twenty
+    cells first. And two web UIs that take a quarter of a second for a picture, against one."""
     from zvl_ext.commands.sweep import add
     from zvl_ext.lab.sweep import command as whole
     from zvl_ext.lab.sweep.cells import Sweep, opened
     from zvl_ext.lab.sweep.folder import Folder
     from zvl_ext.lab.sweep.run import Run
-    from zvl_ext.lab.sweep.targets import Job, open_target, pipeline
+    from zvl_ext.lab.sweep.targets import Job, open_target
     from zvl_ext.lab.threads import one_thread
 
     commands = argparse.ArgumentParser().add_subparsers()
     add(commands)
-    rates, cells = {}, None
-    for workers in (1, 2):
-        arguments = command(folder / f"w{workers}", shown, "--workers", workers)[3:]
-        args = commands.choices["sweep"].parse_args(arguments[1:])
+
+    def grid_of(workers: int) -> tuple[Any, Any, Any]:
+        args = commands.choices["sweep"].parse_args(command(folder / f"w{workers}", shown, "--workers", workers)[4:])
         args.set, args.reference = {}, sorted(map(str, shown.iterdir()))
         axes = whole.axes_of(args)
-        pictures = opened(axes, {})
         target = open_target(args, print)
-        grid = Sweep(axes, {}, whole.asked_of(args), pictures, target.identity)
-        cells = [grid.cell(number) for number in grid.numbers]
+        return args, target, Sweep(axes, {}, whole.asked_of(args), opened(axes, {}), target.identity)
+
+    def swept(workers: int) -> tuple[float, float, float]:
+        """Seconds of a cell: by the clock, of the workers' processors, of this process'."""
+        args, target, grid = grid_of(workers)
         with Folder(args.out).opened() as there, one_thread():
             run = Run(grid, there, whole.metrics_of(args, print))
             _, left = run.missing()
-            run.make(left[: 10 * workers], target)  # everything is loaded
-            began = time.monotonic()
-            run.make(left[20:220], target)
-            rates[workers] = 200 / (time.monotonic() - began)
+            run.make(left[:20], target)
+            pids = [member.pid for member in target.members]
+            began, theirs, own = time.monotonic(), sum(map(_processor, pids)), time.process_time()
+            run.make(left[20 : 20 + COUNT], target)
+            took = time.monotonic() - began, sum(map(_processor, pids)) - theirs, time.process_time() - own
         target.close()
+        return tuple(seconds / COUNT for seconds in took)
+
+    _, target, grid = grid_of(1)
+    target.close()
+    jobs = []
+    for number in grid.numbers[: 20 + COUNT]:
+        cell = grid.cell(number)
+        data = {name: Path(picture.path).read_bytes() for name, picture in cell.pictures.items()}
+        jobs.append(Job(cell.settings, cell.asked, data))
     with one_thread():
-        make, read = pipeline.prepare(pipeline.Spec(threads=1)), {}
-        jobs = []
-        for cell in cells[:220]:
-            data = {name: Path(picture.path).read_bytes() for name, picture in cell.pictures.items()}
-            jobs.append(Job(cell.settings, cell.asked, data))
-        requests = [pipeline.request(job) for job in jobs]
-        del make, read
-        direct = _direct(requests)
+        before = _direct(jobs)
+        one, two = swept(1), swept(2)
+        after = _direct(jobs)
+    clock, processor = ((a + b) / 2 for a, b in zip(before, after))
+    apart = [_apart(folder / f"apart{count}", shown, count) for count in (1, 2)]
     return {
-        "cells a second with 1 worker": round(rates[1], 3),
-        "with 2": round(rates[2], 3),
-        "ratio": round(rates[2] / rates[1], 3),
-        "direct calls a second": round(1 / direct, 3),
-        "overhead of a cell, 1 worker": f"{(1 / rates[1] - direct) / direct:.1%}",
-    }
+        "direct calls, ms each by the clock and of the processor": [[round(1000 * v, 1) for v in before],
+                                                                    [round(1000 * v, 1) for v in after]],
+        "cells, the same and this process', 1 worker": [round(1000 * v, 1) for v in one],
+        "2 workers": [round(1000 * v, 1) for v in two],
+        "overhead of a cell by the clock": f"{one[0] / clock - 1:.1%}",
+        "of the worker's processor": f"{one[1] / processor - 1:.1%}",
+        "of all processors, measuring included": f"{(one[1] + one[2]) / processor - 1:.1%}",
+        "throughput of 2 workers against 1": round(one[0] / two[0], 2),
+        "of 2 web UIs against 1": round(apart[0] / apart[1], 2),
+    }  # fmt: skip
 
 
-def _direct(requests: list[Any]) -> float:
-    """Seconds of one picture, made by nothing but the pipeline."""
+def _processor(pid: int) -> float:
+    """Seconds that a process' processors were at work."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _apart(folder: Path, shown: Path, count: int) -> float:
+    """Seconds of a cell over web UIs that wait instead of working."""
+    from web_uis import WebUI
+
+    with contextlib.ExitStack() as stack:
+        webs = [stack.enter_context(WebUI(seconds=0.25)) for _ in range(count)]
+        _, said = sweep(folder, shown, "--sample", COUNT, *(word for web in webs for word in ("--webui", web.url)))
+    return float(said.split(" s each")[0].rpartition(" ")[2])
+
+
+def _direct(jobs: list[Any]) -> tuple[float, float]:
+    """Seconds of a picture, made by nothing but the pipeline: by the clock, and of the processor."""
     from zvl_ext.lab import demo
+    from zvl_ext.lab.sweep.targets import pipeline
     from zvl_ext.webui.standalone import make
 
     none = dict.fromkeys(("z_image", "qwen3_vl", "weights", "size", "steps", "guidance"))
     weights = demo.open_weights(argparse.Namespace(**none, device="cpu"))
+    requests = [pipeline.request(job) for job in jobs]
     for request in requests[:20]:
         make(weights, request)
-    began = time.monotonic()
-    for request in requests[20:220]:
+    began, own = time.monotonic(), time.process_time()
+    for request in requests[20:]:
         make(weights, request)
-    return (time.monotonic() - began) / 200
+    return (time.monotonic() - began) / COUNT, (time.process_time() - own) / COUNT
 
 
 if __name__ == "__main__":

@@ -93,12 +93,15 @@ def prepare(spec: Spec) -> Callable[[Job], Made]:
 
 def request(job: Job) -> Any:
     """A job as the pipeline takes it."""
-    from ....options import Settings
-    from ....reference import open_reference
+    from ....options import BY_NAME, Settings
+    from ....reference import open_mask, open_reference
     from ....webui.standalone import Request
 
     asked = job.asked
-    pictures = {name: open_reference(data) for name, data in job.pictures.items()}
+    pictures = {
+        name: (open_mask if BY_NAME[name].kind == "mask" else open_reference)(data)
+        for name, data in job.pictures.items()
+    }
     settings = Settings.from_mapping({**job.settings, **pictures})
     sampling = {"size": (asked["size"], asked["size"]), "steps": asked["steps"], "guidance": asked["cfg"] - 1.0}
     return Request(asked["prompt"], settings, [asked["seed"]], sampling, asked["negative_prompt"])
