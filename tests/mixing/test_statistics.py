@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from zvl_ext.mixing.statistics import REFERENCE_PROMPTS, compare, measure, std
+from zvl_ext.mixing.prompts import LONG, LONG_CHINESE, MEDIUM, REFERENCE_PROMPTS, SHORT, SHORT_CHINESE
+from zvl_ext.mixing.statistics import compare, measure, measure_all, moments, share, sink, std, worst_of
 
 
 def rows(count: int, hidden: int = 15, seed: int = 0) -> np.ndarray:
@@ -61,6 +62,57 @@ def test_the_comparison_is_that_of_the_findings():
     assert got["outliers"] == (distance > 10).sum()
 
 
+def test_a_dimension_that_is_out_says_which_way_and_by_which_spreads():
+    """The findings' 617x has no direction: the text encoder's spread is the large one."""
+    text, vl = rows(40), rows(60, seed=1)
+    text[:, 4] *= 1000
+    vl[:, 9] *= 300
+    sides = moments(as_tensor(text)), moments(as_tensor(vl))
+    told = worst_of(*sides, count=2)
+    assert [(each.dimension, each.direction) for each in told] == [(4, "too small"), (9, "too large")]
+    for each in told:
+        assert each.text == pytest.approx(text[:, each.dimension].std(ddof=1), rel=1e-5)
+        assert each.vl == pytest.approx(vl[:, each.dimension].std(ddof=1), rel=1e-5)
+        assert each.ratio == pytest.approx(each.vl / each.text, rel=1e-5)
+        assert each.times == max(each.ratio, 1 / each.ratio)
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [7, 7, 20], list(range(1, 40))], ids=str)
+def test_rows_that_come_piece_by_piece_have_the_statistics_of_all_of_them(cuts):
+    """Also where a large mean hides a small spread."""
+    v = rows(40) * 1e-3 + 1e4
+    v = v.astype(np.float32).astype(np.float64)
+    got = measure_all(as_tensor(part) for part in np.split(v, cuts))
+    assert got.tokens == 40
+    assert np.allclose(got.per_dim_mean, v.mean(axis=0), rtol=1e-7)
+    assert np.allclose(got.per_dim_std, v.std(axis=0, ddof=1), rtol=1e-6)
+    assert got.global_std == pytest.approx(v.std(ddof=1), rel=1e-9)
+
+
+def test_one_row_that_is_not_finite_is_refused_wherever_it_comes(refused):
+    with refused("not finite"):
+        measure_all([torch.ones(2, 3), torch.full((1, 3), torch.nan)])
+
+
+def test_the_share_of_a_blended_row_is_that_of_its_two_sides():
+    """0.3 of a row three times as large is more than half."""
+    assert share(0.3, 1.0, 1.0) == pytest.approx(0.3)
+    assert share(0.3, 3.0, 1.0) == pytest.approx(0.9 / 1.6)
+    assert (share(0.0, 3.0, 1.0), share(1.0, 3.0, 1.0), share(0.5, 0.0, 0.0)) == (0.0, 1.0, 0.0)
+
+
+def test_the_sink_is_the_first_row_against_the_others():
+    sequences = [rows(9), rows(5, seed=1)]
+    for v in sequences:
+        v[0] *= 100
+    got = sink([as_tensor(v) for v in sequences])
+    others = np.sort(np.concatenate([np.linalg.norm(v[1:], axis=1) for v in sequences]))
+    assert got.first == pytest.approx(np.mean([np.linalg.norm(v[0]) for v in sequences]), rel=1e-5)
+    assert got.others == pytest.approx(others[5], rel=1e-5), "the lower of the two in the middle"
+    assert got.std == pytest.approx(np.concatenate(sequences).std(ddof=1), rel=1e-5)
+    assert got.ordinary_std == pytest.approx(np.concatenate([v[1:] for v in sequences]).std(ddof=1), rel=1e-5)
+
+
 def test_the_median_of_an_even_number_of_dimensions_lies_between_the_two_in_the_middle():
     text, vl = rows(40, hidden=16), rows(40, hidden=16, seed=1)
     ratio = np.sort(vl.std(axis=0, ddof=1) / text.std(axis=0, ddof=1))
@@ -91,6 +143,13 @@ def test_no_rows_do_not_end_in_an_index_error(text, vl):
     assert (got["text_tokens"], got["vl_tokens"]) == (text, vl)
 
 
-def test_the_reference_prompts_are_many_and_different():
-    assert len(set(REFERENCE_PROMPTS)) == len(REFERENCE_PROMPTS) >= 8
-    assert all(prompt == prompt.strip() and "\n" not in prompt for prompt in REFERENCE_PROMPTS)
+def test_the_reference_prompts_are_many_of_both_languages_short_and_long():
+    every = [*SHORT, *MEDIUM, *LONG, *SHORT_CHINESE, *LONG_CHINESE]
+    assert len(set(every)) == len(every) >= 100
+    assert all(prompt == prompt.strip() and "\n" not in prompt for prompt in every)
+    chinese = [prompt for prompt in every if any("\u4e00" <= letter <= "\u9fff" for letter in prompt)]
+    assert chinese == [*SHORT_CHINESE, *LONG_CHINESE]
+    for short, long in ((SHORT, LONG), (SHORT_CHINESE, LONG_CHINESE)):
+        assert min(map(len, short)) <= 12
+        assert max(map(len, long)) > 5 * max(map(len, short))
+    assert set(REFERENCE_PROMPTS) <= set(every)

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
         check_out(args.reference_out, "--reference-out")
     import torch
 
-    from ..mixing.statistics import compare, measure
+    from ..mixing.statistics import compare, measure_all
 
     texts = [load(path)[0] for path in args.text]
     vl, metadata = load(args.vl)
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     whole = compare(torch.cat(texts), vl)
     inner = compare(torch.cat([text[1:] for text in texts]), vl[1:] if holds_first else vl)
     if args.reference_out:
-        reference = measure(torch.cat(texts))
+        reference = measure_all(texts)
         tensors = {
             "per_dim_mean": reference.per_dim_mean,
             "per_dim_std": reference.per_dim_std,

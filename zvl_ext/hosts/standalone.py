@@ -19,7 +19,8 @@ from ..conditioning_file import Saved
 from ..engines import ENGINES
 from ..engines.sources import Sources, Text
 from ..errors import ZvlError
-from ..mixing.statistics import REFERENCE_PROMPTS, ReferenceStatistics, measure
+from ..mixing.prompts import REFERENCE_PROMPTS
+from ..mixing.statistics import ReferenceStatistics, measure_all
 from ..options import Settings
 from ..profiles import Profile
 from ..qwen3vl import language, vision, writing
@@ -237,7 +238,7 @@ class ZImage:
     @functools.cached_property
     def statistics(self) -> ReferenceStatistics:
         """The text encoder's reference statistics."""
-        return measure(torch.cat([self.text(prompt).embeddings for prompt in self._reference_prompts]))
+        return measure_all(self.text(prompt).embeddings for prompt in self._reference_prompts)
 
     def text(self, prompt: str) -> Text:
         """The prompt's text embeddings, float32 [tokens, hidden], as Z-Image takes them."""

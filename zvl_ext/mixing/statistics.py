@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import torch
 
 from ..errors import ZvlError
+from .prompts import REFERENCE_PROMPTS as REFERENCE_PROMPTS
 
 FLOOR = 1e-6  # smallest standard deviation that is divided by
-
-# The prompts a text encoder's reference statistics are measured on: everyday captions of several kinds and lengths.
-REFERENCE_PROMPTS = (
-    "A photo of a cat",
-    "A red apple on a wooden table, soft window light",
-    "Portrait of an old fisherman with a grey beard, shallow depth of field",
-    "A busy street in Tokyo at night, neon signs reflected in the wet asphalt, people with umbrellas",
-    "Watercolor painting of a lighthouse on a cliff above a stormy sea",
-    "Isometric 3D render of a tiny coffee shop, pastel colors, studio lighting",
-    "An astronaut riding a horse through a field of sunflowers, cinematic wide shot, golden hour",
-    "A minimal line drawing of a bicycle",
-    "Macro photograph of a dragonfly covered in morning dew, dark green background, extremely detailed wings",
-    "The interior of a gothic cathedral, sunbeams through stained glass, a single figure walking between the columns, "
-    "dust in the air",
-)
 
 
 @dataclass(frozen=True)
@@ -35,11 +22,13 @@ class ReferenceStatistics:
         per_dim_mean: float32 [hidden].
         per_dim_std: float32 [hidden], unbiased.
         global_std: Standard deviation of all values, unbiased.
+        tokens: How many rows they were measured on; 0 where nobody knows.
     """
 
     per_dim_mean: torch.Tensor
     per_dim_std: torch.Tensor
     global_std: float
+    tokens: int = 0
 
 
 def std(values: torch.Tensor, dim: int | None = None) -> torch.Tensor:
@@ -54,19 +43,71 @@ def std(values: torch.Tensor, dim: int | None = None) -> torch.Tensor:
     return values.std() if dim is None else values.std(dim=dim)
 
 
+class Moments:
+    """Means and spreads of rows that come piece by piece, in float64, which the squares of no float32 leave (Chan,
+    Golub and LeVeque, 1979). Nothing of the rows is kept."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self._mean = torch.zeros(0, dtype=torch.float64)
+        self._squares = torch.zeros(0, dtype=torch.float64)  # sums of squared distances from the mean
+
+    def add(self, rows: torch.Tensor) -> None:
+        """Take rows [tokens, hidden] in."""
+        rows = rows.detach().cpu().double()
+        if not len(self._mean):
+            self._mean, self._squares = rows.new_zeros(2, rows.shape[1])
+        if not len(rows):
+            return
+        mean, total = rows.mean(0), self.tokens + len(rows)
+        step = mean - self._mean
+        self._squares = (
+            self._squares + (rows - mean).square().sum(0) + step.square() * (self.tokens * len(rows) / total)
+        )
+        self._mean = self._mean + step * (len(rows) / total)
+        self.tokens = total
+
+    def statistics(self) -> ReferenceStatistics:
+        """Of all rows so far."""
+        values = self.tokens * len(self._mean)
+        squares = self._squares.sum() + self.tokens * (self._mean - self._mean.mean()).square().sum()
+        spread = (self._squares / max(self.tokens - 1, 1)).sqrt()
+        overall = float((squares / (values - 1)).sqrt()) if values > 1 else 0.0
+        return ReferenceStatistics(self._mean.float(), spread.float(), overall, self.tokens)
+
+
+def moments(*parts: torch.Tensor) -> ReferenceStatistics:
+    """Statistics of rows, [tokens, hidden] each, together; whatever their values are."""
+    found = Moments()
+    for rows in parts:
+        found.add(rows)
+    return found.statistics()
+
+
 def measure(rows: torch.Tensor) -> ReferenceStatistics:
-    """Reference statistics of text embeddings, [tokens of all prompts, hidden]; in float64, which no finite rows leave.
+    """Reference statistics of text embeddings, [tokens of all prompts, hidden].
 
     Raises:
         ZvlError: the text embeddings have values that are not finite.
     """
-    if not rows.isfinite().all():
-        raise ZvlError(
-            "The text encoder's reference statistics are not finite. Let the text encoder compute in bfloat16 or "
-            "float32, or choose normalization sink_aware."
-        )
-    rows = rows.double()
-    return ReferenceStatistics(rows.mean(dim=0).float(), std(rows, 0).float(), float(std(rows)))
+    return measure_all([rows])
+
+
+def measure_all(parts: Iterable[torch.Tensor]) -> ReferenceStatistics:
+    """As `measure`, of the text embeddings of several prompts, [tokens, hidden] each, which may come one by one.
+
+    Raises:
+        ZvlError: the text embeddings have values that are not finite.
+    """
+    found = Moments()
+    for rows in parts:
+        if not rows.isfinite().all():
+            raise ZvlError(
+                "The text encoder's reference statistics are not finite. Let the text encoder compute in bfloat16 or "
+                "float32, or choose normalization sink_aware."
+            )
+        found.add(rows)
+    return found.statistics()
 
 
 class Comparison(TypedDict):
@@ -88,23 +129,62 @@ class Comparison(TypedDict):
     outliers: int
 
 
+class Worst(NamedTuple):
+    """A dimension that is out.
+
+    Attributes:
+        ratio: Of the standard deviations, vl/text.
+        text, vl: The standard deviations.
+    """
+
+    dimension: int
+    ratio: float
+    text: float
+    vl: float
+
+    @property
+    def times(self) -> float:
+        """How far it is out, whichever way: at least 1."""
+        return max(self.ratio, 1 / self.ratio)
+
+    @property
+    def direction(self) -> str:
+        """Which way, of what Qwen3-VL gives."""
+        return "too small" if self.ratio < 1 else "too large"
+
+
+def worst_of(text: ReferenceStatistics, vl: ReferenceStatistics, count: int = 5) -> list[Worst]:
+    """The dimensions that are out most, either way, the worst first."""
+    ratio = ratios(text, vl)
+    distance = torch.maximum(ratio, 1 / ratio)
+    worst = distance.topk(min(count, distance.numel())).indices.tolist()
+    return [Worst(i, float(ratio[i]), float(text.per_dim_std[i]), float(vl.per_dim_std[i])) for i in worst]
+
+
+def ratios(text: ReferenceStatistics, vl: ReferenceStatistics) -> torch.Tensor:
+    """How much larger each dimension's standard deviation is than the text embeddings', float64 [hidden]."""
+    return vl.per_dim_std.double().clamp_min(FLOOR) / text.per_dim_std.double().clamp_min(FLOOR)
+
+
 def compare(text: torch.Tensor, vl: torch.Tensor, threshold: float = 10.0) -> Comparison:
     """Compare text and Qwen3-VL's hidden states, float [tokens, hidden] each, in the terms of the published
     findings."""
-    text, vl = text.double(), vl.double()  # which the squares of no float32 leave
-    text_std, vl_std = std(text, 0), std(vl, 0)
-    ratio = vl_std.clamp_min(FLOOR) / text_std.clamp_min(FLOOR)
+    return compared(moments(text), moments(vl), threshold)
+
+
+def compared(text: ReferenceStatistics, vl: ReferenceStatistics, threshold: float = 10.0) -> Comparison:
+    """As `compare`, from the statistics of both sides."""
+    ratio = ratios(text, vl)
     distance = torch.maximum(ratio, 1 / ratio)
-    worst = distance.topk(min(5, distance.numel())).indices.tolist()
     return {
-        "text_tokens": text.shape[0],
-        "vl_tokens": vl.shape[0],
-        "text_std": float(std(text)),
-        "vl_std": float(std(vl)),
-        "correlation": _correlation(text_std, vl_std),
+        "text_tokens": text.tokens,
+        "vl_tokens": vl.tokens,
+        "text_std": text.global_std,
+        "vl_std": vl.global_std,
+        "correlation": _correlation(text.per_dim_std.double(), vl.per_dim_std.double()),
         "median_ratio": float(ratio.median()),
         "worst_ratio": float(distance.max()),
-        "worst_dimensions": [[i, float(ratio[i])] for i in worst],
+        "worst_dimensions": [[worst.dimension, worst.ratio] for worst in worst_of(text, vl)],
         "outliers": int((distance > threshold).sum()),
     }
 
@@ -114,3 +194,42 @@ def _correlation(one: torch.Tensor, other: torch.Tensor) -> float:
     if one.numel() < 2:
         return 0.0
     return float(torch.corrcoef(torch.stack([one, other]))[0, 1].nan_to_num())
+
+
+def typical_norm(rows: torch.Tensor) -> float:
+    """The median of the rows' norms; 0 of no rows."""
+    return float(rows.norm(dim=1).median()) if len(rows) else 0.0
+
+
+def share(alpha: float, vl: float, text: float) -> float:
+    """How much of a blended row is Qwen3-VL's: alpha·vl / (alpha·vl + (1 - alpha)·text), with the norms of both sides'
+    rows. At sizes that are alike it is alpha itself."""
+    own, others = alpha * vl, (1 - alpha) * text
+    return own / (own + others) if own + others else 0.0
+
+
+class Sink(NamedTuple):
+    """How much the first token stands out, which is the attention sink of a language model.
+
+    Attributes:
+        first: Mean norm of the first rows.
+        others: Median norm of all others.
+        std, ordinary_std: The standard deviation of all values, with and without the first rows.
+    """
+
+    first: float
+    others: float
+    std: float
+    ordinary_std: float
+
+    @property
+    def ratio(self) -> float:
+        return self.first / self.others if self.others else 0.0
+
+
+def sink(states: list[torch.Tensor]) -> Sink:
+    """Of several sequences' hidden states, [tokens, hidden] each."""
+    first = torch.stack([each[0].norm() for each in states]).mean()
+    ordinary = [each[1:] for each in states]
+    whole, rest = moments(*states), moments(*ordinary)
+    return Sink(float(first), typical_norm(torch.cat(ordinary)), whole.global_std, rest.global_std)

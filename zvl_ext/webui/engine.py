@@ -13,7 +13,8 @@ from ..conditioning import Conditioning
 from ..engines.sources import Text
 from ..errors import ZvlError
 from ..hosts import forge, forge_encoder
-from ..mixing.statistics import REFERENCE_PROMPTS, ReferenceStatistics, measure
+from ..mixing.prompts import REFERENCE_PROMPTS
+from ..mixing.statistics import ReferenceStatistics, measure
 from .kept import KEEPER
 
 

@@ -12,7 +12,7 @@ from ...hosts.standalone import ZImage
 from ...hosts.standalone_text import TEXT_LAYER, StandaloneTextEncoder
 from ...mixing.normalize import NORMALIZATIONS, Target, normalize
 from ...mixing.select import Rows, select
-from ...mixing.statistics import ReferenceStatistics, compare
+from ...mixing.statistics import ReferenceStatistics, compare, compared, moments, share, sink, typical_norm, worst_of
 from ...options import Settings
 from ...qwen3vl import language
 from ...qwen3vl.language import Qwen3VL
@@ -90,26 +90,21 @@ def _after_reference(
 
 def _sink(states: list[torch.Tensor]) -> dict[str, float]:
     """The first token's norm against the median of the others, and what it does to the spread of all values."""
-    norms = [state.norm(dim=1) for state in states]
-    first = torch.stack([norm[0] for norm in norms]).mean()
-    others = torch.cat([norm[1:] for norm in norms]).median()
-    with_first, without = torch.cat(states).std(), torch.cat([state[1:] for state in states]).std()
+    found = sink(states)
     return {
-        "first": float(first),
-        "others": float(others),
-        "ratio": float(first / others),
-        "std": float(with_first),
-        "std without position 0": float(without),
+        "first": found.first,
+        "others": found.others,
+        "ratio": found.ratio,
+        "std": found.std,
+        "std without position 0": found.ordinary_std,
     }
 
 
 def _told(text: torch.Tensor, states: torch.Tensor) -> dict[str, Any]:
     """How states compare with text embeddings; `worst_stds` says which side is the larger in the worst dimension."""
-    compared = compare(text, states)
-    worst = compared["worst_dimensions"][0][0]
-    return {key: compared[key] for key in TOLD} | {
-        "worst_stds": [float(text[:, worst].std()), float(states[:, worst].std())]
-    }
+    both = moments(text), moments(states)
+    worst, numbers = worst_of(*both)[0], compared(*both)
+    return {key: numbers[key] for key in TOLD} | {"worst_stds": [worst.text, worst.vl]}
 
 
 def _shares(rows: list[Rows], texts: list[Text], statistics: ReferenceStatistics) -> dict[str, float]:
@@ -120,7 +115,6 @@ def _shares(rows: list[Rows], texts: list[Text], statistics: ReferenceStatistics
         for row, text in zip(rows, texts):
             scaled = normalize(row.states, name, Target(statistics, text.embeddings, row.holds_first))
             ordinary = scaled[1:] if row.holds_first else scaled
-            ratios.append(float(ordinary.norm(dim=1).median() / text.embeddings[1:].norm(dim=1).median()))
-        ratio = float(np.median(ratios))
-        shares[name] = ALPHA * ratio / (ALPHA * ratio + 1 - ALPHA)
+            ratios.append(typical_norm(ordinary) / typical_norm(text.embeddings[1:]))
+        shares[name] = share(ALPHA, float(np.median(ratios)), 1.0)
     return shares
