@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .attention import FILL, filling, marks
+from .attention import FILL, OWNER, filling, marks
 from .weighting import Weighting
 
 
@@ -95,6 +95,18 @@ class Conditioning:
     def text(self) -> torch.Tensor:
         """The prompt's rows as they are without a reference, [n, hidden]: what the references were joined to."""
         return self._prompt(self.rows if self.plain is None else self.plain)
+
+    @property
+    def owners(self) -> torch.Tensor:
+        """Whose each row is, int64 [rows], as marks say it; known also where nothing is weighed."""
+        if self.marks is not None:
+            return self.marks[:, OWNER].round().long()
+        owners, start = torch.zeros(len(self.rows), dtype=torch.long), self.place[0]
+        for number, part in enumerate(self.parts, 1):
+            if part.block is not None:
+                owners[start : start + len(part.block)] = number
+                start += len(part.block)
+        return owners
 
     def weights(self, way: float) -> list[float]:
         """Each reference's weight at a share of the steps that are done."""

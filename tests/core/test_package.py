@@ -26,6 +26,7 @@ FLOORS = (
         "presets",
         "options",
         "attention",
+        "attention_shares",
         "weighting",
         "output",
         "entry",

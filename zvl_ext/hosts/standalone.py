@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..alone import makes_alone
+from ..attention_shares import AttentionShares
 from ..beginning import Beginning
 from ..conditioner import Unit, condition_units, plain_picture
 from ..conditioning import Conditioning
@@ -36,6 +37,7 @@ from ..store import Store
 from .standalone_attention import check_profile, weighted
 from .standalone_beginning import from_picture, steps_from
 from .standalone_encoder import config_of, from_folder
+from .standalone_shares import watched
 from .standalone_text import DTYPES, TEXT_LAYER, StandaloneTextEncoder
 
 if TYPE_CHECKING:
@@ -339,6 +341,7 @@ class ZImage:
         negative: str | list[Conditioning] = "",
         on_step: Callable[[int, int], None] | None = None,
         beginning: Beginning | None = None,
+        shares: AttentionShares | None = None,
     ) -> list[Image.Image]:
         """One picture for each conditioning. A picture depends on its own conditioning and seed, not on the batch it is
         in.
@@ -350,6 +353,7 @@ class ZImage:
             guidance: Classifier-free guidance against the negative prompt, diffusers' way of counting: 0 is none.
             negative: The negative prompt, or a conditioning for each picture.
             beginning: What sampling begins from besides noise.
+            shares: Gets how much of the attention the first picture's references get; the pictures stay as they are.
 
         Raises:
             ZvlError: a conditioning is longer than the image model has positions for, or the image model takes no
@@ -379,7 +383,11 @@ class ZImage:
             more: dict[str, Any] = {}
             if beginning is not None:
                 pipeline, more = from_picture(pipeline, beginning, size, len(part))
-            with self._turn, weighted(pipeline.transformer, [*part, *other], sampled):
+            with (
+                self._turn,
+                weighted(pipeline.transformer, [*part, *other], sampled),
+                watched(pipeline.transformer, part[0], None if start else shares),
+            ):
                 output = pipeline(
                     prompt_embeds=rows,
                     negative_prompt_embeds=negatives or None,
