@@ -39,7 +39,7 @@ FLOORS = (
     ("mixing", "qwen3vl", "store"),
     ("engines",),
     ("budget",),
-    ("conditioner", "effects", "preview", "beginning", "alone", "caption"),
+    ("conditioner", "effects", "preview", "beginning", "alone", "caption", "analysis"),
     ("hosts",),
     ("webui",),
     ("lab",),
