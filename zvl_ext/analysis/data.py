@@ -7,7 +7,7 @@ from typing import Any
 
 from ..attention_shares import PROMPT, AttentionShares
 from ..mixing.statistics import Comparison
-from .layers import Layer
+from .layers import EncoderStatistics, Layer
 from .measuring import Against, Analysis, Kind
 
 
@@ -32,6 +32,13 @@ def data_of(found: Analysis) -> dict[str, Any]:
             "note": found.note,
         }
     )
+
+
+def encoder_data(found: EncoderStatistics) -> dict[str, Any]:
+    """A text encoder's layers, from the first; each by its number from the end."""
+    count = len(found.layers)
+    layers = [{"layer": i - count, **_layer(layer)} for i, layer in enumerate(found.layers)]
+    return _finite({"prompts": found.prompts, "layers": layers})
 
 
 def attention_of(shares: AttentionShares) -> dict[str, Any]:

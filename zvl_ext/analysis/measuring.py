@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ..attention_shares import AttentionShares
-from ..conditioner import Unit, extract_all
+from ..conditioner import Unit, check_layer, extract_all
 from ..engines import ENGINES
 from ..engines.sources import Sources, Text
 from ..errors import ZvlError
@@ -171,6 +171,7 @@ def analysed(
 
     say, sources = sources.say, dataclasses.replace(sources, every_layer=True, say=once)
     whole = settings.changed({"token_mode": "all"})
+    check_layer(whole, sources)
     layers = _layers(whole, sources)
     at_layers, states = [], {}
     for done, layer in enumerate(layers):  # the deepest first: the others are on its way

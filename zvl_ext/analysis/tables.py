@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from ..attention_shares import PROMPT, AttentionShares
+from .layers import EncoderStatistics
 from .measuring import KINDS, Against, Analysis, Kind
 
 _BINS = 16  # of positions
@@ -186,6 +187,20 @@ def by_layer(found: Analysis) -> Table:
         note,
         tuple((None, *(column[i] for column in warm)) for i in range(len(cells))),
     )
+
+
+def encoder_table(found: EncoderStatistics) -> Table:
+    """A text encoder alone, by layer."""
+    count = len(found.layers)
+    head = ("layer", "global std", "without position 0", "norm of position 0", "of others", "sink ratio")
+    rows = tuple(
+        (str(i - count), spread(layer.whole.global_std), spread(layer.ordinary.global_std),
+         *map(number, (layer.first, layer.others, layer.sink)))
+        for i, layer in enumerate(found.layers)
+    )  # fmt: skip
+    tokens = found.layers[0].whole.tokens if found.layers else 0
+    note = f"On {found.prompts} prompts of {tokens} tokens. Layer -1 is behind the final norm."
+    return Table("The text encoder by layer", head, rows, note)
 
 
 def _warmth(values: list[float | None]) -> list[float | None]:

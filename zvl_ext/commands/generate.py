@@ -86,11 +86,11 @@ def run(args: argparse.Namespace) -> int:
             "A conditioning file holds what acts with the prompt; a negative reference acts with the negative one. "
             "Leave out --save-conditioning, or switch Negative reference off."
         )
-    weights = _opened(args)
+    weights = opened(args)
     seed = random.randrange(_SEEDS) if args.seed is None else args.seed  # noqa: S311
     args.profile = None
     if settings.profile and not args.conditioning:
-        args.profile = _profile(weights, settings.profile)
+        args.profile = profile_of(weights, settings.profile)
         settings = dataclasses.replace(settings, profile=args.profile.name)
 
     if not args.references:
@@ -129,7 +129,7 @@ def check(args: argparse.Namespace, named: dict[str, Any]) -> None:
         check_out(args.save_conditioning, "--save-conditioning")
 
 
-def _opened(args: argparse.Namespace) -> Any:
+def opened(args: argparse.Namespace) -> Any:
     """The weights that pictures are made with."""
     try:
         from ..lab import demo
@@ -144,7 +144,7 @@ def _opened(args: argparse.Namespace) -> Any:
     return weights
 
 
-def _profile(weights: Any, named: str) -> Any:
+def profile_of(weights: Any, named: str) -> Any:
     """The profile in a file, or one that comes with the weights, by its name."""
     from ..profiles import read_profile
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..alone import makes_alone
+from ..analysis.layers import EncoderStatistics, encoder_statistics
 from ..attention_shares import AttentionShares
 from ..beginning import Beginning
 from ..conditioner import Unit, condition_units, plain_picture
@@ -20,6 +21,7 @@ from ..conditioning_file import Saved
 from ..engines import ENGINES
 from ..engines.sources import Sources, Text
 from ..errors import ZvlError
+from ..image_models import Z_IMAGE
 from ..mixing.prompts import REFERENCE_PROMPTS
 from ..mixing.statistics import ReferenceStatistics, measure_all
 from ..options import Settings
@@ -184,6 +186,7 @@ class ZImage:
         self._other: StandaloneExtractor | None = None
         self._turn = threading.RLock()
         self._reference_prompts = reference_prompts
+        self._by_layer: EncoderStatistics | None = None
 
     @property
     def text_encoder(self) -> StandaloneTextEncoder:
@@ -241,6 +244,24 @@ class ZImage:
     def statistics(self) -> ReferenceStatistics:
         """The text encoder's reference statistics."""
         return measure_all(self.text(prompt).embeddings for prompt in self._reference_prompts)
+
+    def encoder_statistics(self, on_prompt: Callable[[int, int], None] = lambda done, of: None) -> EncoderStatistics:
+        """The text encoder's, by layer; measured when they are asked for the first time.
+
+        Args:
+            on_prompt: Told how many prompts are done, of how many; what it raises ends the work.
+        """
+        prompts = self._reference_prompts
+        with self._turn:
+            if self._by_layer is None:
+                self._by_layer = encoder_statistics(
+                    self.text_encoder,
+                    self.encode,
+                    Z_IMAGE.template,
+                    prompts,
+                    lambda done: on_prompt(done, len(prompts)),
+                )
+            return self._by_layer
 
     def text(self, prompt: str) -> Text:
         """The prompt's text embeddings, float32 [tokens, hidden], as Z-Image takes them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from ..engines.sources import Text
 from ..errors import ZvlError
 from ..hosts import forge, forge_encoder
 from ..mixing.prompts import REFERENCE_PROMPTS
-from ..mixing.statistics import ReferenceStatistics, measure
+from ..mixing.statistics import ReferenceStatistics, measure_all
 from .kept import KEEPER
 
 
@@ -129,11 +129,19 @@ def statistics_of(engine: Any, prompts: Any) -> ReferenceStatistics:
     Args:
         prompts: The host's list of any prompts, for its form.
     """
-    forge.show_progress("Z-Image VL: measuring the text encoder")
-    recorder = Recorder(engine)
     prompts = with_prompts(prompts, [])
     prompts.is_negative_prompt = True  # with the others, some engines take note of the pictures that are to be changed
-    with forge_encoder.interruptible(engine):
-        for prompt in REFERENCE_PROMPTS:  # one at a time: some engines take no more, and none needs more
+
+    def embeddings() -> Iterator[torch.Tensor]:
+        for done, prompt in enumerate(
+            REFERENCE_PROMPTS
+        ):  # one at a time: some engines take no more, and none needs more
+            forge.show_progress(
+                f"Z-Image VL: measuring the text encoder, prompt {done + 1} of {len(REFERENCE_PROMPTS)}"
+            )
+            recorder = Recorder(engine)
             recorder.get_learned_conditioning(with_prompts(prompts, [prompt]))
-    return measure(torch.cat([text.embeddings for text in recorder.texts.values()]))
+            yield recorder.texts[prompt].embeddings
+
+    with forge_encoder.interruptible(engine):
+        return measure_all(embeddings())

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..mixing.statistics import ReferenceStatistics
 
 RECORDINGS = 8  # of each engine
+_STATES = 8  # of what is measured of each engine
 _MADE = 4  # conditionings, at least as many as the web UI itself remembers
 _RECENT = 128 * 2**20  # bytes of references
 
@@ -65,7 +66,7 @@ class Keeper:
         self.last: Made | None = None
         self.forgotten = 0
         # By engine, and gone with it.
-        self._statistics: weakref.WeakKeyDictionary[Any, tuple[str, ReferenceStatistics]] = weakref.WeakKeyDictionary()
+        self._measured: weakref.WeakKeyDictionary[Any, collections.OrderedDict] = weakref.WeakKeyDictionary()
         self.recorded: weakref.WeakKeyDictionary[Any, collections.deque] = weakref.WeakKeyDictionary()
 
     @functools.cached_property
@@ -92,11 +93,18 @@ class Keeper:
         Args:
             state: Of the text encoder: with another LoRA in it, it is another one, and is measured anew.
         """
-        known, statistics = self._statistics.get(engine, ("", None))
-        if statistics is None or known != state:
-            statistics = measured()
-            self._statistics[engine] = state, statistics
-        return statistics
+        return self.measured(engine, ("taken", state), measured)
+
+    def measured(self, engine: Any, key: tuple[str, str], measured: Callable[[], Any]) -> Any:
+        """Something that was measured of an engine's text encoder, by what it is and the text encoder's state; of a few
+        states, so that a LoRA that is taken out and put in again is not measured anew."""
+        kept = self._measured.setdefault(engine, collections.OrderedDict())
+        if key not in kept:
+            kept[key] = measured()
+        kept.move_to_end(key)
+        while len(kept) > _STATES:
+            kept.popitem(last=False)
+        return kept[key]
 
     def remembered(self, key: tuple, made: Made | None) -> Made | None:
         """What a picture was conditioned on, kept under its key; where it is not new (None), as it was kept."""
