@@ -350,6 +350,11 @@ class ZImage:
             self._extractor.unload()
         self._other = None
 
+    def unload_text_encoder(self) -> None:
+        """Free the memory that the text encoder takes; it is loaded again when it is needed."""
+        with self._turn:
+            self._text_encoder = None
+
     @torch.inference_mode()
     def generate(
         self,

@@ -46,7 +46,7 @@ def weighted(transformer: torch.nn.Module, conditionings: list[Conditioning], st
     if all(each.steady for each in conditionings):
         yield
         return
-    run = _Run(transformer, conditionings, steps)
+    run = Run(transformer, conditionings, steps)
     run.install()
     try:
         yield
@@ -60,7 +60,7 @@ def check_profile(transformer: Any, profile: Profile) -> None:
     profile.check(len(transformer.layers), heads, len(transformer.context_refiner), width)
 
 
-class _Run:
+class Run:
     """One batch: its hooks, and what they know of the step that is being made."""
 
     def __init__(self, transformer: Any, conditionings: list[Conditioning], steps: int):
@@ -121,10 +121,9 @@ class _Run:
     def _begin(self, module: torch.nn.Module, args: Arguments, kwargs: Keywords) -> tuple[Arguments, Keywords]:
         """A step begins: the prompts' rows as they are in it, and the marks of what is in the captions."""
         latents, time, captions, *rest = args
-        done = way(self._step, self._steps)
-        self._step += 1
+        done = self._done()
         self._asked = 0
-        rows = [each.at(done).to(caption) for each, caption in zip(self._conditionings, captions)]
+        rows = [each.at(own).to(caption) for each, own, caption in zip(self._conditionings, done, captions)]
         captions = [*rows, *captions[len(rows) :]]
         longest = max(map(len, captions))
         longest += filling(longest)
@@ -134,13 +133,19 @@ class _Run:
                 own[: len(each.marks)] = each.marks.to(own)
         references = self._references
         weights = torch.ones(len(captions), references, device=captions[0].device)
-        for i, each in enumerate(self._conditionings):
-            weights[i, : len(each.parts)] = torch.tensor(each.weights(done))
+        for i, (each, own) in enumerate(zip(self._conditionings, done)):
+            weights[i, : len(each.parts)] = torch.tensor(each.weights(own))
         frames, height, width = latents[0].shape[-3:]
         self._biases = Biases(marked, weights, *self._regions(len(captions), height // 2, width // 2))
         self._patches = frames * (height // 2) * (width // 2)
         self._pictures = self._patches + filling(self._patches)
         return (latents, time, captions, *rest), kwargs
+
+    def _done(self) -> list[float]:
+        """A step begins: the share of the steps that are done, of each conditioning."""
+        done = way(self._step, self._steps)
+        self._step += 1
+        return [done] * len(self._conditionings)
 
     def _regions(self, captions: int, rows: int, columns: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """The references' regions on a picture's patches, for `Biases`."""

@@ -1,0 +1,102 @@
+"""`fit` on the command line, with the shipped miniature: little enough to be quick, so nothing need be gained."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from command_line import assert_refused
+from safetensors import safe_open
+
+pytest.importorskip("diffusers")
+pytest.importorskip("accelerate", reason="fitting needs accelerate, an optional package")
+
+from zvl_ext.lab.miniature.album import write_album
+from zvl_ext.profiles import read_profile
+
+SMALL = ("--examples", "12", "--steps", "3", "--batch", "4", "--set", "reference_tokens=4")
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pictures")
+    write_album(str(path), 8, seed=1)
+    (path / "0003.txt").unlink()  # Qwen3-VL describes it
+    (path / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def fitted(album, tmp_path_factory):
+    import contextlib
+    import io
+
+    from zvl_ext.__main__ import main
+
+    out = tmp_path_factory.mktemp("out") / "own.safetensors"
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        code = main(["fit", "weights", "--pictures", str(album), "--out", str(out), "--anyway", *SMALL])
+    return code, out, said.getvalue()
+
+
+def test_it_writes_a_profile_that_tells_how_it_was_made(fitted):
+    code, out, _ = fitted
+    assert code == 0
+    profile = read_profile(str(out))
+    profile.check(6, 4, 1, 120)
+    assert not profile.idle
+    with safe_open(out, "pt") as file:
+        told = file.metadata()
+    assert {"engine": "splice", "pictures": "8", "seed": "0"}.items() <= told.items()
+    gained = json.loads(told["gained"])
+    assert gained["pictures"] == 2
+    assert gained["gained"][1] <= gained["gained"][2]
+    assert out.stat().st_size < 4096
+
+
+def test_it_says_what_it_does_before_and_after(fitted):
+    _, _, said = fitted
+    for words in (
+        "damaged.png is left out",
+        "8 pictures: 7 have captions of their own, Qwen3-VL describes 1.",
+        "Calculated: ",
+        "Gained over one weight: ",
+        "is written",
+    ):
+        assert words in said
+
+
+def test_its_state_lies_beside_it(fitted):
+    _, out, _ = fitted
+    names = {path.name for path in out.with_suffix(".fit").iterdir()}
+    assert names == {"state.safetensors", "curve.csv", "captions.json"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--pictures", "nowhere"], "can't be read as a folder"),
+        (["--pictures", "{empty}"], "has no pictures"),
+        (["--z-image", "x"], "go together"),
+        (["--out", "nowhere/own.safetensors"], "there is no folder"),
+        (["--rate", "0"], "a number above 0"),
+        (["--set", "nothing=1"], "--set nothing=1"),
+        (["--set", "weight=0"], "there are none"),
+        (["--set", "token_mode=text"], "there are none"),
+    ],
+)
+def test_what_can_not_be_is_refused(cli, album, tmp_path, arguments, words):
+    (tmp_path / "empty").mkdir()
+    given = {"--pictures": str(album), "--out": str(tmp_path / "own.safetensors")}
+    named = dict(zip(arguments[::2], (each.format(empty=tmp_path / "empty") for each in arguments[1::2])))
+    arguments = [each for pair in (given | named).items() for each in pair]
+    assert_refused(cli("fit", "weights", *arguments, *(() if "--set" in named else SMALL)), words)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_pictures_are_drawn_into_a_new_folder_alone(cli, tmp_path):
+    made = cli("fit", "pictures", "--out", str(tmp_path / "drawn"), "--count", "2")
+    assert made.code == 0
+    assert {path.name for path in (tmp_path / "drawn").iterdir()} == {"0000.png", "0000.txt", "0001.png", "0001.txt"}
+    assert_refused(cli("fit", "pictures", "--out", str(tmp_path / "drawn")), "has something in it")

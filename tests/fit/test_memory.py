@@ -1,0 +1,80 @@
+"""The memory of learning: what is calculated is what torch keeps."""
+
+import pytest
+import torch
+
+pytest.importorskip("diffusers")
+
+from zvl_ext.conditioning import Part, joined
+from zvl_ext.fit.memory import Shape, needed, tokens_of
+from zvl_ext.hosts.standalone_learning import learning
+from zvl_ext.weighting import Weighting
+
+WIDTH, HEADS, ROWS = 480, 4, 64
+
+
+def image_model(layers: int) -> torch.nn.Module:
+    from diffusers import ZImageTransformer2DModel
+
+    return (
+        ZImageTransformer2DModel(
+            all_patch_size=(2,), all_f_patch_size=(1,), in_channels=16, dim=WIDTH, n_layers=layers, n_refiner_layers=1,
+            n_heads=HEADS, n_kv_heads=HEADS, cap_feat_dim=32, axes_dims=[24, 48, 48], axes_lens=[512, 64, 64],
+        )
+        .bfloat16()
+        .requires_grad_(False)
+    )  # fmt: skip
+
+
+def kept(model: torch.nn.Module, recompute: bool) -> int:
+    """Bytes that torch keeps for gradients, the model's own weights left out."""
+    own = {each.untyped_storage().data_ptr() for each in model.parameters()}
+    seen: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    part = Part(Weighting(0.5), block=torch.randn(32, 32), counts=torch.ones(32))
+    wanted = [joined(torch.randn(ROWS - 32, 32), (part,), 0, torch.bfloat16)]
+    tables = [torch.zeros(len(blocks), HEADS, requires_grad=True) for blocks in (model.layers, model.context_refiner)]
+    model.enable_gradient_checkpointing() if recompute else model.disable_gradient_checkpointing()
+    latents, time = [torch.randn(16, 1, 32, 32).bfloat16()], torch.tensor([0.5]).bfloat16()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), learning(model, wanted, [0.5], *tables):
+        output = model(latents, time, [each.rows for each in wanted], return_dict=False)[0]
+        assert output[0].requires_grad
+    return sum(seen.values())
+
+
+def calculated(blocks: int, recompute: bool) -> int:
+    tokens = tokens_of(256, ROWS)
+    assert tokens == 256 + 64
+    return needed(Shape(10**6, blocks, HEADS, WIDTH), 2, tokens, 1, recompute, 10, 100).activations
+
+
+def test_what_a_block_keeps_is_what_is_counted():
+    torch.manual_seed(0)
+    more = kept(image_model(3), False) - kept(image_model(2), False)
+    assert more == pytest.approx(calculated(3, False) - calculated(2, False), rel=0.1)
+
+
+def test_recomputing_keeps_what_goes_into_a_block():
+    torch.manual_seed(0)
+    more = kept(image_model(3), True) - kept(image_model(2), True)
+    assert more == pytest.approx(calculated(3, True) - calculated(2, True), rel=0.25)
+
+
+def test_it_is_said_in_a_line():
+    need = needed(Shape(6 * 10**9, 34, 30, 3840), 2, tokens_of(512, 400), 1, True, 600, 400 * 2560 * 2)
+    assert need.weights == 12 * 10**9
+    assert need.conditionings == 2 * 600 * 400 * 2560 * 2
+    line = need.line(24, "cuda")
+    assert "11.18 the image model" in line
+    assert "on cuda" in line
+
+
+@pytest.mark.parametrize(("side", "rows", "tokens"), [(512, 1, 1056), (80, 40, 96), (1024, 64, 4160)])
+def test_tokens_are_filled_as_the_image_model_does(side, rows, tokens):
+    assert tokens_of(side, rows) == tokens

@@ -1,0 +1,211 @@
+"""`fit`: a few numbers learned on a user's own pictures, for his checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ZvlError
+from ..options import Settings
+from .common import check_out, device, given, whole
+
+if TYPE_CHECKING:
+    from ..fit.gathering import Wish
+    from ..fit.state import Progress
+
+PRESET = "Fill in"  # what is fitted where nothing else is said
+_EXAMPLE = """\
+for example:
+  python -m zvl_ext fit pictures --out pictures
+  python -m zvl_ext fit weights --pictures pictures --out mine.safetensors
+
+With the real weights, on one card or on several:
+  python -m zvl_ext fit weights --pictures FOLDER --z-image FOLDER --qwen3-vl PATH --out mine.safetensors
+  accelerate launch -m zvl_ext fit weights --pictures FOLDER --z-image FOLDER --qwen3-vl PATH --out mine.safetensors
+"""
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "fit",
+        help="learn a few numbers on your own pictures, so that the prompt keeps what it names",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = parser.add_subparsers(dest="what", required=True, parser_class=type(parser))
+    _add_weights(what)
+    _add_pictures(what)
+
+
+def _add_weights(what: Any) -> None:
+    parser = what.add_parser(
+        "weights",
+        help="one weight for each head of the image model: a profile; without weights named: the miniature's",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--pictures",
+        required=True,
+        metavar="FOLDER",
+        help="your pictures, each with its caption in NAME.txt beside it; Qwen3-VL describes those that have none",
+    )
+    parser.add_argument("--out", required=True, metavar="FILE", help="the profile to write, .safetensors")
+    parser.add_argument("--z-image", metavar="FOLDER", help="a diffusers folder of Z-Image; default: the miniature")
+    parser.add_argument("--qwen3-vl", metavar="PATH", help="a Hugging Face folder or one file of Qwen3-VL")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option, see `options`: how references are read, and the weight that the profile is meant for",
+    )
+    parser.add_argument("--examples", type=whole(12, 10**6), default=600, help="to learn from; default: %(default)s")
+    parser.add_argument("--steps", type=whole(1, 10**6), default=200, help="at most; default: %(default)s")
+    parser.add_argument("--batch", type=whole(1, 4096), default=24, help="examples to a step; default: %(default)s")
+    parser.add_argument(
+        "--at-once",
+        type=whole(1, 4096),
+        help="of those, how many a device takes at once; default: 1, on the miniature all",
+    )
+    parser.add_argument("--rate", type=_positive, default=0.05, help="learning rate; default: %(default)s")
+    parser.add_argument("--size", type=whole(16, 2048), default=512, help="pixels, at most; default: %(default)s")
+    parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=0, help="default: %(default)s")
+    parser.add_argument("--device", default="auto", help="auto, cpu, or a torch device such as cuda:1")
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
+    parser.add_argument(
+        "--checkpointing",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="compute activations again instead of keeping them; auto: where the image model is large",
+    )
+    parser.add_argument("--state", metavar="FOLDER", help="where to go on from when stopped; default: the file's, .fit")
+    parser.add_argument("--anyway", action="store_true", help="write the profile where nothing was gained, too")
+    parser.set_defaults(run=run_weights)
+
+
+def _add_pictures(what: Any) -> None:
+    parser = what.add_parser("pictures", help="draw captioned pictures of the miniature's world, to try fitting on")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="a new or empty folder")
+    parser.add_argument("--count", type=whole(1, 100_000), default=240, help="default: %(default)s")
+    parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=0, help="default: %(default)s")
+    parser.set_defaults(run=run_pictures)
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= 10:
+        raise argparse.ArgumentTypeError(f"a number above 0, up to 10, is needed, not {text!r}")
+    return number
+
+
+def run_weights(args: argparse.Namespace) -> None:
+    check_out(args.out)
+    settings = Settings.from_mapping({"preset": PRESET, **given(args.set)})
+    check(settings)
+    if bool(args.z_image) != bool(args.qwen3_vl):
+        raise ZvlError("--z-image and --qwen3-vl go together: name both, or neither for the miniature.")
+    from ..fit.gathering import Told
+    from ..fit.profile import fit_weights
+
+    try:
+        fit_weights(_wish(args, settings), args.out, args.anyway, Told(_say, _bar, _Steps(args.steps)))
+    except KeyboardInterrupt:
+        _say("Stopped. The same command goes on where it was.")
+        raise
+
+
+def check(settings: Settings) -> None:
+    """Raise ZvlError where settings leave a profile nothing to weigh."""
+    from ..budget import inserts
+    from ..conditioner import plain_picture
+
+    if plain_picture(settings) or not inserts(settings):
+        raise ZvlError(
+            "A profile weighs the rows that a reference inserts, and with these settings there are none. Leave length "
+            "match at insert, token mode at all, and weight and alpha above 0."
+        )
+
+
+def _wish(args: argparse.Namespace, settings: Settings) -> Wish:
+    from ..fit.gathering import Wish
+    from ..fit.loop import Schedule
+
+    own = args.z_image is None
+    more: dict[str, Any] = {}
+    if own:
+        from ..lab.miniature import family
+
+        family.be_quiet()
+        args.z_image, args.qwen3_vl = (os.path.join(family.WEIGHTS, name) for name in ("z-image", "qwen3-vl"))
+        more = {"question": "", "prompts": family.REFERENCE_PROMPTS}
+    at_once = min(args.batch, args.at_once or (args.batch if own else 1))
+    return Wish(
+        args.pictures,
+        args.z_image,
+        args.qwen3_vl,
+        args.state or os.path.splitext(args.out)[0] + ".fit",
+        settings,
+        Schedule(args.steps, args.batch, at_once, args.rate, seed=args.seed),
+        args.examples,
+        args.size,
+        device(args.device),
+        args.dtype,
+        {"on": True, "off": False}.get(args.checkpointing),
+        **more,
+    )
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _bar(things: Sequence[Any], name: str) -> Iterable[Any]:
+    from tqdm import tqdm
+
+    bar: Iterable[Any] = tqdm(things, desc=name, disable=None, leave=False)
+    return bar
+
+
+class _Steps:
+    """A bar of the loop's steps, from where it goes on."""
+
+    def __init__(self, steps: int):
+        self._steps = steps
+        self._bar: Any = None
+
+    def __call__(self, progress: Progress) -> None:
+        from tqdm import tqdm
+
+        if self._bar is None:
+            if progress.step:
+                _say(f"Going on from step {progress.step}.")
+            self._bar = tqdm(desc="steps", total=self._steps, initial=progress.step, disable=None, leave=False)
+        self._bar.update(progress.step - self._bar.n)
+        if progress.losses:
+            self._bar.set_postfix(loss=f"{progress.losses[-1]:.4f}", held_out=f"{progress.seen[progress.best]:.4f}")
+        if progress.over:
+            self._bar.close()
+
+
+def run_pictures(args: argparse.Namespace) -> None:
+    try:
+        there = os.listdir(args.out) if os.path.exists(args.out) else []
+    except OSError as error:
+        raise ZvlError(f"--out {args.out} can't be a folder ({error.strerror}).") from error
+    if there:
+        raise ZvlError(f"--out {args.out} has something in it. Name a new folder.")
+    from ..lab.miniature.album import write_album
+
+    try:
+        write_album(args.out, args.count, args.seed)
+    except OSError as error:
+        raise ZvlError(f"--out {args.out} can't be written ({error.strerror or error}).") from error
+    print(f"{args.count} pictures with captions are in {args.out}.")

@@ -1,0 +1,84 @@
+"""The memory and the work of learning, calculated and said before a run. Plain arithmetic.
+
+Nothing but a few numbers is learned, but the gradients go through all blocks: each keeps what it needs for them, or,
+with gradient checkpointing, only what goes into it, and runs again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# What a block of diffusers' Z-Image keeps for gradients, counted (`torch.autograd.graph.saved_tensors_hooks`): so many
+# numbers for each token and each of its width, and two float32 tables of attention [heads, tokens, tokens], which a
+# fused attention does not keep.
+KEPT_BY_BLOCK = 27
+_ATTENTION = 2 * 4
+_PICTURE, _CAPTION = 16, 32  # pixels along a token of a picture; captions are filled to a multiple
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of an image model decides.
+
+    Attributes:
+        parameters: In all.
+        blocks: In all, refiners among them.
+        heads, width: Of a block.
+    """
+
+    parameters: int
+    blocks: int
+    heads: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Need:
+    """What learning takes.
+
+    Attributes:
+        weights, activations: Bytes on the device.
+        conditionings: Bytes of main memory, of all examples.
+        operations: Floating-point ones for a picture.
+    """
+
+    weights: int
+    activations: int
+    conditionings: int
+    operations: float
+
+    def line(self, batch: int, device: str) -> str:
+        """For a person, with a batch of so many pictures."""
+        gib = 2**30
+        return (
+            f"Calculated: {(self.weights + self.activations) / gib:.2f} GiB on {device} ({self.weights / gib:.2f} the "
+            f"image model, {self.activations / gib:.2f} for gradients), {self.conditionings / gib:.2f} GiB of main "
+            f"memory for the examples, {self.operations * batch / 1e12:.3g} TFLOP a step."
+        )
+
+
+def tokens_of(side: int, rows: int) -> int:
+    """How many tokens a block of the image model has for a square picture and a conditioning of so many rows."""
+    picture = (side // _PICTURE) ** 2
+    return sum(-(-part // _CAPTION) * _CAPTION for part in (picture, rows))
+
+
+def needed(
+    shape: Shape, itemsize: int, tokens: int, at_once: int, recompute: bool, examples: int, row_bytes: int
+) -> Need:
+    """What learning takes.
+
+    Args:
+        itemsize: Bytes of a number of the image model.
+        tokens: Of a block's sequence.
+        at_once: Pictures that go through it together.
+        recompute: Whether blocks run again for their gradients.
+        examples: How many are held, with their conditionings.
+        row_bytes: Of one conditioning, as it is with the reference and without.
+    """
+    between = at_once * tokens * shape.width * itemsize
+    block = KEPT_BY_BLOCK * between + _ATTENTION * at_once * shape.heads * tokens**2
+    activations = shape.blocks * between + block if recompute else shape.blocks * block
+    # Two operations for a weight and a token: once forward, once for the gradients, once more to run again.
+    work = 2.0 * shape.parameters * tokens * (3 if recompute else 2)
+    return Need(shape.parameters * itemsize, activations, 2 * examples * row_bytes, work)

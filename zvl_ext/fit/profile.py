@@ -1,0 +1,82 @@
+"""`fit weights`: from the folder of pictures to a profile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ZvlError
+from ..profiles import FITTED_FOR, write_profile
+from .crew import Crew
+from .gathering import SILENT, Material, Told, Wish, gather
+from .loop import run
+from .report import Gain, gain
+
+if TYPE_CHECKING:
+    from .state import Progress
+
+TOGETHER = 1e-3  # of the loss: a head may be three times another where that gains a thousandth of it
+
+
+def fit_weights(wish: Wish, out: str, anyway: bool, told: Told) -> Gain:
+    """Learn one log-weight for each head, and write them where they are better than one weight.
+
+    Args:
+        out: The file.
+        anyway: Whether it is written where nothing was gained, too.
+
+    Raises:
+        ZvlError: something can't be read, does not fit or can't be written; the loss is no number any more; or nothing
+            was gained.
+    """
+    from .judge import Judge
+    from .weights import HeadWeights, best_single, start_of
+
+    crew = Crew(cpu=wish.device == "cpu")
+    told = told if crew.first else SILENT
+    material = gather(wish, crew, told)
+    schedule, transformer = wish.schedule, material.model.pipeline.transformer
+    judge = Judge(transformer, schedule.at_once, schedule.seed, material.shift, crew)
+    weight = best_single(judge, material.learned)
+    told.say(f"The best weight for all heads alike is {weight:g}; every head begins with it.")
+    start = start_of(weight, wish.settings.weight)
+    learner = HeadWeights(judge, material.learned, material.deciding, schedule, start, TOGETHER)
+    progress, best = run(learner, schedule, material.folder, crew, told.steps)
+    found = gain(
+        material.saying.examples,
+        judge.losses(material.saying, weight=0.0),
+        judge.losses(material.saying, weight=weight),
+        weight,
+        judge.losses(material.saying, best),
+    )
+    for line in found.lines():
+        told.say(line)
+    if not (found.clear or anyway):
+        raise ZvlError(
+            f"Nothing was gained over one weight of {weight:g}, so nothing is written. More pictures, or captions that "
+            "say more, may help; --anyway writes the file all the same."
+        )
+    if crew.first:
+        about = _about(wish, material, progress, found)
+        write_profile(out, best["main"].cpu(), best["refiner"].cpu(), about)
+        told.say(f"{out} is written. It is meant for weight {wish.settings.weight:g}, curve {wish.settings.curve}.")
+    return found
+
+
+def _about(wish: Wish, material: Material, progress: Progress, found: Gain) -> dict[str, Any]:
+    """What the file tells of itself."""
+    import os
+
+    settings, transformer = wish.settings, material.model.pipeline.transformer
+    heads, width = transformer.config.n_heads, transformer.config.dim
+    name = os.path.basename(os.path.abspath(wish.z_image))
+    return {
+        "image_model": f"{name}, {len(transformer.layers)} blocks of {heads} heads, {width} wide",
+        "width": str(width),
+        **{option: str(getattr(settings, option)) for option in FITTED_FOR},
+        "weight": f"{settings.weight:g}",
+        "curve": settings.curve,
+        "pictures": str(material.pictures),
+        "steps": str(progress.best),
+        "seed": str(wish.schedule.seed),
+        "gained": found.told(),
+    }

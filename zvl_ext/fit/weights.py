@@ -1,0 +1,99 @@
+"""One log-weight for each head of the image model's blocks, learned with everything else as it is."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ..hosts.standalone_learning import learning
+from .judge import Judge, Tables, noise_of
+
+if TYPE_CHECKING:
+    from .loop import Schedule
+    from .prepare import Prepared
+
+SINGLE = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)  # weights that what is learned is compared with
+LOWEST, HIGHEST = -8.0, 2.0  # of a log-weight: 0.0003 is nothing, and seven times is more than was ever good
+
+
+class HeadWeights:
+    """A `loop.Learner` of log-weights.
+
+    Args:
+        judge: Has the image model, which is frozen.
+        learned, deciding: Examples to learn from, and those that decide when to stop.
+        schedule: Its batch and its seed.
+        start: The log-weight that all heads begin with.
+        together: How strongly heads are held to one weight: what the mean square of their log-weights' distance from
+            their mean counts beside the loss.
+    """
+
+    def __init__(
+        self,
+        judge: Judge,
+        learned: Prepared,
+        deciding: Prepared,
+        schedule: Schedule,
+        start: float,
+        together: float,
+    ):
+        self._judge, self._schedule, self._together = judge, schedule, together
+        self._learned, self._deciding = learned, deciding
+        # A log-weight of 0 everywhere is no weighting at all, which has no gradients.
+        self.parameters: Tables = {n: t.requires_grad_() for n, t in judge.tables(start or 1e-3).items()}
+
+    def learn(self, step: int, members: range) -> float:
+        schedule, learned, own = self._schedule, self._learned, slice(members.start, members.stop)
+        drawn = np.random.default_rng((schedule.seed, 1, step))
+        places = (drawn.permutation(schedule.batch) + drawn.random(schedule.batch)) / schedule.batch
+        noise = noise_of(learned, schedule.batch, (schedule.seed, 2, step))[own]
+        numbers = [self._number(step * schedule.batch + member) for member in members]
+        at = torch.from_numpy(places[own]).float()
+        wanted = [learned.conditionings[number] for number in numbers]
+        with learning(self._judge.transformer, wanted, (1 - at).tolist(), **self.parameters):
+            loss = self._judge.errors(learned, numbers, noise, at).sum() / schedule.batch
+            if members.start == 0:  # once in a batch
+                loss = loss + self._together * spread(self.parameters)
+            loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+    def held_out(self) -> float:
+        return float(self._judge.losses(self._deciding, self.parameters).mean())
+
+    @torch.no_grad()
+    def bound(self) -> None:
+        for table in self.parameters.values():
+            table.clamp_(LOWEST, HIGHEST)
+
+    def _number(self, place: int) -> int:
+        """Which example comes at a place of the whole row: all of them in turn, in another order every time round."""
+        turn, number = divmod(place, len(self._learned))
+        return _shuffled(len(self._learned), self._schedule.seed, turn)[number]
+
+
+@functools.lru_cache(maxsize=2)
+def _shuffled(count: int, seed: int, turn: int) -> list[int]:
+    order: list[int] = np.random.default_rng((seed, 0, turn)).permutation(count).tolist()
+    return order
+
+
+def spread(tables: Tables) -> torch.Tensor:
+    """The mean square of log-weights' distance from their mean."""
+    every = torch.cat([table.flatten() for table in tables.values()])
+    return (every - every.mean()).square().mean()
+
+
+def best_single(judge: Judge, prepared: Prepared, most: int = 120) -> float:
+    """The weight for all heads with the least loss on some of what is learned from."""
+    some = prepared.first(most)
+    found = {weight: float(judge.losses(some, weight=weight).mean()) for weight in SINGLE}
+    return min(found, key=found.__getitem__)
+
+
+def start_of(weight: float, knob: float) -> float:
+    """The log-weight that gives a weight where the reference's own is the knob."""
+    return min(HIGHEST, max(LOWEST, math.log(weight / knob)))
