@@ -42,9 +42,9 @@ class Prepared:
     def __len__(self) -> int:
         return len(self.examples)
 
-    def first(self, count: int) -> Prepared:
+    def first(self, most: int) -> Prepared:
         """The first examples alone."""
-        return Prepared(self.examples[:count], self.latents, self.conditionings[:count])
+        return Prepared(self.examples[:most], self.latents, self.conditionings[:most])
 
     def weighted(self, number: int, weight: float | None) -> Conditioning:
         """An example's conditioning with another weight; None: with its own."""

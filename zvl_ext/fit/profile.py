@@ -14,6 +14,7 @@ from .report import Gain, gain
 if TYPE_CHECKING:
     from .state import Progress
 
+_LOOKED_AT = 120  # examples that weights for all heads are compared on
 TOGETHER = 1e-3  # of the loss: a head may be three times another where that gains a thousandth of it
 
 
@@ -29,17 +30,17 @@ def fit_weights(wish: Wish, out: str, anyway: bool, told: Told) -> Gain:
             was gained.
     """
     from .judge import Judge
-    from .weights import HeadWeights, best_single, start_of
+    from .weights import HeadWeights, best_single, centred
 
     crew = Crew(cpu=wish.device == "cpu")
     told = told if crew.first else SILENT
     material = gather(wish, crew, told)
     schedule, transformer = wish.schedule, material.model.pipeline.transformer
     judge = Judge(transformer, schedule.at_once, schedule.seed, material.shift, crew)
-    weight = best_single(judge, material.learned)
-    told.say(f"The best weight for all heads alike is {weight:g}; every head begins with it.")
-    start = start_of(weight, wish.settings.weight)
-    learner = HeadWeights(judge, material.learned, material.deciding, schedule, start, TOGETHER)
+    some = material.learned.first(_LOOKED_AT)
+    weight = best_single(judge, some)
+    told.say(f"The best weight for all heads alike is {weight:g}.")
+    learner = HeadWeights(judge, material.learned, material.deciding, schedule, TOGETHER)
     progress, best = run(learner, schedule, material.folder, crew, told.steps)
     found = gain(
         material.saying.examples,
@@ -57,7 +58,8 @@ def fit_weights(wish: Wish, out: str, anyway: bool, told: Told) -> Gain:
         )
     if crew.first:
         about = _about(wish, material, progress, found)
-        write_profile(out, best["main"].cpu(), best["refiner"].cpu(), about)
+        tables = centred(best)
+        write_profile(out, tables["main"].cpu(), tables["refiner"].cpu(), about)
         told.say(f"{out} is written. It is meant for weight {wish.settings.weight:g}, curve {wish.settings.curve}.")
     return found
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from .prepare import Prepared
 
 SINGLE = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)  # weights that what is learned is compared with
+_BEGIN = 1e-3  # every head's log-weight: 0 everywhere would be no weighting at all, which has no gradients
 LOWEST, HIGHEST = -8.0, 2.0  # of a log-weight: 0.0003 is nothing, and seven times is more than was ever good
 
 
@@ -27,7 +27,6 @@ class HeadWeights:
         judge: Has the image model, which is frozen.
         learned, deciding: Examples to learn from, and those that decide when to stop.
         schedule: Its batch and its seed.
-        start: The log-weight that all heads begin with.
         together: How strongly heads are held to one weight: what the mean square of their log-weights' distance from
             their mean counts beside the loss.
     """
@@ -38,13 +37,11 @@ class HeadWeights:
         learned: Prepared,
         deciding: Prepared,
         schedule: Schedule,
-        start: float,
         together: float,
     ):
         self._judge, self._schedule, self._together = judge, schedule, together
         self._learned, self._deciding = learned, deciding
-        # A log-weight of 0 everywhere is no weighting at all, which has no gradients.
-        self.parameters: Tables = {n: t.requires_grad_() for n, t in judge.tables(start or 1e-3).items()}
+        self.parameters: Tables = {n: t.requires_grad_() for n, t in judge.tables(_BEGIN).items()}
 
     def learn(self, step: int, members: range) -> float:
         schedule, learned, own = self._schedule, self._learned, slice(members.start, members.stop)
@@ -87,13 +84,15 @@ def spread(tables: Tables) -> torch.Tensor:
     return (every - every.mean()).square().mean()
 
 
-def best_single(judge: Judge, prepared: Prepared, most: int = 120) -> float:
-    """The weight for all heads with the least loss on some of what is learned from."""
-    some = prepared.first(most)
-    found = {weight: float(judge.losses(some, weight=weight).mean()) for weight in SINGLE}
+def best_single(judge: Judge, prepared: Prepared) -> float:
+    """The weight for all heads with the least loss on some examples."""
+    found = {weight: float(judge.losses(prepared, weight=weight).mean()) for weight in SINGLE}
     return min(found, key=found.__getitem__)
 
 
-def start_of(weight: float, knob: float) -> float:
-    """The log-weight that gives a weight where the reference's own is the knob."""
-    return min(HIGHEST, max(LOWEST, math.log(weight / knob)))
+def centred(tables: Tables) -> Tables:
+    """Log-weights moved together so that their mean is 0: what heads differ in is learned, how strong a reference is in
+    all stays the user's, whose weight they are multiplied with. (The loss alone would have it weak: it knows nothing of
+    guidance, which carries what the reference does several times as far.)"""
+    mean = torch.cat([table.flatten() for table in tables.values()]).mean()
+    return {name: table - mean for name, table in tables.items()}
