@@ -148,12 +148,13 @@ def _until(true: Any) -> None:
         time.sleep(0.01)
 
 
-COUNT = 120  # cells whose time is taken
+COUNT = int(os.environ.get("ZVL_CELLS", "120"))  # whose time is taken
+FIRST = 6  # cells that are made before
 
 
 def throughput(folder: Path, shown: Path) -> dict[str, Any]:
     """A cell with one worker and with two, and against calling the pipeline directly, before and after: by the clock,
-    and by what the processors did, which other work on the machine does not change. All of them load and make twenty
+    and by what the processors did, which other work on the machine does not change. All of them load and make a few
     cells first. And two web UIs that take a quarter of a second for a picture, against one."""
     from zvl_ext.commands.sweep import add
     from zvl_ext.lab.sweep import command as whole
@@ -179,10 +180,10 @@ def throughput(folder: Path, shown: Path) -> dict[str, Any]:
         with Folder(args.out).opened() as there, one_thread():
             run = Run(grid, there, whole.metrics_of(args, print))
             _, left = run.missing()
-            run.make(left[:20], target)
+            run.make(left[:FIRST], target)
             pids = [member.pid for member in target.members]
             began, theirs, own = time.monotonic(), sum(map(_processor, pids)), time.process_time()
-            run.make(left[20 : 20 + COUNT], target)
+            run.make(left[FIRST : FIRST + COUNT], target)
             took = time.monotonic() - began, sum(map(_processor, pids)) - theirs, time.process_time() - own
         target.close()
         return tuple(seconds / COUNT for seconds in took)
@@ -190,7 +191,7 @@ def throughput(folder: Path, shown: Path) -> dict[str, Any]:
     _, target, grid = grid_of(1)
     target.close()
     jobs = []
-    for number in grid.numbers[: 20 + COUNT]:
+    for number in grid.numbers[: FIRST + COUNT]:
         cell = grid.cell(number)
         data = {name: Path(picture.path).read_bytes() for name, picture in cell.pictures.items()}
         jobs.append(Job(cell.settings, cell.asked, data))
@@ -238,10 +239,10 @@ def _direct(jobs: list[Any]) -> tuple[float, float]:
     none = dict.fromkeys(("z_image", "qwen3_vl", "weights", "size", "steps", "guidance"))
     weights = demo.open_weights(argparse.Namespace(**none, device="cpu"))
     requests = [pipeline.request(job) for job in jobs]
-    for request in requests[:20]:
+    for request in requests[:FIRST]:
         make(weights, request)
     began, own = time.monotonic(), time.process_time()
-    for request in requests[20:]:
+    for request in requests[FIRST:]:
         make(weights, request)
     return (time.monotonic() - began) / COUNT, (time.process_time() - own) / COUNT
 
