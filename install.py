@@ -6,12 +6,15 @@ python install.py test --transformers 4.57.6       the same with that release; t
 python install.py demo [arguments]                 make one for the demo and write its contact sheet; arguments as of
                                                    python -m zvl_ext demo
 python install.py demo --ui                        open a page with the web UI's accordion
+python install.py remove                           delete these environments again
 """
 
 from __future__ import annotations
 
 import argparse
+import glob
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -38,14 +41,42 @@ def check() -> None:
 
 
 def environment(name: str, *packages: str) -> str:
-    """A virtual environment of the project's own with the given packages; returns its Python."""
+    """A virtual environment of the project's own with the given packages; returns its Python.
+
+    What has been installed is noted in it: a second run installs nothing.
+    """
     folder = os.path.join(ROOT, name)
     python = os.path.join(folder, *(("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")))
+    note, wanted = os.path.join(folder, "zvl-packages.txt"), "\n".join(sorted(packages))
+    if os.path.exists(python) and os.path.exists(note):
+        with open(note, encoding="utf-8") as file:
+            if set(wanted.splitlines()) <= set(file.read().splitlines()):
+                return python
+    print(
+        f"Installing into {folder}: some minutes and gigabytes, once. python install.py remove deletes it.", flush=True
+    )
     if not os.path.exists(python):
-        print(f"Making {folder}", flush=True)
         venv.create(folder, with_pip=True)
-    subprocess.run([python, "-m", "pip", "install", "--disable-pip-version-check", "--quiet", *packages], check=True)
+    subprocess.run([python, "-m", "pip", "install", "--disable-pip-version-check", *packages], check=True)
+    with open(note, "w", encoding="utf-8") as file:
+        file.write(wanted)
+    print(f"Installed: {_size(folder) / 1e9:.1f} GB in {folder}", flush=True)
     return python
+
+
+def _size(folder: str) -> int:
+    """The bytes of all files below a folder."""
+    paths = (os.path.join(where, name) for where, _, names in os.walk(folder) for name in names)
+    return sum(os.lstat(path).st_size for path in paths)
+
+
+def remove() -> int:
+    """Delete the environments that `test` and `demo` have made."""
+    for folder in sorted(glob.glob(os.path.join(glob.escape(ROOT), ".venv-*"))):
+        if os.path.isfile(os.path.join(folder, "pyvenv.cfg")) and not os.path.islink(folder):
+            print(f"Removing {folder}: {_size(folder) / 1e9:.1f} GB", flush=True)
+            shutil.rmtree(folder)
+    return 0
 
 
 def test(release: str | None, arguments: list[str]) -> int:
@@ -70,8 +101,10 @@ def main() -> int:
         return 0
     if sys.argv[1] == "demo":
         return demo(sys.argv[2:])
+    if sys.argv[1:] == ["remove"]:
+        return remove()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("test", "demo"))
+    parser.add_argument("command", choices=("test", "demo", "remove"))
     parser.add_argument("--transformers", metavar="RELEASE")
     arguments, rest = parser.parse_known_args()
     return test(arguments.transformers, rest)

@@ -312,7 +312,7 @@ class Declared:
             if name not in BY_NAME:
                 typed = name[:_LONGEST_NAME] if isinstance(name, str) else ""
                 close = difflib.get_close_matches(typed, BY_NAME, 1)
-                hint = f"did you mean {close[0]}?" if close else "`zvl options` and the README list them."
+                hint = f"did you mean {close[0]}?" if close else "`python -m zvl_ext options` lists them."
                 raise ZvlError(f"Z-Image VL: there is no option {shown(name)}; {hint}")
         return cls().changed(values)
 

@@ -14,7 +14,7 @@ def add(commands: Any) -> None:
     """Declare the command."""
     parser = commands.add_parser("options", help="every control with its range, default and names")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--markdown", action="store_true", help="as the table in the README")
+    parser.add_argument("--markdown", action="store_true", help="as the table in .github/docs/options.md")
     parser.set_defaults(run=run)
 
 
@@ -33,12 +33,12 @@ def run(args: argparse.Namespace) -> None:
 def options_table() -> str:
     """The options in the order of the positional API, as a table in Markdown; those of further references, which follow
     in the order of the first one's, are not named again."""
-    rows = [
-        f"| `{o.name}` | {_values(o)} | {'' if o.default in (None, '') else f'`{json.dumps(o.default)}`'} |"
-        for o in OPTIONS
-        if o.unit < 2
-    ]
-    return "\n".join(["| name | values | default |", "|---|---|---|", *rows])
+    rows = []
+    for option in OPTIONS:
+        if option.unit < 2:
+            default = "" if option.default in (None, "") else f"`{json.dumps(option.default)}`"
+            rows.append(f"| `{option.name}` | {option.label} | {_values(option)} | {default} | {option.help} |")
+    return "\n".join(["| name | in the panel | values | default | what it does |", "|---|---|---|---|---|", *rows])
 
 
 def _values(option: Option) -> str:

@@ -82,6 +82,19 @@ def contact_sheet(
     return pen.sheet.crop((0, 0, width, y + MARGIN // 2))
 
 
+def strip(cells: list[Cell], side: int) -> Image.Image:
+    """Pictures side by side, each with its caption above.
+
+    Args:
+        side: The longer side of a picture, in pixels.
+    """
+    width = len(cells) * (side + GAP) + GAP
+    pen = _Pen(width, (), side)
+    for i, cell in enumerate(cells):
+        pen.cell(cell, GAP + i * (side + GAP), GAP // 2)
+    return pen.sheet.crop((0, 0, width, pen.cell_height + GAP // 2))
+
+
 class _Pen:
     """Draws on paper that is long enough; the sheet is cut afterwards."""
 
