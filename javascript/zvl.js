@@ -45,7 +45,7 @@
             label.append(badge);
         }
         const text = isOn(tab) ? outlook(tab, references.length) : "";
-        if (badge.textContent !== text) badge.textContent = text;
+        if (badge.dataset.text !== text) badge.dataset.text = badge.textContent = text; // the page may translate what is shown
         badge.classList.toggle("zvl-warn", text.startsWith("no "));
         badge.hidden = !text;
     }
@@ -58,7 +58,7 @@
         for (const holder of document.querySelectorAll("[data-zvl-tips]")) {
             for (const [id, help] of Object.entries(JSON.parse(holder.dataset.zvlTips))) {
                 const control = document.getElementById(id);
-                if (control && !control.title) control.title = help;
+                if (control && !control.title) control.title = window.localization?.[help] ?? help;
             }
         }
     }

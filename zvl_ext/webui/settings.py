@@ -64,7 +64,7 @@ DISK = Setting(
 REFERENCES = Setting(
     "zvl_references", 256, 0, 16384, 64, "Disk space for used reference images, in MiB",
     "0 = off; kept as PNG in the extension's data folder, so that pasting a picture's parameters brings its reference "
-    "back after a restart; the button \U0001f5d1\ufe0f in the panel removes them",
+    "back after a restart; the wastebasket in the panel removes them",
 )  # fmt: skip
 NESTED = Switch(
     "zvl_nested", True, "Use the reference in passes that other extensions make within a picture",
