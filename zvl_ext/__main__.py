@@ -8,7 +8,7 @@ import io
 import json
 import os
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from . import __version__
 from .commands import (
@@ -48,8 +48,17 @@ COMMANDS = (
 
 
 class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, which ends with the command's own help."""
+
     def error(self, message: str) -> NoReturn:
-        raise ZvlError(f"{message} (see python -m zvl_ext --help)")
+        raise ZvlError(f"{message} (see {self.prog} --help)")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """What is not known is told by the command that was to know it, not by the whole program."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed, unknown
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -6,13 +6,17 @@ import argparse
 import json
 from typing import Any
 
-from .common import whole
+from .common import add_command, whole
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = commands.add_parser(
-        "benchmark", help="what a reference image costs in time and memory, beside the naive way; on random weights"
+    parser = add_command(
+        commands,
+        "benchmark",
+        "what a reference image costs in time and memory, beside the naive way; on random weights",
+        "benchmark",
+        "benchmark --full --work weights",
     )
     parser.add_argument(
         "--full",

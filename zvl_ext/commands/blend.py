@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ZvlError, shown
 from ..options import BY_NAME
-from .common import PUBLISHED, add_option, check_out
+from .common import PUBLISHED, add_command, add_option, check_out
 from .tensors import TENSOR, check_widths, load, load_statistics, save
 
 if TYPE_CHECKING:
@@ -30,7 +30,12 @@ BLEND_OPTIONS = (
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = commands.add_parser("blend", help="blend hidden states into text embeddings")
+    parser = add_command(
+        commands,
+        "blend",
+        "blend hidden states into text embeddings",
+        "blend --text text.safetensors --vl vl.safetensors --alpha 0.3 --out mixed.safetensors",
+    )
     parser.add_argument("--text", required=True, help="text embeddings, .safetensors")
     parser.add_argument("--vl", required=True, help="hidden states from extract, .safetensors")
     for name in BLEND_OPTIONS:

@@ -8,11 +8,18 @@ import os
 from typing import Any
 
 from ..errors import ZvlError
+from .common import add_command
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = commands.add_parser("cache", help="the hidden states kept on disk: where, how many and how large")
+    parser = add_command(
+        commands,
+        "cache",
+        "the hidden states kept on disk: where, how many and how large",
+        "cache",
+        "cache --clear",
+    )
     parser.add_argument("--clear", action="store_true", help="remove them")
     parser.add_argument("--folder", help="another folder")
     parser.add_argument("--json", action="store_true")

@@ -11,12 +11,18 @@ from typing import Any
 
 from ..caption import LANGUAGES, LENGTHS, Wish, describe
 from ..errors import ZvlError
-from .common import add_option, device
+from .common import add_command, add_option, device
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = commands.add_parser("caption", help="describe a picture in words; without weights named: the miniature")
+    parser = add_command(
+        commands,
+        "caption",
+        "describe a picture in words; without weights named: the miniature",
+        "caption picture.png",
+        "caption picture.png --qwen3-vl models/qwen3_vl/Qwen3-VL-4B-Instruct --length short",
+    )
     parser.add_argument("image", help="the picture, a file")
     parser.add_argument("--qwen3-vl", metavar="PATH", help="a Hugging Face folder or one file of Qwen3-VL")
     parser.add_argument("--length", choices=LENGTHS, default=Wish.length, help="default: %(default)s")

@@ -14,6 +14,25 @@ from ..options import BY_NAME, Settings
 from ..outside import no_file
 
 
+def add_command(commands: Any, name: str, does: str, *examples: str, more: str = "") -> argparse.ArgumentParser:
+    """Declare a command.
+
+    Args:
+        does: What it does, in half a sentence.
+        examples: What a person may type behind `python -m zvl_ext`, for its help.
+        more: What else its help says, below them.
+    """
+    typed = "\n".join(f"  python -m zvl_ext {example}" for example in examples)
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=does,
+        description=f"{does[0].upper()}{does[1:]}.",
+        epilog=f"for example:\n{typed}\n{more}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser
+
+
 def value(option: Option) -> Any:
     """An argparse type that applies the option's own check."""
 

@@ -8,13 +8,18 @@ from typing import Any
 
 from ..errors import ZvlError
 from ..options import BY_NAME
-from .common import check_out, device, value, whole
+from .common import add_command, check_out, device, value, whole
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = commands.add_parser(
-        "demo", help="a contact sheet of one reference and one prompt over alpha, or a page to try the product in"
+    parser = add_command(
+        commands,
+        "demo",
+        "a contact sheet of one reference and one prompt over several settings, or a page to try the product in",
+        "demo --out sheet.png",
+        "demo --ui",
+        'demo --z-image FOLDER --qwen3-vl PATH --prompt "a house at the sea" --reference picture.png',
     )
     parser.add_argument("--out", default="zvl-demo.png", help="the PNG to write; default: %(default)s")
     parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=0, help="default: %(default)s")

@@ -7,13 +7,18 @@ from typing import Any
 
 from .. import __version__
 from ..errors import ZvlError
-from .common import check_out, device
+from .common import add_command, check_out, device
 from .tensors import TENSOR, save
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = commands.add_parser("encode", help="a prompt's text embeddings, as Z-Image takes them")
+    parser = add_command(
+        commands,
+        "encode",
+        "a prompt's text embeddings, as Z-Image takes them",
+        'encode --prompt "a house" --text-encoder Z-IMAGE-FOLDER --out text.safetensors',
+    )
     parser.add_argument("--prompt", required=True)
     parser.add_argument(
         "--text-encoder",

@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .common import whole
+from .common import add_command, whole
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = commands.add_parser(
-        "evaluate", help="measure every way of conditioning on the miniature family: tables, plots and verdicts"
+    parser = add_command(
+        commands,
+        "evaluate",
+        "measure every way of conditioning on the miniature family: tables, plots and verdicts",
+        "evaluate --quick --out evidence",
+        "evaluate --pairs 50",
     )
     parser.add_argument(
         "--out",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import ZvlError
 from ..options import BY_NAME, PROMPT
-from .common import PUBLISHED, add_option, check_out, device
+from .common import PUBLISHED, add_command, add_option, check_out, device
 from .tensors import TENSOR, save
 
 if TYPE_CHECKING:
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = commands.add_parser("extract", help="hidden states of Qwen3-VL after it has seen an image and a prompt")
+    parser = add_command(
+        commands,
+        "extract",
+        "hidden states of Qwen3-VL after it has seen an image and a prompt",
+        'extract picture.png --model models/qwen3_vl/Qwen3-VL-4B-Instruct --prompt "a house" --out vl.safetensors',
+    )
     parser.add_argument("image", help="the reference image, a file")
     parser.add_argument("--model", required=True, help="a Hugging Face folder or one .safetensors file of Qwen3-VL")
     parser.add_argument("--prompt", default="", help="the prompt; default: empty")

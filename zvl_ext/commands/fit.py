@@ -10,31 +10,30 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ZvlError
 from ..options import Settings
-from .common import check_out, device, given, whole
+from .common import add_command, check_out, device, given, whole
 
 if TYPE_CHECKING:
     from ..fit.gathering import Wish
     from ..fit.state import Progress
 
 PRESET = "Fill in"  # what is fitted where nothing else is said
-_EXAMPLE = """\
-for example:
-  python -m zvl_ext fit pictures --out pictures
-  python -m zvl_ext fit weights --pictures pictures --out mine.safetensors
-
-With the real weights, on one card or on several:
-  python -m zvl_ext fit weights --pictures FOLDER --z-image FOLDER --qwen3-vl PATH --out mine.safetensors
-  accelerate launch -m zvl_ext fit weights --pictures FOLDER --z-image FOLDER --qwen3-vl PATH --out mine.safetensors
-"""
+_EXAMPLES = (
+    "fit pictures --out pictures",
+    "fit weights --pictures pictures --out mine.safetensors",
+    "fit weights --pictures FOLDER --z-image FOLDER --qwen3-vl PATH --out mine.safetensors",
+)
+_MORE = """
+The last one is with the real weights; on several cards: accelerate launch -m zvl_ext fit weights ..."""
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "fit",
-        help="learn a few numbers on your own pictures, so that the prompt keeps what it names",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "learn a few numbers on your own pictures, so that the prompt keeps what it names",
+        *_EXAMPLES,
+        more=_MORE,
     )
     what = parser.add_subparsers(dest="what", required=True, parser_class=type(parser))
     _add_weights(what)
@@ -42,11 +41,12 @@ def add(commands: Any) -> None:
 
 
 def _add_weights(what: Any) -> None:
-    parser = what.add_parser(
+    parser = add_command(
+        what,
         "weights",
-        help="one weight for each head of the image model: a profile; without weights named: the miniature's",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "one weight for each head of the image model: a profile; without weights named: the miniature's",
+        *_EXAMPLES[1:],
+        more=_MORE,
     )
     parser.add_argument(
         "--pictures",
@@ -89,7 +89,9 @@ def _add_weights(what: Any) -> None:
 
 
 def _add_pictures(what: Any) -> None:
-    parser = what.add_parser("pictures", help="draw captioned pictures of the miniature's world, to try fitting on")
+    parser = add_command(
+        what, "pictures", "draw captioned pictures of the miniature's world, to try fitting on", _EXAMPLES[0]
+    )
     parser.add_argument("--out", required=True, metavar="FOLDER", help="a new or empty folder")
     parser.add_argument("--count", type=whole(1, 100_000), default=240, help="default: %(default)s")
     parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=0, help="default: %(default)s")

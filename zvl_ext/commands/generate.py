@@ -16,7 +16,7 @@ from ..errors import ZvlError
 from ..options import BY_NAME, UNITS, Settings
 from ..output import written
 from . import folder
-from .common import check_out, device, given, value, whole
+from .common import add_command, check_out, device, given, value, whole
 
 if TYPE_CHECKING:
     from ..reference import Reference
@@ -27,8 +27,13 @@ _OUT = "zvl.png"
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = commands.add_parser(
-        "generate", help="a picture from the command line; without weights named: the miniature"
+    parser = add_command(
+        commands,
+        "generate",
+        "a picture from the command line; without weights named: the miniature",
+        'generate --prompt "a large cross" --reference picture.png --set weight=0.6 --out cross.png',
+        'generate --prompt "a large cross" --references pictures --out made',
+        'generate --prompt "a house" --reference picture.png --z-image FOLDER --qwen3-vl PATH',
     )
     parser.add_argument("--prompt", help="may be left out with --conditioning")
     parser.add_argument("--negative", default="", help="a negative prompt, for guidance above 0")

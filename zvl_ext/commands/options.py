@@ -8,11 +8,18 @@ from typing import Any
 
 from ..declaration import Option
 from ..options import OPTIONS
+from .common import add_command
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = commands.add_parser("options", help="every control with its range, default and names")
+    parser = add_command(
+        commands,
+        "options",
+        "every control with its range, default and names",
+        "options",
+        "options --json",
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--markdown", action="store_true", help="as the table in .github/docs/options.md")
     parser.set_defaults(run=run)

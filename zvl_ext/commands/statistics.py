@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import ZvlError
 from ..options import BY_NAME, Settings
-from .common import check_out, device, given, value, whole
+from .common import add_command, check_out, device, given, value, whole
 from .tensors import check_widths, load, save
 
 if TYPE_CHECKING:
@@ -29,8 +29,13 @@ _WAYS = {
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = commands.add_parser(
-        "statistics", help="how far hidden states are from text embeddings: of files, or of your models"
+    parser = add_command(
+        commands,
+        "statistics",
+        "how far hidden states are from text embeddings: of files, or of your models",
+        "statistics --text text.safetensors --vl vl.safetensors",
+        "statistics --text-encoder Z-IMAGE-FOLDER",
+        'statistics --reference picture.png --prompt "a large cross" --out analysis',
     )
     files = parser.add_argument_group("of two files")
     files.add_argument("--text", nargs="+", help="text embeddings of one or more prompts, .safetensors")

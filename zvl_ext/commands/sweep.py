@@ -8,14 +8,13 @@ from typing import Any
 
 from ..errors import ZvlError
 from . import folder
-from .common import device, given, whole
+from .common import add_command, device, given, whole
 
 _SEEDS = 2**32
-_EXAMPLE = """\
-for example:
-  python -m zvl_ext sweep --axis weight=0:1:0.2 --axis hidden_layer=-2,-6,-8 --references pictures \\
-      --prompts prompts.txt --seeds 2 --out sweep
-
+_EXAMPLE = (
+    "sweep --axis weight=0:1:0.2 --axis hidden_layer=-2,-6,-8 --references pictures --prompts prompts.txt --out sweep"
+)
+_MORE = """
 makes a picture for each weight, layer, reference, prompt and seed with the miniature, and writes sweep/report.html.
 Values stand with commas between them, numbers also as FIRST:LAST:STEP; * stands for all choices; a value with a comma
 in it stands in double quotes: --axis 'preset="Research, all tokens",Balanced'. Axes are all options (python -m zvl_ext
@@ -30,11 +29,12 @@ Run again, the same command goes on where it was: a finished cell is never made 
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "sweep",
-        help="pictures over all values of some options, measured, with a report; on one machine or many",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "pictures over all values of some options, measured, with a report; on one machine or many",
+        _EXAMPLE,
+        more=_MORE,
     )
     more: dict[str, Any] = {"action": "append", "default": []}
     parser.add_argument("--axis", **more, metavar="NAME=VALUES", help="what to go through; may be given several times")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import ZvlError
-from .common import check_out
+from .common import add_command, check_out
 from .tensors import save
 
 if TYPE_CHECKING:
@@ -20,7 +20,12 @@ _PREFIX = "visual."
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = commands.add_parser("vision-tower", help="write Qwen3-VL's vision tower alone, for engine splice (0.8 GB)")
+    parser = add_command(
+        commands,
+        "vision-tower",
+        "write Qwen3-VL's vision tower alone, for engine splice (0.8 GB)",
+        "vision-tower --model models/qwen3_vl/Qwen3-VL-4B-Instruct --out models/qwen3_vl/tower.safetensors",
+    )
     parser.add_argument("--model", required=True, help="a folder or a file of Qwen3-VL, or an mmproj GGUF")
     parser.add_argument("--out", required=True, help="the .safetensors file to write")
     parser.set_defaults(run=run)
