@@ -17,6 +17,7 @@ from ...conditioning import Conditioning
 from ...hosts.standalone_attention import weighted
 from ...mixing.select import Rows
 from ...options import Settings
+from ...profiles import Profile, read_profile
 from ...qwen3vl.vision import patches
 from ...reference import Reference, open_reference
 from ...sequence import build_sequence
@@ -43,7 +44,7 @@ class Bench:
         self.adapter = adapter.load(self.model.pipeline.transformer, weights)
         self.folder = os.path.join(weights, "qwen3-vl")
         self.pairs = pairs(count)
-        self._plain_pictures: dict[tuple[bool, str], list[Image.Image]] = {}
+        self._plain_pictures: dict[tuple[bool, str, int], list[Image.Image]] = {}
 
     @functools.cached_property
     def references(self) -> list[Reference]:
@@ -145,7 +146,8 @@ class Bench:
             reference, settings = self.references[number if shown is None else shown], Settings.from_mapping(values)
             if row.change:
                 return self._changed(row.change, settings, reference, prompt)
-            return self.model.condition(settings, reference, prompt, seed)
+            profile = _profile(settings.profile) if settings.profile else None
+            return self.model.condition(settings, reference, prompt, seed, profile=profile)
         text = self.model.text(prompt).embeddings
         if row.how == "tower":
             settings, tokens = Settings.from_mapping(row.values), self.image_tokens[number]
@@ -167,7 +169,7 @@ class Bench:
 
     def pictures(self, row: Row) -> list[Image.Image]:
         """A row's pictures, pair by pair and within a pair seed by seed."""
-        places = [(number, k) for number in range(row.pairs) for k in range(row.seeds)]
+        places = [(number, k) for number in row.numbers for k in range(row.seeds)]
         if row.how in ("real", "autoencoder"):
             drawn = [
                 Image.fromarray(world.draw(self.pairs[number].wanted, 2 * 10**6 + 1000 * number + k))
@@ -266,7 +268,7 @@ class Bench:
             return self._swapped(row)
         pictures = self.pictures(row)
         probabilities, features = read(self.classifier, pictures)
-        numbers = [number for number in range(row.pairs) for _ in range(row.seeds)]
+        numbers = [number for number in row.numbers for _ in range(row.seeds)]
         asked, shown = (
             follows(probabilities, [getattr(self.pairs[n], name) for n in numbers]) for name in ("wanted", "shown")
         )
@@ -282,19 +284,19 @@ class Bench:
             "frechet": round(frechet_distance(features, self.real), 4),
         }
         if row.how == "settings" and row.seeds == 1:
-            plain = self._plain(row.pairs, row.half, row.names)
+            plain = self._plain(row)
             values["moved"] = [round(pixel_distance(*both), 6) for both in zip(pictures, plain)]
         if row.seeds > 1:
             groups = features.unflatten(0, (row.pairs, row.seeds))
             values["diversity"] = [round(float(torch.pdist(group).mean()) / self.usual_distance, 4) for group in groups]
         return values
 
-    def _plain(self, count: int, half: bool = False, names: str = "") -> list[Image.Image]:
-        """The pictures of the prompts alone, drawn once."""
-        known = self._plain_pictures.setdefault((half, names), [])
-        if len(known) < count:
-            known[:] = self.pictures(Row("", "", "prompt", {}, count, half, names=names))
-        return known[:count]
+    def _plain(self, row: Row) -> list[Image.Image]:
+        """The pictures of a row's prompts alone, drawn once."""
+        known = self._plain_pictures.setdefault((row.half, row.names, row.first), [])
+        if len(known) < row.pairs:
+            known[:] = self.pictures(Row("", "", "prompt", {}, row.pairs, row.half, names=row.names, first=row.first))
+        return known[: row.pairs]
 
     def _swapped(self, row: Row) -> dict[str, Any]:
         """What exchanging the reference does, for each pair: the prompt and the noise stay.
@@ -314,7 +316,7 @@ class Bench:
         ]
         states = [_relative_distance(_rows_of(a)[1:], _rows_of(b)[1:]) for a, b in zip(*rows)]
         own, other = (self._sampled(row, places, each) for each in rows)
-        plain = self._plain(row.pairs)
+        plain = self._plain(row)
         real = self.real.mean(0)
         features, references = read(self.classifier, own)[1] - real, self._reference_features - real
         near, far = (
@@ -340,6 +342,11 @@ class Bench:
     @functools.cached_property
     def _reference_features(self) -> torch.Tensor:
         return read(self.classifier, [reference.image for reference in self.references])[1]
+
+
+@functools.lru_cache(maxsize=4)
+def _profile(name: str) -> Profile:
+    return read_profile(family.profiles()[name])
 
 
 def pixel_distance(a: Image.Image, b: Image.Image) -> float:

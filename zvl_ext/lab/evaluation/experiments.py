@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ...presets import PRESETS, START
-from ..miniature.family import LAYERS, layer_at_same_depth
+from ...profiles import read_profile
+from ..miniature.family import LAYERS, layer_at_same_depth, profiles
 from ..miniature.world import JUDGED, Scene, caption, contradicting, random_scene
 from .row_changes import ROW_CHANGES
 
@@ -40,6 +41,12 @@ class Pair:
     def naming(self, attributes: frozenset[str]) -> str:
         """A caption of `wanted` with these attributes alone; the same every time."""
         return caption(self.wanted, np.random.default_rng((self.drawing, len(attributes))), attributes)
+
+
+@functools.lru_cache(maxsize=8)
+def profile_digest(name: str) -> str:
+    """Of a profile that comes with the miniature: its file may be fitted anew."""
+    return read_profile(profiles()[name]).digest
 
 
 @functools.lru_cache(maxsize=8)
@@ -86,6 +93,7 @@ class Row:
         names: A key of NAMED, where the prompt speaks of these attributes only.
         seeds: Pictures of each pair; their diversity is measured where there are more than one.
         change: A key of ROW_CHANGES, where something is done to the reference's rows first.
+        first: The number of its first pair.
     """
 
     part: str
@@ -97,6 +105,16 @@ class Row:
     seeds: int = 1
     names: str = ""
     change: str = ""
+    first: int = 0
+
+    @property
+    def numbers(self) -> range:
+        """Its pairs'."""
+        return range(self.first, self.first + self.pairs)
+
+    def drawn(self) -> tuple[Pair, ...]:
+        """Its pairs."""
+        return pairs(self.first + self.pairs)[self.first :]
 
     def said(self, pair: Pair) -> frozenset[str]:
         """The attributes that a pair's prompt speaks of."""
@@ -110,9 +128,11 @@ class Row:
     def key(self) -> str:
         """Identifies the measurement, whatever table it is in."""
         what = {key: value for key, value in dataclasses.asdict(self).items() if key not in ("part", "name")}
-        for later in ("names", "change"):
+        for later in ("names", "change", "first"):
             if not what[later]:
                 del what[later]
+        if profile := self.values.get("profile"):
+            what["profile"] = profile_digest(profile)
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -232,6 +252,9 @@ WEIGHT_CURVES: dict[str, dict[str, Any]] = {
     },
 }
 INSERTING = ("Balanced", "Fill in", "Close variation")  # the presets with a weight
+FRESH = 200  # the first pair that nothing was chosen on: what is fitted is compared from here on
+PROFILE = "Keeps what is named"
+WEIGHTS_OF_FITTED = (0.05, 0.1, 0.15, 0.2, 0.25, 0.35)
 WEIGHTS_OF_HALF = (0.1, 0.2, 0.35, 0.5, 1.0)
 WEIGHTS_OF_SEEDS = (0.2, 0.5, 1.0)
 CAPTION = "{caption}"
@@ -306,6 +329,26 @@ def proposals(count: int) -> list[Row]:
     return rows + [
         Row("proposals", f"Qwen3-VL alone, its text is {name}", "settings", text | {"vl_prompt": prompt}, count)
         for name, prompt in prompts.items()
+    ]
+
+
+def fitted(count: int) -> list[Row]:
+    """What was learned with little training beside what was not, over pairs that none of it was chosen on."""
+    profile = {"profile": PROFILE}
+    ease_out = {"curve": "ease out"}
+    ways: list[tuple[str, str, dict[str, Any]]] = [
+        ("prompt alone", "prompt", {}),
+        ("caption behind the prompt", "caption", {"written": "sentence"}),
+        *((f"trained adapter, scale {s:g}", "adapter", {"scale": s}) for s in (0.5, 0.75, 1.0)),
+    ]
+    for w in WEIGHTS_OF_FITTED:
+        for name, more in (("one weight", {}), ("profile", profile)):
+            for curve, change in (("", {}), (", ease out", ease_out)):
+                ways.append((f"{name}, {w:g}{curve}", "settings", WEIGHTED | {"weight": w} | more | change))
+    return [
+        Row("fitted", f"{asked} prompts: {name}", how, values, count, half=half, first=FRESH)
+        for asked, half in (("half", True), ("full", False))
+        for name, how, values in ways
     ]
 
 
@@ -419,6 +462,7 @@ def experiments(plan: Plan) -> list[Row]:
         rows.append(Row("roles", f"prompt names the {names}: prompt alone", "prompt", {}, plan.pairs, names=names))
     rows += recipes(plan.factor_pairs)
     rows += proposals(plan.factor_pairs)
+    rows += fitted(plan.pairs)
     rows += [
         Row("reference swap", f"{base} {mode}, layer {layer}", "swap", values, plan.factor_pairs)
         for base, mode, layer, values in _swapped()

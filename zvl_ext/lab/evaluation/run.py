@@ -104,7 +104,7 @@ def run(
         say(f"{len(missing)} of {len(rows)} rows to measure, {cost} pictures, {max(workers, 1)} processes.")
         began, done = time.monotonic(), 0
         if missing:
-            for row, found in _measured(missing, weights, max(row.pairs for row in rows), workers):
+            for row, found in _measured(missing, weights, max(row.numbers.stop for row in rows), workers):
                 values[row.key] = found
                 log.add({"weights": digest, "key": row.key, "values": found})
                 done += row.pairs * row.seeds

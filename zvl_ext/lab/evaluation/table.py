@@ -9,7 +9,7 @@ import numpy as np
 
 from ...intervals import Interval, bootstrap
 from ..miniature.world import JUDGED
-from .experiments import Row, pairs
+from .experiments import Row
 
 SHOWN = 0.5  # a picture shows a value when the classifier finds it at least this probable
 
@@ -31,7 +31,7 @@ class Entry:
 
     def _said(self, said: bool) -> dict[str, np.ndarray]:
         """Masks of the attributes that the prompt speaks of, or is silent about; all four where it is complete."""
-        spoken = [self.row.said(pair) for pair in pairs(self.row.pairs)]
+        spoken = [self.row.said(pair) for pair in self.row.drawn()]
         if all(each == frozenset(JUDGED) for each in spoken):
             return {name: np.ones(self.row.pairs) for name in JUDGED}
         return {name: np.array([float((name in each) == said) for each in spoken]) for name in JUDGED}
@@ -77,6 +77,8 @@ class Entry:
 
 def difference(a: Entry, b: Entry, name: str) -> Interval:
     """a - b, pair by pair over the pairs that both have."""
+    if a.row.first != b.row.first:
+        raise ValueError(f"{a.row.name} and {b.row.name} are of other pairs")
     count = min(a.row.pairs, b.row.pairs)
     return bootstrap(a.metric(name)[:count] - b.metric(name)[:count])
 

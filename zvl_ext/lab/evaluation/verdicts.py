@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from .claims.claim import Claim
 from .claims.findings import FINDINGS
+from .claims.fitted import FITTED, SMALL_TRAINING
 from .claims.must_show import MUST_SHOW
 from .claims.roles import TAKEN_OVER
 from .table import Missing, Table
@@ -23,12 +24,12 @@ class Verdict:
 
 def what_it_must_show(table: Table) -> list[Claim]:
     """What the miniature and the product must show, about a table."""
-    return [claim.about(table) for claim in (*MUST_SHOW, *TAKEN_OVER)]
+    return [claim.about(table) for claim in (*MUST_SHOW, *TAKEN_OVER, *FITTED)]
 
 
 def findings(table: Table) -> list[Claim]:
     """The published findings, about a table."""
-    return [claim.about(table) for claim in FINDINGS]
+    return [claim.about(table) for claim in (*FINDINGS, SMALL_TRAINING)]
 
 
 def decide(claims: list[Claim]) -> list[Verdict]:
