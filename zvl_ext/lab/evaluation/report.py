@@ -97,8 +97,8 @@ _NOTES = {
     "extraction*, image rows read without the prompt, is what every setting does: they stand before it, and the model "
     "looks back only.)",
     "fitted": "A profile (log-weights by block and head, which `zvl fit weights` fits in minutes) beside one weight "
-    "for all heads, a caption and the trained adapter, on pairs that nothing was chosen on. Half prompts speak of two of "
-    "the four attributes: adherence is what they keep of them, similarity what the reference fills of the rest.",
+    "for all heads, a caption and the trained adapter, on pairs that nothing was chosen on. Half prompts speak of two "
+    "of the four attributes: adherence is what they keep of them, similarity what the reference fills of the rest.",
     "blocks": "Weight 1 in some of the image model's {blocks} main blocks, 0 in the others.",
     "steps": "Weight 1 during some of the steps, as shares of their number.",
     "roles": "Prompts that name what it is (the shape alone) or how it looks (colour, background and style), beside a "
