@@ -105,7 +105,9 @@ def _claims(_: str) -> str:
         rows = [f"| {each['claim']} | {each['verdict']} |" for each in results()[kind]]
         return [f"| {title} | verdict |", "|---|---|", *rows]
 
-    return "\n".join(["", *table("must_show", "claim"), "", *table("findings", "published finding"), ""])
+    return "\n".join(
+        ["", *table("must_show", "claim"), "", "And what others have published:", "", *table("findings", "finding"), ""]
+    )
 
 
 MADE: dict[str, Callable[[str], str]] = {

@@ -1,9 +1,9 @@
 """The pictures of README and pages, made by the product: `python .github/docs/make_pictures.py`.
 
-With the miniature, which comes with the project, they are the same for the same code and libraries. The panel's
-pictures are of a running web UI, with playwright for Python:
+With the miniature, which comes with the project, they are the same for the same code and libraries. A sweep's report and
+the panel of a running web UI are taken in a browser, with playwright for Python:
 
-    python .github/docs/make_pictures.py --panel http://127.0.0.1:7860 --chromium /usr/bin/chromium
+    python .github/docs/make_pictures.py --report --panel http://127.0.0.1:7860 --chromium /usr/bin/chromium
 """
 
 from __future__ import annotations
@@ -38,12 +38,15 @@ STRIPS: dict[str, list[tuple[str, dict[str, Any]]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--panel", metavar="URL", help="pictures of the panel of this web UI instead")
+    parser.add_argument("--report", action="store_true", help="a picture of a sweep's report instead")
     parser.add_argument("--chromium", metavar="FILE", help="the browser; default: playwright's own")
     args = parser.parse_args()
     FOLDER.mkdir(exist_ok=True)
+    if args.report:
+        report(args.chromium)
     if args.panel:
         panel(args.panel, args.chromium)
-    else:
+    if not args.report and not args.panel:
         of_miniature()
 
 
@@ -97,6 +100,33 @@ def save(image: Any, name: str) -> None:
     path = FOLDER / f"{name}.png"
     image.convert("RGB").quantize(256).save(path, optimize=True)
     print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1000:.0f} kB")
+
+
+def report(chromium: str | None) -> None:
+    """The upper part of a report, over weights, presets and three references."""
+    from PIL import Image
+    from playwright.sync_api import sync_playwright
+
+    from zvl_ext.__main__ import main as zvl
+    from zvl_ext.lab import demo
+    from zvl_ext.lab.miniature import world
+
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as play:
+        references, out, file = Path(folder) / "pictures", Path(folder) / "sweep", Path(folder) / "shot.png"
+        references.mkdir()
+        for scene in demo._EXAMPLES[:3]:
+            name = f"{scene.style} {scene.colour} {scene.shape} on {scene.background}.png"
+            Image.fromarray(world.draw(scene, 0)).save(references / name)
+        axes = ["--axis", "weight=0:1:0.25", "--axis", 'preset="Fill in",Balanced']
+        if code := zvl(["sweep", *axes, "--prompt", demo.PROMPT, "--references", str(references), "--out", str(out)]):
+            raise SystemExit(code)
+        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 1200, "height": 1500})
+        page.goto((out / "report.html").as_uri())
+        page.wait_for_timeout(1500)
+        page.screenshot(path=file)
+        save(Image.open(file), "report")
+        browser.close()
 
 
 def panel(url: str, chromium: str | None) -> None:
