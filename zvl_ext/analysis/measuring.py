@@ -172,6 +172,8 @@ def analysed(
     say, sources = sources.say, dataclasses.replace(sources, every_layer=True, say=once)
     whole = settings.changed({"token_mode": "all"})
     check_layer(whole, sources)
+    on_step("looking with the vision tower", 0, 1)  # first: Qwen3-VL may take its place, and stays for a picture
+    tower = _tower(unit, sources)
     layers = _layers(whole, sources)
     at_layers, states = [], {}
     for done, layer in enumerate(layers):  # the deepest first: the others are on its way
@@ -187,8 +189,6 @@ def analysed(
             )
         )
     (rows,) = extract_all(whole, unit.reference, [text], sources)
-    on_step("looking with the vision tower", 0, 1)
-    tower = _tower(unit, sources)
     embeddings = text.embeddings.float().cpu()
     kinds = [_kind(name, rows, taken, settings, embeddings) for name in KINDS]
     raw = against(taken.whole, tower), against(taken.ordinary, tower)

@@ -67,6 +67,39 @@ def current_engine() -> Any:
     return shared.sd_model
 
 
+def loaded_engine() -> Any:
+    """The engine of the chosen checkpoint, loaded where it is not, as for a picture.
+
+    Raises:
+        ZvlError: none can be loaded.
+    """
+    try:
+        from modules.sd_models import forge_model_reload
+    except ImportError:
+        return current_engine()
+    try:
+        return forge_model_reload()[0]
+    except ValueError as error:
+        raise ZvlError(f"The web UI can't load its checkpoint ({error}). Choose one, and make a picture.") from error
+
+
+def prompts_of(texts: list[str], shape: tuple[int, int]) -> Any:
+    """Prompts in the form that engines take them, of a picture that is not made: as negative ones, because with the
+    others some engines take note of the pictures that are to be changed."""
+    from modules.prompt_parser import SdConditioning
+
+    return SdConditioning(texts, is_negative_prompt=True, width=shape[0], height=shape[1])
+
+
+def plain_prompt(text: str) -> str:
+    """A prompt without what names extra networks, which engines don't read."""
+    try:
+        from modules.extra_networks import parse_prompt
+    except ImportError:
+        return text
+    return str(parse_prompt(text)[0])
+
+
 def model_name(engine: Any) -> str:
     """What an engine's checkpoint is called; "" where that is not known."""
     return os.path.splitext(os.path.basename(str(getattr(engine, "filename", "") or "")))[0]

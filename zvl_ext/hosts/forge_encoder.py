@@ -114,10 +114,13 @@ def interruptible(engine: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def told(engine: Any) -> Iterator[list[Callable[[], None]]]:
+def told(engine: Any, on: bool = True) -> Iterator[list[Callable[[], None]]]:
     """What the engine tells its predictor while the context is open, as calls to be made again.
 
     Some engines set the sampling shift whenever they encode a prompt: who spares the encoding has to do that.
+
+    Args:
+        on: Whether the predictor hears of it: not where a prompt is encoded of which no picture is made.
     """
     calls: list[Callable[[], None]] = []
     predictor = getattr(getattr(engine.forge_objects.unet, "model", None), "predictor", None)
@@ -128,7 +131,8 @@ def told(engine: Any) -> Iterator[list[Callable[[], None]]]:
 
     def noted(*args: Any, **kwargs: Any) -> None:
         calls.append(functools.partial(tell, *args, **kwargs))
-        tell(*args, **kwargs)
+        if on:
+            tell(*args, **kwargs)
 
     own = "set_parameters" in vars(predictor)
     predictor.set_parameters = noted

@@ -4,20 +4,43 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..budget import Memory
 from ..caption import Asked, Caption
+from ..framing import Size
 from ..hosts import family, forge, forge_files
 from ..options import Settings
 from .conditionings import save_last
 from .kept import KEEPER
 from .named_files import NAMED_FILES
 
+if TYPE_CHECKING:
+    from ..analysis.measuring import Analysis
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What an analysis is asked for.
+
+    Attributes:
+        prompt: The picture's.
+        shape: The picture's width and height.
+        on_step: Told what is being done; what it raises ends the work.
+        attention: Whether the attention is wanted, too, where a picture has to be made for it.
+    """
+
+    prompt: str = ""
+    shape: Size = (1024, 1024)
+    on_step: Callable[[str, int, int], None] = lambda what, done, of: None
+    attention: bool = False
+
 
 class Host(Protocol):
     """What the accordion needs of the page it stands in: `WebUI` in the web UI, `page.PageHost` in the demo's page."""
 
+    makes: bool  # whether it can make a picture of its own, to measure attention
     batches: bool  # whether it makes a picture for each reference of a batch
 
     def input_accordion(self, **kwargs: Any) -> tuple[Any, Any]:
@@ -64,6 +87,14 @@ class Host(Protocol):
             ZvlError: with one line for the user.
         """
 
+    def analyse(self, settings: Settings, number: int, asked: Wanted) -> Analysis:
+        """Analyse the reference of that number, when no picture is being made.
+
+        Raises:
+            ZvlError: with one line for the user.
+            Stopped: nobody waits any more.
+        """
+
     def memory(self, settings: Settings) -> Memory | None:
         """What reading a reference with these settings takes and what there is; None where it can't be told. Never
         raises."""
@@ -84,6 +115,7 @@ class Host(Protocol):
 class WebUI:
     """The web UI as a `Host`."""
 
+    makes = False
     batches = True
 
     input_accordion = staticmethod(forge.input_accordion)
@@ -110,6 +142,11 @@ class WebUI:
         from .describe import described  # what meets the host's models: late
 
         return described(settings, asked, number)
+
+    def analyse(self, settings: Settings, number: int, asked: Wanted) -> Analysis:
+        from .analyse import analysed_here  # what meets the host's models: late
+
+        return analysed_here(settings, asked, number)
 
     def memory(self, settings: Settings) -> Memory | None:
         with contextlib.suppress(Exception):  # a line of help: whatever a host does differently, the panel stays whole

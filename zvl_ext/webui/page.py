@@ -20,6 +20,7 @@ from ..errors import ZvlError
 from ..options import Settings
 from ..reference import Reference
 from . import page_look, panel
+from .host import Wanted
 from .standalone import Request, Weights, describe_with, make_beside_plain, make_sweep
 
 TITLE = "Z-Image VL"
@@ -35,6 +36,7 @@ class PageHost:
     """
 
     batches = False
+    makes = True
 
     def __init__(self, weights: Weights):
         self._weights = weights
@@ -86,6 +88,14 @@ class PageHost:
 
     def describe(self, settings: Settings, number: int, asked: Asked) -> Caption:
         return describe_with(self._weights, settings, asked, number)
+
+    def analyse(self, settings: Settings, number: int, asked: Wanted) -> Any:
+        from .standalone_analysis import analyse_with
+
+        profile = self._weights.profile(settings.profile) if settings.profile else None
+        sampling = self._weights.sampling
+        request = Request(asked.prompt, settings, [0], sampling, profile=profile)
+        return analyse_with(self._weights, request, number, asked.attention, asked.on_step)
 
     def memory(self, settings: Settings) -> Memory:
         """The need alone: a model that stands alone goes nowhere else when it does not fit."""

@@ -19,7 +19,7 @@ from ..presets import ABOUT, PRESETS
 from ..qwen3vl.wanted import WANTED
 from ..reference import open_mask, open_reference
 from ..regions import INPAINT, NAMED_REGIONS
-from . import dropped, panel_alone, panel_file, panel_paste, panel_units
+from . import dropped, panel_alone, panel_analyse, panel_file, panel_paste, panel_units
 from .host import Host
 
 # The controls by which a preset is known, and all that it sets.
@@ -158,6 +158,7 @@ def build(title: str, elem_id: Callable[[str], str], host: Host) -> tuple[list, 
                 with gr.Row(elem_classes=["zvl-pair"]):
                     for name in names:
                         control(name)
+            analysis = panel_analyse.build(elem_id, host)
 
     quiet = {"show_progress": False, "queue": False}
 
@@ -202,6 +203,7 @@ def build(title: str, elem_id: Callable[[str], str], host: Host) -> tuple[list, 
         on_effect(names, [numbered("curve", number)])
     on_change(panel_alone.OPTIONS, functools.partial(panel_alone.line, host), [alone])
     panel_units.listen(buttons, made, host)
+    panel_analyse.listen(analysis, made, host)
     panel_file.listen(saving, made, host)
     panel_file.tell_profile(made["profile"], profile, host)
     for name, button in refreshes.items():

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import queue
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
 
 from ..caption import LANGUAGES, LENGTHS, Asked, Caption, Wish
-from ..errors import ZvlError, in_one_line, titled
+from ..errors import ZvlError, titled
 from ..options import OPTIONS, UNITS, Settings
 from .host import Host
+from .working import Done, Turn, next_turn, worked
 
 # What goes into the prompt goes there in the page: the prompt is the web UI's own.
 _INTO_PROMPT = "(text) => { zvl.intoPrompt('TAB', text, REPLACE); }"
-
-
-_PATIENCE = 0.5  # seconds between words after which a page looks whether it still waits
-Turn = list[int]  # of one page, with one number: who has begun a description under another is not wanted any more
 
 
 def button(number: int, elem_id: Callable[[str], str]) -> Any:
@@ -101,7 +96,7 @@ def _describe(
 ) -> Iterator[tuple[Any, Any]]:
     """The words as they come; what is wrong is said in a line, and what was written before stays."""
     *values, turn = rest
-    mine = _next(turn)
+    mine = next_turn(turn)
     text = ""
     try:
         settings = Settings.from_positions(values)
@@ -123,39 +118,15 @@ def _describe(
 def streamed(describe: Callable[[Asked], Caption], asked: Asked) -> Iterator[str]:
     """What has been written so far, each time there is more. The work is done in a thread of its own: it is
     transformers' loop that calls."""
-    pieces: queue.SimpleQueue[str | Caption | BaseException] = queue.SimpleQueue()
-
-    def work() -> None:
-        try:
-            with in_one_line():
-                pieces.put(describe(dataclasses.replace(asked, on_text=pieces.put)))
-        except BaseException as error:  # noqa: BLE001  told where the words are waited for
-            pieces.put(error)
-
-    threading.Thread(target=work, name="zvl describes", daemon=True).start()
     text = ""
-    while True:
-        try:
-            piece = pieces.get(timeout=_PATIENCE)
-        except queue.Empty:
-            if asked.stopped():  # in the queue behind a picture, or in a long pass: it ends by itself
-                return
-            continue
-        if isinstance(piece, BaseException):
-            raise piece
-        if isinstance(piece, Caption):
-            return
-        text += piece
-        yield text
+    for piece in worked(lambda put: describe(dataclasses.replace(asked, on_text=put)), asked.stopped):
+        if not isinstance(piece, Done):
+            text += piece
+            yield text
 
 
 def _stop(turn: Turn) -> None:
-    _next(turn)
-
-
-def _next(turn: Turn) -> int:
-    turn[0] += 1
-    return turn[0]
+    next_turn(turn)
 
 
 def _into_read(reads: str, text: str) -> str:
