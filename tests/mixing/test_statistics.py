@@ -7,7 +7,19 @@ import pytest
 import torch
 
 from zvl_ext.mixing.prompts import LONG, LONG_CHINESE, MEDIUM, REFERENCE_PROMPTS, SHORT, SHORT_CHINESE
-from zvl_ext.mixing.statistics import compare, measure, measure_all, moments, share, sink, std, worst_of
+from zvl_ext.mixing.statistics import (
+    bundle_of,
+    compare,
+    measure,
+    measure_all,
+    moments,
+    of_bundle,
+    share,
+    sink,
+    sound,
+    std,
+    worst_of,
+)
 
 
 def rows(count: int, hidden: int = 15, seed: int = 0) -> np.ndarray:
@@ -92,6 +104,24 @@ def test_rows_that_come_piece_by_piece_have_the_statistics_of_all_of_them(cuts):
 def test_one_row_that_is_not_finite_is_refused_wherever_it_comes(refused):
     with refused("not finite"):
         measure_all([torch.ones(2, 3), torch.full((1, 3), torch.nan)])
+
+
+def test_statistics_that_are_kept_are_the_same_and_broken_ones_are_not_taken():
+    measured = measure(as_tensor(rows(30)))
+    bundle = bundle_of(measured)
+    again = of_bundle(bundle)
+    assert sound(bundle, 15)
+    assert torch.equal(again.per_dim_std, measured.per_dim_std)
+    assert (again.global_std, again.tokens) == (measured.global_std, 30)
+    broken = [
+        {**bundle, "std": -bundle["std"]},
+        {**bundle, "mean": bundle["mean"][:3]},
+        {**bundle, "mean": bundle["mean"] * torch.nan},
+        {"std": bundle["std"]},
+        {**bundle, "more": bundle["std"]},
+    ]
+    assert not any(sound(each, 15) for each in broken)
+    assert not sound(bundle, 16)
 
 
 def test_the_share_of_a_blended_row_is_that_of_its_two_sides():

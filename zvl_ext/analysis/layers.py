@@ -10,6 +10,7 @@ import torch
 
 from ..engines.sources import TextEncoder
 from ..errors import ZvlError
+from ..mixing import statistics
 from ..mixing.statistics import Moments, ReferenceStatistics
 from ..sequence import Encode, Template
 
@@ -64,6 +65,33 @@ def beside(parts: list[ReferenceStatistics]) -> ReferenceStatistics:
     )
     values = tokens * len(mean)
     return ReferenceStatistics(mean, spread, float((squares / max(values - 1, 1)).sqrt()), tokens)
+
+
+def bundle(found: EncoderStatistics) -> dict[str, torch.Tensor]:
+    """The same as tensors, for a store."""
+    parts = {"norms": torch.tensor([layer[2:] for layer in found.layers], dtype=torch.float64)}
+    for number, layer in enumerate(found.layers):
+        for name, part in zip(("whole", "ordinary"), layer[:2]):
+            parts |= {f"{number} {name} {key}": value for key, value in statistics.bundle_of(part).items()}
+    return parts | {"prompts": torch.tensor(found.prompts)}
+
+
+def of_bundle(parts: dict[str, torch.Tensor], layers: int, width: int) -> EncoderStatistics | None:
+    """What `bundle` was given, of so many layers of that width; None where it is not that."""
+    norms, prompts = parts.get("norms"), parts.get("prompts")
+    if norms is None or prompts is None or norms.shape != (layers, 2) or prompts.ndim or not norms.isfinite().all():
+        return None
+    found = []
+    for number, (first, others) in enumerate(norms.tolist()):
+        sides = []
+        for name in ("whole", "ordinary"):
+            head = f"{number} {name} "
+            own = {key.removeprefix(head): value for key, value in parts.items() if key.startswith(head)}
+            if not statistics.sound(own, width):
+                return None
+            sides.append(statistics.of_bundle(own))
+        found.append(Layer(sides[0], sides[1], first, others))
+    return EncoderStatistics(tuple(found), int(prompts))
 
 
 class _Norms:

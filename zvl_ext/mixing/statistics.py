@@ -31,6 +31,28 @@ class ReferenceStatistics:
     tokens: int = 0
 
 
+def bundle_of(statistics: ReferenceStatistics) -> dict[str, torch.Tensor]:
+    """The same as tensors, for a store."""
+    told = torch.tensor([statistics.global_std, float(statistics.tokens)], dtype=torch.float64)
+    return {"mean": statistics.per_dim_mean, "std": statistics.per_dim_std, "told": told}
+
+
+def of_bundle(bundle: dict[str, torch.Tensor]) -> ReferenceStatistics:
+    """Statistics of what `bundle_of` gave."""
+    overall, tokens = bundle["told"].tolist()
+    return ReferenceStatistics(bundle["mean"], bundle["std"], overall, int(tokens))
+
+
+def sound(bundle: dict[str, torch.Tensor], width: int) -> bool:
+    """Whether a bundle holds statistics of rows of that width."""
+    shapes = {"mean": (width,), "std": (width,), "told": (2,)}
+    return (
+        set(bundle) == set(shapes)
+        and all(bundle[name].shape == shape and bool(bundle[name].isfinite().all()) for name, shape in shapes.items())
+        and bool((bundle["std"] >= 0).all() and (bundle["told"] >= 0).all())
+    )
+
+
 def std(values: torch.Tensor, dim: int | None = None) -> torch.Tensor:
     """Unbiased standard deviation; zero, not NaN, where there is only one value."""
     count = values.numel() if dim is None else values.shape[dim]

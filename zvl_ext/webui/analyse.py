@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+from collections.abc import Callable
 
 import torch
 
-from ..analysis.layers import EncoderStatistics, encoder_statistics
+from ..analysis.layers import EncoderStatistics, bundle, encoder_statistics, of_bundle
 from ..analysis.measuring import Analysis, analysed
 from ..conditioner import unit_of
-from ..engines.sources import Sources
+from ..engines.sources import Sources, TextEncoder, digest_of
 from ..errors import ZvlError, in_one_line
 from ..hosts import forge, forge_encoder, forge_files
 from ..hosts.forge_extractor import ForgeExtractor
 from ..image_models import NAMES
 from ..mixing.prompts import REFERENCE_PROMPTS
 from ..options import Settings
+from ..sequence import Encode, Template
 from .engine import Recorder
 from .host import Wanted
 from .kept import KEEPER
@@ -49,11 +52,11 @@ def analysed_here(settings: Settings, asked: Wanted, number: int = 1) -> Analysi
                 raise ZvlError(f"Only {NAMES} can be analysed. Choose a checkpoint of it first.")
             encode, encoder = forge_encoder.encoder(engine, model), forge_encoder.ForgeTextEncoder(engine)
 
-            def measured() -> EncoderStatistics:
-                def on_prompt(done: int) -> None:
-                    told("measuring the text encoder, prompt", done, len(REFERENCE_PROMPTS))
+            def on_prompt(done: int) -> None:
+                told("measuring the text encoder, prompt", done, len(REFERENCE_PROMPTS))
 
-                return encoder_statistics(encoder, encode, model.template, REFERENCE_PROMPTS, on_prompt)
+            def measured() -> EncoderStatistics:
+                return _measured(encoder, encode, model.template, on_prompt)
 
             # What an engine tells its predictor with a prompt is about a picture, and none is made here.
             with forge_encoder.told(engine, on=False):
@@ -67,3 +70,19 @@ def analysed_here(settings: Settings, asked: Wanted, number: int = 1) -> Analysi
             sources = Sources(extractor, encode, lambda: layers.at((-2,)).whole, encoder, KEEPER.store, model=model)
             found = analysed(unit, text, sources, layers, told)
             return dataclasses.replace(found, note=extractor.note)
+
+
+def _measured(
+    encoder: TextEncoder, encode: Encode, template: Template, on_prompt: Callable[[int], None]
+) -> EncoderStatistics:
+    """The text encoder's statistics by layer, from the store where it has them of the same text encoder: what it makes
+    of the first prompt names it with all that is put on it."""
+    rows = encoder.embed(list(encode(template.text.format(REFERENCE_PROMPTS[0]))))
+    last = encoder.hidden_states(rows, -1, None, None)
+    key = ("layers", digest_of(last), hashlib.sha256("\n".join(REFERENCE_PROMPTS).encode()).hexdigest())
+    kept = KEEPER.store.get(key)
+    found = None if kept is None else of_bundle(kept, encoder.layers, last.shape[1])
+    if found is None:
+        found = encoder_statistics(encoder, encode, template, REFERENCE_PROMPTS, on_prompt)
+        KEEPER.store.put(key, bundle(found))
+    return found

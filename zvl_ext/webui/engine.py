@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterable, Iterator
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
 from ..conditioning import Conditioning
-from ..engines.sources import Text
+from ..engines.sources import Text, digest_of
 from ..errors import ZvlError
 from ..hosts import forge, forge_encoder
 from ..mixing.prompts import REFERENCE_PROMPTS
-from ..mixing.statistics import ReferenceStatistics, measure_all
+from ..mixing.statistics import ReferenceStatistics, bundle_of, measure_all, of_bundle, sound
 from .kept import KEEPER
 
 
@@ -126,22 +128,28 @@ def noted(engine: Any, prompts: Any) -> None:
 def statistics_of(engine: Any, prompts: Any) -> ReferenceStatistics:
     """The reference statistics of an engine's text encoder, measured.
 
+    What one prompt gives names the text encoder with all that is put on it, so that another engine with the same, after
+    a restart too where the store has a disk, reads no more than that one.
+
     Args:
         prompts: The host's list of any prompts, for its form.
     """
     prompts = with_prompts(prompts, [])
     prompts.is_negative_prompt = True  # with the others, some engines take note of the pictures that are to be changed
+    count = len(REFERENCE_PROMPTS)
 
-    def embeddings() -> Iterator[torch.Tensor]:
-        for done, prompt in enumerate(
-            REFERENCE_PROMPTS
-        ):  # one at a time: some engines take no more, and none needs more
-            forge.show_progress(
-                f"Z-Image VL: measuring the text encoder, prompt {done + 1} of {len(REFERENCE_PROMPTS)}"
-            )
-            recorder = Recorder(engine)
-            recorder.get_learned_conditioning(with_prompts(prompts, [prompt]))
-            yield recorder.texts[prompt].embeddings
+    def read(number: int) -> torch.Tensor:
+        forge.show_progress(f"Z-Image VL: measuring the text encoder, prompt {number + 1} of {count}")
+        recorder, prompt = Recorder(engine), REFERENCE_PROMPTS[number]
+        recorder.get_learned_conditioning(with_prompts(prompts, [prompt]))
+        return recorder.texts[prompt].embeddings
 
     with forge_encoder.interruptible(engine):
-        return measure_all(embeddings())
+        first = read(0)  # one at a time: some engines take no more, and none needs more
+        key = ("statistics", digest_of(first), hashlib.sha256("\n".join(REFERENCE_PROMPTS).encode()).hexdigest())
+        kept = KEEPER.store.get(key, lambda bundle: sound(bundle, first.shape[1]))
+        if kept is not None:
+            return of_bundle(kept)
+        measured = measure_all(itertools.chain([first], map(read, range(1, count))))
+    KEEPER.store.put(key, bundle_of(measured))
+    return measured

@@ -20,10 +20,6 @@ _OF_THE_PICTURE = """(prompt, width, height, ...values) => {
     const prompt_ = document.querySelector("#TAB_prompt textarea")?.value ?? "";
     return [prompt_, side("width"), side("height"), ...values];
 }"""
-_ATTENTION = {
-    True: "Measure the attention that it gets: a picture is made for that",
-    False: "Measure the attention that it gets, while the next picture is made",
-}
 
 
 def build(elem_id: Callable[[str], str], host: Host) -> dict[str, Any]:
@@ -34,7 +30,12 @@ def build(elem_id: Callable[[str], str], host: Host) -> dict[str, Any]:
             made["number"] = gr.Dropdown(
                 list(range(1, UNITS + 1)), value=1, label="Reference to analyse", elem_id=elem_id("analyse_number")
             )
-            made["attention"] = gr.Checkbox(host.makes, label=_ATTENTION[host.makes], elem_id=elem_id("attention"))
+            made["attention"] = gr.Checkbox(
+                host.makes,
+                label="Measure the attention that it gets: a picture is made for that",
+                visible=host.makes,
+                elem_id=elem_id("attention"),
+            )
         with gr.Row(elem_classes=["zvl-buttons"]):
             for name, words in (("analyse", "Analyse"), ("stop", "Stop")):
                 made[name] = gr.Button(words, size="sm", min_width=60, elem_id=elem_id(f"{name}_statistics"))

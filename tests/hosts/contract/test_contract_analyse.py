@@ -58,6 +58,7 @@ def test_the_text_encoder_is_measured_once_and_with_another_lora_anew(
 ) -> None:
     def measured() -> int:
         said: list[str] = []
+        KEEPER.store.clear()  # which knows text encoders by what they give
         analysed_here(settings(picture), Wanted("a cat", on_step=lambda what, *more: said.append(what)))
         return sum("measuring the text encoder" in what for what in said)
 
@@ -103,6 +104,48 @@ def test_what_can_not_be_analysed_is_one_line(web: WebUI, picture: Any, refused:
         analysed_here(settings(picture, model="other"), Wanted())
     with refused("does not exist"):
         analysed_here(settings(picture, engine="blend", hidden_layer=-36), Wanted())
+
+
+def test_another_engine_of_the_same_weights_reads_one_prompt(web: WebUI, picture: Any) -> None:
+    """What it gives names the text encoder; a disk keeps it over a restart."""
+    engine, prompts = forge.current_engine(), forge.prompts_of([CAT], (64, 64))
+    web.events.clear()
+    KEEPER.store.clear()
+    first = statistics_of(engine, prompts)
+    assert web.events.count("text") == len(REFERENCE_PROMPTS)
+    again = statistics_of(engine, prompts)
+    assert web.events.count("text") == len(REFERENCE_PROMPTS) + 1
+    assert torch.equal(again.per_dim_std, first.per_dim_std)
+    assert torch.equal(again.per_dim_mean, first.per_dim_mean)
+    assert (again.global_std, again.tokens) == (first.global_std, first.tokens)
+    weights = next(forge_encoder.language_model(engine).parameters())
+    before = weights.detach().clone()
+    with torch.no_grad():
+        weights.mul_(1.5)
+        try:
+            assert statistics_of(engine, prompts).global_std != first.global_std
+        finally:
+            weights.copy_(before)
+    assert web.events.count("text") == 2 * len(REFERENCE_PROMPTS) + 1
+
+
+def test_layers_are_kept_with_what_is_kept_of_references(web: WebUI, picture: Any) -> None:
+    def analysed() -> tuple[Any, int]:
+        said: list[str] = []
+        found = analysed_here(settings(picture), Wanted("a cat", on_step=lambda what, *more: said.append(what)))
+        return found, sum("measuring" in what for what in said)
+
+    KEEPER.store.clear()
+    first, measured = analysed()
+    assert measured == len(REFERENCE_PROMPTS)
+    KEEPER._measured.clear()  # as after a restart
+    again, measured = analysed()
+    assert measured == 0
+    assert [each.encoder.sink for each in again.layers] == [each.encoder.sink for each in first.layers]
+    assert torch.equal(again.reference.ordinary.per_dim_std, first.reference.ordinary.per_dim_std)
+    KEEPER._measured.clear()
+    KEEPER.forget()
+    assert analysed()[1] == len(REFERENCE_PROMPTS)
 
 
 # --- over the API
