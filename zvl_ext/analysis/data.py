@@ -13,7 +13,7 @@ from .measuring import Against, Analysis, Kind
 
 def data_of(found: Analysis) -> dict[str, Any]:
     """Plain data; what is not finite is None."""
-    return _finite(
+    data: dict[str, Any] = _finite(
         {
             "about": found.about,
             "text_encoder": {"layers": found.reads, "prompts": found.prompts, **_layer(found.reference)},
@@ -32,13 +32,15 @@ def data_of(found: Analysis) -> dict[str, Any]:
             "note": found.note,
         }
     )
+    return data
 
 
 def encoder_data(found: EncoderStatistics) -> dict[str, Any]:
     """A text encoder's layers, from the first; each by its number from the end."""
     count = len(found.layers)
     layers = [{"layer": i - count, **_layer(layer)} for i, layer in enumerate(found.layers)]
-    return _finite({"prompts": found.prompts, "layers": layers})
+    data: dict[str, Any] = _finite({"prompts": found.prompts, "layers": layers})
+    return data
 
 
 def attention_of(shares: AttentionShares) -> dict[str, Any]:

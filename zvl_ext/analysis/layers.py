@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -52,7 +53,7 @@ class EncoderStatistics:
         found = [self.layers[layer] for layer in layers]
         if len(found) == 1:
             return found[0]
-        first, others = ((sum(each[i] ** 2 for each in found)) ** 0.5 for i in (2, 3))
+        first, others = math.hypot(*(each.first for each in found)), math.hypot(*(each.others for each in found))
         return Layer(beside([each.whole for each in found]), beside([each.ordinary for each in found]), first, others)
 
 

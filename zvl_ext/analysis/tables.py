@@ -82,7 +82,7 @@ def _compared(found: Analysis) -> Table:
     """The findings' own table: each kind of rows against the text encoder's."""
     head = ("rows", "position 0", "tokens", "global std", "correlation", "median ratio", "worst ratio", "over 10x")
     taken = found.reference
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (f"text encoder, {found.prompts} prompts, layer {found.reads}", which, str(part.tokens),
          spread(part.global_std), "1.000 (reference)", "1", "1", "0")
         for which, part in (("with", taken.whole), ("without", taken.ordinary))

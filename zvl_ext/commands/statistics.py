@@ -125,7 +125,7 @@ def _of_files(args: argparse.Namespace) -> None:
         print(json.dumps({**result, "vl_holds_position_0": holds_first}, indent=2))
         return
     for title, sides in parts.items():
-        part, worst = compare(*sides), worst_of(*map(moments, sides))
+        part, worst = compare(*sides), worst_of(moments(sides[0]), moments(sides[1]))
         print(f"{title} ({part['text_tokens']} text tokens, {part['vl_tokens']} vl tokens)")
         print(f"  global std            text {part['text_std']:.4g}, vl {part['vl_std']:.4g}")
         print(f"  per-dim correlation   {part['correlation']:.4f}")
