@@ -25,6 +25,7 @@ ROOT = os.path.dirname(os.path.abspath(__file__))
 PACKAGES = ("torch", "safetensors", "pillow", "numpy", "diffusers")
 TESTING = ("pytest", "pytest-cov", "pytest-xdist", "hypothesis", "gguf", "setuptools>=77")  # a test builds the wheel
 SWEEPS = ("scikit-image", "dask", "distributed", "pyarrow")  # what sweeps can measure and write with, and go to
+FITTING = ("accelerate", "peft")
 # The web UI's gradio, with a transformers that takes the same huggingface-hub. gradio leaves its own requirements open,
 # but does not work with newer releases of these two.
 PANEL = ("gradio==4.40.0", "fastapi<0.113", "pydantic<2.11")
@@ -80,7 +81,8 @@ def remove() -> int:
 
 
 def test(release: str | None, arguments: list[str]) -> int:
-    packages = [*PACKAGES, *TESTING, *SWEEPS, f"transformers=={release}" if release else "transformers>=4.57"]
+    versioned = f"transformers=={release}" if release else "transformers>=4.57"
+    packages = [*PACKAGES, *TESTING, *SWEEPS, *FITTING, versioned]
     if release and release.startswith("4."):
         packages += PANEL  # transformers 5 needs another huggingface-hub: the panel is tested beside transformers 4
     python = environment(f".venv-test-{release or 'newest'}", *packages)
