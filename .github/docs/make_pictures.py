@@ -1,7 +1,7 @@
 """The pictures of README and pages, made by the product: `python .github/docs/make_pictures.py`.
 
-With the miniature, which comes with the project, they are the same for the same code and libraries. A sweep's report and
-the panel of a running web UI are taken in a browser, with playwright for Python:
+With the miniature, which comes with the project, they are the same for the same code and libraries. A sweep's report
+and the panel of a running web UI are taken in a browser, with playwright for Python:
 
     python .github/docs/make_pictures.py --report --panel http://127.0.0.1:7860 --chromium /usr/bin/chromium
 """
