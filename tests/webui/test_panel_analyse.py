@@ -18,10 +18,11 @@ import tiny
 from panel_fixtures import Built, elem_id
 
 from zvl_ext.analysis.measuring import Analysis
+from zvl_ext.analysis.wanted import Wanted
 from zvl_ext.errors import Stopped, ZvlError
 from zvl_ext.options import OPTIONS, Settings
 from zvl_ext.webui import panel
-from zvl_ext.webui.host import Wanted, WebUI
+from zvl_ext.webui.host import WebUI
 
 pytest_plugins = ["host_fixtures", "panel_fixtures"]
 

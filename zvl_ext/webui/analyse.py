@@ -10,6 +10,7 @@ import torch
 
 from ..analysis.layers import EncoderStatistics, bundle, encoder_statistics, of_bundle
 from ..analysis.measuring import Analysis, analysed
+from ..analysis.wanted import Wanted
 from ..conditioner import unit_of
 from ..engines.sources import Sources, TextEncoder, digest_of
 from ..errors import ZvlError, in_one_line
@@ -20,7 +21,6 @@ from ..mixing.prompts import REFERENCE_PROMPTS
 from ..options import Settings
 from ..sequence import Encode, Template
 from .engine import Recorder
-from .host import Wanted
 from .kept import KEEPER
 
 

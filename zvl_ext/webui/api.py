@@ -98,8 +98,8 @@ def _caption(given: dict[str, Any]) -> dict[str, Any]:
 
 def _statistics(given: dict[str, Any]) -> dict[str, Any]:
     from ..analysis.data import data_of
+    from ..analysis.wanted import Wanted
     from .analyse import analysed_here
-    from .host import Wanted
 
     prompt, options = given.get("prompt", ""), given.get("options", {})
     if not isinstance(prompt, str):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..analysis.wanted import Wanted
 from ..budget import Memory
 from ..caption import Asked, Caption
-from ..framing import Size
 from ..hosts import family, forge, forge_files
 from ..options import Settings
 from .conditionings import save_last
@@ -18,23 +17,6 @@ from .named_files import NAMED_FILES
 
 if TYPE_CHECKING:
     from ..analysis.measuring import Analysis
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What an analysis is asked for.
-
-    Attributes:
-        prompt: The picture's.
-        shape: The picture's width and height.
-        on_step: Told what is being done; what it raises ends the work.
-        attention: Whether the attention is wanted, too, where a picture has to be made for it.
-    """
-
-    prompt: str = ""
-    shape: Size = (1024, 1024)
-    on_step: Callable[[str, int, int], None] = lambda what, done, of: None
-    attention: bool = False
 
 
 class Host(Protocol):

@@ -14,13 +14,13 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio i
 import gradio as gr
 from starlette.middleware import Middleware
 
+from ..analysis.wanted import Wanted
 from ..budget import Memory, read_together, weight_bytes, working_bytes
 from ..caption import Asked, Caption
 from ..errors import ZvlError
 from ..options import Settings
 from ..reference import Reference
 from . import page_look, panel
-from .host import Wanted
 from .standalone import Request, Weights, describe_with, make_beside_plain, make_sweep
 
 TITLE = "Z-Image VL"

@@ -9,9 +9,10 @@ from typing import Any
 
 import gradio as gr
 
+from ..analysis.wanted import Wanted
 from ..errors import Stopped, ZvlError, titled
 from ..options import OPTIONS, UNITS, Settings
-from .host import Host, Wanted
+from .host import Host
 from .working import Done, Turn, next_turn, worked
 
 # What the page itself knows of the picture: it goes in front of the other values.
@@ -102,8 +103,11 @@ def _analyse(
     try:
         if host.busy():
             gr.Info("Z-Image VL: the analysis waits for the picture that is being made.")
+        piece: Any = None
         for piece in worked(work, stopped):
             yield piece.result if isinstance(piece, Done) else f"<p class='zvl-help'>{html.escape(piece)} ...</p>"
+        if not isinstance(piece, Done):
+            raise Stopped
     except Stopped:
         yield "<p class='zvl-help'>Stopped.</p>"
     except ZvlError as error:

@@ -16,6 +16,7 @@ from host_fixtures import WebUI
 from host_runs import CAT, same
 from modules import shared
 
+from zvl_ext.analysis.wanted import Wanted
 from zvl_ext.errors import Stopped
 from zvl_ext.hosts import forge, forge_encoder
 from zvl_ext.mixing.prompts import REFERENCE_PROMPTS
@@ -23,7 +24,6 @@ from zvl_ext.options import Settings
 from zvl_ext.reference import open_reference
 from zvl_ext.webui.analyse import analysed_here
 from zvl_ext.webui.engine import statistics_of
-from zvl_ext.webui.host import Wanted
 from zvl_ext.webui.kept import KEEPER
 
 pytest_plugins = ["host_fixtures"]
