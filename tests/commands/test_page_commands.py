@@ -35,7 +35,7 @@ from zvl_ext.webui import api
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / ".github").rglob("*.md")))
-REAL = "real weights"  # in the comment behind a command that needs them
+REAL = "# real weights"  # in a block: above the commands that need them
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.S | re.M)
 _KNOWN = ("", "sh", "python", "json")
 
@@ -44,8 +44,13 @@ def fenced(page: Path, language: str) -> list[str]:
     return [text for kind, text in _FENCE.findall(page.read_text(encoding="utf-8")) if kind == language]
 
 
-def commands(page: Path) -> list[str]:
-    return [line for text in fenced(page, "sh") for line in text.splitlines() if line.startswith("python ")]
+def commands(page: Path) -> list[tuple[str, bool]]:
+    """What a reader may type, and whether it needs the real weights."""
+    found = []
+    for text in fenced(page, "sh"):
+        for real, part in enumerate(text.split(REAL)):
+            found += [(line, bool(real)) for line in part.splitlines() if line.startswith("python ")]
+    return found
 
 
 PAGES_WITH_COMMANDS = [page for page in PAGES if commands(page)]
@@ -59,7 +64,7 @@ def test_all_commands_are_found() -> None:
             f"{page}: commands stand in ```sh"
         )
         for block in fenced(page, "sh"):
-            assert block.startswith("curl ") or all(re.match("python |#", line) for line in block.splitlines()), block
+            assert block.startswith("curl ") or all(re.match("python |#|$", line) for line in block.splitlines()), block
     assert len(PAGES_WITH_COMMANDS) >= 6
 
 
@@ -98,13 +103,12 @@ _LITTLE = ["--examples", "12", "--steps", "1", "--batch", "1", "--anyway"]
 
 
 def run_all(page: Path, more: dict[str, list[str]], capfd: pytest.CaptureFixture) -> None:
-    for line in commands(page):
-        command, _, comment = line.partition("#")
-        words = shlex.split(command)[1:]
+    for line, real in commands(page):
+        words = shlex.split(line, comments=True)[1:]
         if words[:2] == ["-m", "zvl_ext"]:
             build_parser().parse_args(words[2:])
             there = words[2:4] != ["fit", "weights"] or find_spec("accelerate")
-            if REAL not in comment and there:
+            if there and not real:
                 typed = " ".join(words[2:])
                 less = next((arguments for name, arguments in more.items() if typed.startswith(name)), [])
                 assert main([*words[2:], *less]) == 0, (line, capfd.readouterr().err)
@@ -132,9 +136,9 @@ class _Api(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         sent = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.path == api.PATH:
-            given = api._parsed(sent)
-            self._say({"caption": f"{len(base64.b64decode(given['image']))} bytes", "tokens": 2, "ended": "whole"})
+        if route := api.ROUTES.get(self.path):
+            given = api._parsed(sent, route.fields)
+            self._say({"size": len(base64.b64decode(given["image"])), "asked": sorted(given)})
         elif self.path == "/sdapi/v1/txt2img":
             (named,) = json.loads(sent)["alwayson_scripts"]["Z-Image VL"]["args"]
             self.asked.append(Settings.from_mapping(named))
@@ -165,7 +169,7 @@ def test_the_api_examples_do_what_they_say(place: Path, web_ui: ThreadingHTTPSer
     said = []
     examples = [["bash", "-c", text] for text in fenced(page, "sh")]
     examples += [[sys.executable, "-c", text] for text in fenced(page, "python")]
-    assert len(examples) == 3
+    assert len(examples) == 4
     for *how, text in examples:
         assert "http://127.0.0.1:7860" in text
         mine = text.replace("http://127.0.0.1:7860", here)
@@ -176,6 +180,9 @@ def test_the_api_examples_do_what_they_say(place: Path, web_ui: ThreadingHTTPSer
     assert (first.preset, first.weight, len(first.units)) == ("Custom", 0.8, 1)
     assert (second.region, second.region_2, second.weight_2, len(second.units)) == ("left", "right", 0.6, 2)
     assert json.loads((place / "answer.json").read_text())["images"]
-    assert json.loads(said[1])["caption"] == f"{(place / 'picture.png').stat().st_size} bytes"
+    caption, statistics = (json.loads(text) for text in said[1:3])
+    assert caption["size"] == statistics["size"] == (place / "picture.png").stat().st_size
+    assert caption["asked"] == sorted(api.ROUTES["/zvl/caption"].fields)
+    assert statistics["asked"] == ["image", "options", "prompt"]
     assert (place / "made.png").read_bytes() == b"a picture"
-    assert said[2] == "a house, ZVL: 0.2.0\n"
+    assert said[3] == "a house, ZVL: 0.2.0\n"

@@ -65,7 +65,7 @@ def test_every_preset_option_and_command_has_its_place() -> None:
     for name in PRESETS:
         assert f"| {name} |" in TEXT[DOCS / "using.md"]
     for option in OPTIONS:
-        assert option.unit > 1 or f"| `{option.name}` | {option.label} |" in TEXT[DOCS / "options.md"]
+        assert option.unit > 1 or f"| `{option.name}`<br>{option.label} |" in TEXT[DOCS / "options.md"]
     for command in COMMANDS:
         name = command.__name__.rpartition(".")[2].replace("_", "-")
         assert any(f"python -m zvl_ext {name}" in text for text in TEXT.values()), name

@@ -38,6 +38,8 @@ def texts_of(built: Built) -> set[str]:
     holds."""
     found: list[Any] = [*ABOUT.values(), *(option.help for option in OPTIONS), INPAINT]  # the last one in img2img
     for block in built.page.blocks.values():
+        if isinstance(block, (gr.Number, gr.Textbox)) and not block.visible:
+            continue  # it carries a value, and is never seen
         found += [getattr(block, name, None) for name in ("label", "info", "placeholder", "webui_tooltip", "tooltip")]
         found += [label for label, _ in getattr(block, "choices", None) or ()]
         if isinstance(block, gr.Button):

@@ -43,9 +43,9 @@ def options_table() -> str:
     rows = []
     for option in OPTIONS:
         if option.unit < 2:
-            default = "" if option.default in (None, "") else f"`{json.dumps(option.default)}`"
-            rows.append(f"| `{option.name}` | {option.label} | {_values(option)} | {default} | {option.help} |")
-    return "\n".join(["| name | in the panel | values | default | what it does |", "|---|---|---|---|---|", *rows])
+            default = "" if option.default in (None, "") else f"<br>default `{json.dumps(option.default)}`"
+            rows.append(f"| `{option.name}`<br>{option.label} | {_values(option)}{default} | {option.help} |")
+    return "\n".join(["| name, and in the panel | values | what it does |", "|---|---|---|", *rows])
 
 
 def _values(option: Option) -> str:
