@@ -33,6 +33,7 @@ FLOORS = (
         "folder",
         "tensor_files",
         "profiles",
+        "loras",
         "factors",
     ),
     ("image_models", "texts", "framing", "conditioning", "conditioning_file", "measures"),

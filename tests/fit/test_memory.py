@@ -6,7 +6,7 @@ import torch
 pytest.importorskip("diffusers")
 
 from zvl_ext.conditioning import Part, joined
-from zvl_ext.fit.memory import Shape, needed, tokens_of
+from zvl_ext.fit.memory import Learned, Shape, needed, tokens_of
 from zvl_ext.hosts.standalone_learning import learning
 from zvl_ext.weighting import Weighting
 
@@ -73,6 +73,34 @@ def test_it_is_said_in_a_line():
     line = need.line(24, "cuda")
     assert "11.18 the image model" in line
     assert "on cuda" in line
+
+
+def test_a_lora_adds_its_numbers_and_what_blocks_keep_for_it():
+    shape, tokens = Shape(10**6, 3, HEADS, WIDTH), tokens_of(256, ROWS)
+    without = needed(shape, 2, tokens, 1, False, 10, 100)
+    need = needed(shape, 2, tokens, 1, False, 10, 100, Learned(1000, 64))
+    assert need.learned == 32 * 1000
+    assert need.activations - without.activations == 3 * tokens * 64
+    assert "what is learned" in need.line(24, "cuda")
+    assert "what is learned" not in without.line(24, "cuda")
+
+
+def test_what_a_block_keeps_for_a_lora_is_what_is_counted():
+    pytest.importorskip("peft", reason="a LoRA needs peft, an optional package")
+    from peft import LoraConfig
+
+    from zvl_ext.fit.adapters import Form
+
+    def added(layers: int) -> int:
+        plain, model, form = image_model(layers), image_model(layers), Form(8, 8.0)
+        model.add_adapter(LoraConfig(r=8, lora_alpha=8, target_modules=list(form.of(model))))
+        for name, each in model.named_parameters():
+            each.data = each.data.float() if "lora" in name else each.data
+        return kept(model, False) - kept(plain, False)
+
+    torch.manual_seed(0)
+    counted = Form(8, 8.0).learned(image_model(1), 1 + 2).kept * tokens_of(256, ROWS)
+    assert added(2) - added(1) == pytest.approx(counted, rel=0.1)
 
 
 @pytest.mark.parametrize(("side", "rows", "tokens"), [(512, 1, 1056), (80, 40, 96), (1024, 64, 4160)])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from zvl_ext.fit.recipes import Example
-from zvl_ext.fit.report import gain
+from zvl_ext.fit.report import gain, reading
 
 RNG = np.random.default_rng(0)
 EXAMPLES = [Example(kind, picture, "", 0, 0) for picture in range(20) for kind in ("same", "alike")]
@@ -39,3 +39,13 @@ def test_it_is_told_by_kind_as_plain_data_and_in_lines():
     assert made.told()["pictures"] == 20
     assert len(made.lines()) == 4
     assert "0.2" in made.lines()[0]
+
+
+@pytest.mark.parametrize(("more", "clear"), [(0.02, True), (0.0, False), (-0.02, False)])
+def test_what_is_learned_of_reading_is_what_a_reference_helps_more(more, clear):
+    before = 0.01 + 0.01 * RNG.random(len(EXAMPLES))
+    made = reading(EXAMPLES, before, before + more + 0.01 * RNG.standard_normal(len(EXAMPLES)))
+    assert made.clear is clear
+    assert made.more[0] == pytest.approx(more, abs=0.01)
+    assert made.after - made.before == pytest.approx(made.more[0])
+    assert "takes off the loss" in made.line()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ZvlError
@@ -13,17 +13,17 @@ from ..options import Settings
 from .common import add_command, check_out, device, given, whole
 
 if TYPE_CHECKING:
-    from ..fit.gathering import Wish
+    from ..fit.gathering import Told, Wish
     from ..fit.state import Progress
 
 PRESET = "Fill in"  # what is fitted where nothing else is said
-_EXAMPLES = (
-    "fit pictures --out pictures",
-    "fit weights --pictures pictures --out mine.safetensors",
-    "fit weights --pictures FOLDER --z-image FOLDER --qwen3-vl PATH --out mine.safetensors",
+_DRAW = "fit pictures --out pictures"
+_HERE, _REAL = (
+    "fit {} --pictures pictures --out mine.safetensors",
+    "fit {} --pictures FOLDER --z-image FOLDER --qwen3-vl PATH --out mine.safetensors",
 )
 _MORE = """
-The last one is with the real weights; on several cards: accelerate launch -m zvl_ext fit weights ..."""
+The last one is with the real weights; on several cards: accelerate launch -m zvl_ext fit {} ..."""
 
 
 def add(commands: Any) -> None:
@@ -32,29 +32,60 @@ def add(commands: Any) -> None:
         commands,
         "fit",
         "learn a few numbers on your own pictures, so that the prompt keeps what it names",
-        *_EXAMPLES,
-        more=_MORE,
+        _DRAW,
+        *(_HERE.format(name) for name in ("weights", "lora")),
+        _REAL.format("weights"),
+        more=_MORE.format("weights"),
     )
     what = parser.add_subparsers(dest="what", required=True, parser_class=type(parser))
     _add_weights(what)
+    _add_lora(what)
     _add_pictures(what)
 
 
 def _add_weights(what: Any) -> None:
-    parser = add_command(
+    parser = _learning(
         what,
         "weights",
         "one weight for each head of the image model: a profile; without weights named: the miniature's",
-        *_EXAMPLES[1:],
-        more=_MORE,
+        "the profile to write, .safetensors",
     )
+    parser.add_argument("--rate", type=_above(10), default=0.05, help="learning rate; default: %(default)s")
+    parser.set_defaults(run=run_weights)
+
+
+def _add_lora(what: Any) -> None:
+    parser = _learning(
+        what,
+        "lora",
+        "a LoRA of the image model that reads reference rows; without weights named: the miniature's",
+        "the LoRA to write, .safetensors; it goes where web UIs look for LoRAs",
+    )
+    parser.add_argument("--rank", type=whole(1, 1024), default=16, help="default: %(default)s")
+    parser.add_argument("--alpha", type=_above(10**4), help="what it counts is alpha by rank; default: the rank")
+    parser.add_argument(
+        "--layers",
+        choices=("attention", "blocks"),
+        default="attention",
+        help="which layers have one: those of attention, or feed-forward ones, too; default: %(default)s",
+    )
+    parser.add_argument(
+        "--rate", type=_above(10), help="learning rate; default: 0.0001, on the miniature 0.001 (it is small)"
+    )
+    parser.set_defaults(run=run_lora)
+
+
+def _learning(what: Any, name: str, about: str, out: str) -> Any:
+    """A command that learns from pictures, with what all of them are told."""
+    examples = (each.format(name) for each in (_HERE, _REAL))
+    parser = add_command(what, name, about, *examples, more=_MORE.format(name))
     parser.add_argument(
         "--pictures",
         required=True,
         metavar="FOLDER",
         help="your pictures, each with its caption in NAME.txt beside it; Qwen3-VL describes those that have none",
     )
-    parser.add_argument("--out", required=True, metavar="FILE", help="the profile to write, .safetensors")
+    parser.add_argument("--out", required=True, metavar="FILE", help=out)
     parser.add_argument("--z-image", metavar="FOLDER", help="a diffusers folder of Z-Image; default: the miniature")
     parser.add_argument("--qwen3-vl", metavar="PATH", help="a Hugging Face folder or one file of Qwen3-VL")
     parser.add_argument(
@@ -62,7 +93,7 @@ def _add_weights(what: Any) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="an option, see `options`: how references are read, and the weight that the profile is meant for",
+        help="an option, see `options`: how references are read, and the weight that the file is meant for",
     )
     parser.add_argument("--examples", type=whole(12, 10**6), default=600, help="to learn from; default: %(default)s")
     parser.add_argument("--steps", type=whole(1, 10**6), default=200, help="at most; default: %(default)s")
@@ -72,7 +103,6 @@ def _add_weights(what: Any) -> None:
         type=whole(1, 4096),
         help="of those, how many a device takes at once; default: 1, on the miniature all",
     )
-    parser.add_argument("--rate", type=_positive, default=0.05, help="learning rate; default: %(default)s")
     parser.add_argument("--size", type=whole(16, 2048), default=512, help="pixels, at most; default: %(default)s")
     parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=0, help="default: %(default)s")
     parser.add_argument("--device", default="auto", help="auto, cpu, or a torch device such as cuda:1")
@@ -84,54 +114,78 @@ def _add_weights(what: Any) -> None:
         help="compute activations again instead of keeping them; auto: where the image model is large",
     )
     parser.add_argument("--state", metavar="FOLDER", help="where to go on from when stopped; default: the file's, .fit")
-    parser.add_argument("--anyway", action="store_true", help="write the profile where nothing was gained, too")
-    parser.set_defaults(run=run_weights)
+    parser.add_argument("--anyway", action="store_true", help="write the file where nothing was gained, too")
+    return parser
 
 
 def _add_pictures(what: Any) -> None:
-    parser = add_command(
-        what, "pictures", "draw captioned pictures of the miniature's world, to try fitting on", _EXAMPLES[0]
-    )
+    parser = add_command(what, "pictures", "draw captioned pictures of the miniature's world, to try fitting on", _DRAW)
     parser.add_argument("--out", required=True, metavar="FOLDER", help="a new or empty folder")
     parser.add_argument("--count", type=whole(1, 100_000), default=240, help="default: %(default)s")
     parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=0, help="default: %(default)s")
     parser.set_defaults(run=run_pictures)
 
 
-def _positive(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number <= 10:
-        raise argparse.ArgumentTypeError(f"a number above 0, up to 10, is needed, not {text!r}")
-    return number
+def _above(most: float) -> Callable[[str], float]:
+    def convert(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = 0.0
+        if not 0 < number <= most:
+            raise argparse.ArgumentTypeError(f"a number above 0, up to {most:g}, is needed, not {text!r}")
+        return number
+
+    return convert
 
 
 def run_weights(args: argparse.Namespace) -> None:
+    def fit(wish: Wish, told: Told) -> None:
+        from ..fit.profile import fit_weights
+
+        fit_weights(wish, args.out, args.anyway, told)
+
+    _run(args, fit)
+
+
+def run_lora(args: argparse.Namespace) -> None:
+    if args.rate is None:
+        args.rate = 1e-4 if args.z_image else 1e-3
+
+    def fit(wish: Wish, told: Told) -> None:
+        from ..fit.adapters import Form
+        from ..fit.lora import fit_lora
+
+        form = Form(args.rank, float(args.rank if args.alpha is None else args.alpha), args.layers)
+        fit_lora(wish, form, args.out, args.anyway, told)
+
+    _run(args, fit)
+
+
+def _run(args: argparse.Namespace, fit: Callable[[Wish, Told], None]) -> None:
+    """Check what is asked for, and do it."""
     check_out(args.out)
     settings = Settings.from_mapping({"preset": PRESET, **given(args.set)})
     check(settings)
     if bool(args.z_image) != bool(args.qwen3_vl):
         raise ZvlError("--z-image and --qwen3-vl go together: name both, or neither for the miniature.")
     from ..fit.gathering import Told
-    from ..fit.profile import fit_weights
 
     try:
-        fit_weights(_wish(args, settings), args.out, args.anyway, Told(_say, _bar, _Steps(args.steps)))
+        fit(_wish(args, settings), Told(_say, _bar, _Steps(args.steps)))
     except KeyboardInterrupt:
         _say("Stopped. The same command goes on where it was.")
         raise
 
 
 def check(settings: Settings) -> None:
-    """Raise ZvlError where settings leave a profile nothing to weigh."""
+    """Raise ZvlError where settings leave a fit nothing to learn about."""
     from ..budget import inserts
     from ..conditioner import plain_picture
 
     if plain_picture(settings) or not inserts(settings):
         raise ZvlError(
-            "A profile weighs the rows that a reference inserts, and with these settings there are none. Leave length "
+            "Fitting is about the rows that a reference inserts, and with these settings there are none. Leave length "
             "match at insert, token mode at all, and weight and alpha above 0."
         )
 

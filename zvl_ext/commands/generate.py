@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..declaration import numbered
 from ..errors import ZvlError
+from ..loras import named as asked_lora
 from ..options import BY_NAME, UNITS, Settings
 from ..output import written
 from . import folder
@@ -48,6 +49,13 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--force", action="store_true", help="with --references: make pictures again that are there")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="an option, see `options`")
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:STRENGTH]",
+        help="a LoRA of the image model; may be given several times",
+    )
     parser.add_argument("--seed", type=whole(0, _SEEDS - 1), help="default: a random one, which is told")
     parser.add_argument("--out", default=_OUT, help="the PNG to write; default: %(default)s")
     parser.add_argument("--json", action="store_true", help="print one line of JSON about the picture")
@@ -91,7 +99,10 @@ def run(args: argparse.Namespace) -> int:
             "A conditioning file holds what acts with the prompt; a negative reference acts with the negative one. "
             "Leave out --save-conditioning, or switch Negative reference off."
         )
+    loras = [asked_lora(text) for text in args.lora]
     weights = opened(args)
+    weights.model.add_loras(loras)
+    args.loras = "".join(f" {lora.written}" for lora in loras if lora.strength)
     seed = random.randrange(_SEEDS) if args.seed is None else args.seed  # noqa: S311
     args.profile = None
     if settings.profile and not args.conditioning:
@@ -199,7 +210,7 @@ def _made(args: argparse.Namespace, weights: Any, settings: Settings, named: dic
         notes += saved.told_prompt([] if prompt is None else [prompt])
         prompt = saved.about.prompt or prompt or ""
     whole = bool(args.save_conditioning)
-    request = Request(prompt, settings, [seed], weights.sampling, args.negative, whole, args.profile)
+    request = Request(prompt, settings, [seed], weights.sampling, args.negative, whole, args.profile, args.loras)
     steps = weights.sampling["steps"]
     with tqdm(total=steps, unit="step", disable=True if args.references else None, leave=False) as bar:
         made = make(weights, request, _moving(bar), saved)

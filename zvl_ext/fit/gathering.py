@@ -17,12 +17,13 @@ from .album import open_album
 from .clauses import Captions
 from .describing import Captioner
 from .loop import Schedule
-from .memory import Shape, needed, tokens_of
+from .memory import Learned, Shape, needed, tokens_of
 from .state import Folder, Progress, make_folder
 
 if TYPE_CHECKING:
     from ..hosts.standalone import ZImage
     from ..options import Settings
+    from .adapters import Form
     from .album import Picture
     from .crew import Crew
     from .prepare import Prepared
@@ -105,8 +106,11 @@ class Material:
         return float(self.model.pipeline.scheduler.config.shift)
 
 
-def gather(wish: Wish, crew: Crew, told: Told) -> Material:
+def gather(wish: Wish, crew: Crew, told: Told, form: Form | None = None) -> Material:
     """Open the models and the pictures, and read every example.
+
+    Args:
+        form: Of the LoRA that is learned, if one is.
 
     Raises:
         ZvlError: something can't be read or does not fit; what is in the state's folder is of another fit.
@@ -126,10 +130,10 @@ def gather(wish: Wish, crew: Crew, told: Told) -> Material:
     told.say(f"{len(pictures)} pictures: {own} have captions of their own, Qwen3-VL describes {len(pictures) - own}.")
     side = side_of(pictures, wish.size)
     recompute = _parameters(transformer) > _LARGE if wish.checkpointing is None else wish.checkpointing
-    folder = Folder(wish.state, _key(wish, pictures, model, side))
+    folder = Folder(wish.state, _key(wish, pictures, model, side, form))
     folder.load()  # refused before the work where it is another fit's
     every = list(_examples(wish, pictures))
-    told.say(_need(wish, model, pictures, every, side, recompute))
+    told.say(_need(wish, model, pictures, every, side, recompute, form))
     learned, deciding, saying = (
         prepare(model, pictures, examples, wish.settings, side, told.bar) for examples in every
     )
@@ -150,7 +154,13 @@ def _examples(wish: Wish, pictures: list[Picture]) -> Iterator[list[recipes.Exam
 
 
 def _need(
-    wish: Wish, model: ZImage, pictures: list[Picture], parts: list[list[recipes.Example]], side: int, recompute: bool
+    wish: Wish,
+    model: ZImage,
+    pictures: list[Picture],
+    parts: list[list[recipes.Example]],
+    side: int,
+    recompute: bool,
+    form: Form | None,
 ) -> str:
     """What it will take: calculated for the longest prompt."""
     transformer, config = model.pipeline.transformer, model.pipeline.transformer.config
@@ -161,9 +171,9 @@ def _need(
     grids = [model.extractor.checkpoint.grid(each.reference, wish.settings.reference_tokens) for each in pictures]
     rows = longest + inserted_tokens(wish.settings, max(math.prod(grid) for grid in grids))
     size = model.dtype.itemsize
-    need = needed(
-        shape, size, tokens_of(side, rows), wish.schedule.at_once, recompute, len(prompts), rows * model.hidden * size
-    )
+    learned = Learned() if form is None else form.learned(transformer, shape.blocks)
+    tokens, row = tokens_of(side, rows), model.hidden * size
+    need = needed(shape, size, tokens, wish.schedule.at_once, recompute, len(prompts), rows * row, learned)
     return need.line(wish.schedule.batch, str(model.device))
 
 
@@ -171,7 +181,7 @@ def _parameters(model: Any) -> int:
     return sum(each.numel() for each in model.parameters())
 
 
-def _key(wish: Wish, pictures: list[Picture], model: ZImage, side: int) -> str:
+def _key(wish: Wish, pictures: list[Picture], model: ZImage, side: int, form: Form | None) -> str:
     """Identifies a fit: what is fitted, on what and how. Whatever may differ without another result is not in it."""
     how = {name: value for name, value in asdict(wish.schedule).items() if name != "at_once"}
     seen = [[picture.reference.digest, picture.caption] for picture in pictures]
@@ -179,4 +189,5 @@ def _key(wish: Wish, pictures: list[Picture], model: ZImage, side: int) -> str:
     settings = {name: value for name, value in asdict(wish.settings).items() if value is not None}
     models = [os.path.abspath(path) for path in (wish.z_image, wish.qwen3_vl)]
     key = [how, seen, config, settings, wish.examples, side, models, str(model.dtype)]
+    key += [] if form is None else [asdict(form)]
     return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()

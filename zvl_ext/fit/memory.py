@@ -1,7 +1,7 @@
 """The memory and the work of learning, calculated and said before a run. Plain arithmetic.
 
-Nothing but a few numbers is learned, but the gradients go through all blocks: each keeps what it needs for them, or,
-with gradient checkpointing, only what goes into it, and runs again.
+Few numbers are learned, but the gradients go through all blocks: each keeps what it needs for them, or, with gradient
+checkpointing, only what goes into it, and runs again.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from dataclasses import dataclass
 # fused attention does not keep.
 KEPT_BY_BLOCK = 27
 _ATTENTION = 2 * 4
+# Of each number that is learned, float32: itself, its gradient, Adam's two moments and the best one so far, and three
+# of them once more while the state is written.
+_LEARNED = 8 * 4
 _PICTURE, _CAPTION = 16, 32  # pixels along a token of a picture; captions are filled to a multiple
 
 
@@ -33,11 +36,24 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class Learned:
+    """What is learned.
+
+    Attributes:
+        numbers: How many.
+        kept: Bytes that a block keeps for them of each token.
+    """
+
+    numbers: int = 0
+    kept: int = 0
+
+
+@dataclass(frozen=True)
 class Need:
     """What learning takes.
 
     Attributes:
-        weights, activations: Bytes on the device.
+        weights, activations, learned: Bytes on the device: of the image model, for gradients, and for what is learned.
         conditionings: Bytes of main memory, of all examples.
         operations: Floating-point ones for a picture.
     """
@@ -46,14 +62,17 @@ class Need:
     activations: int
     conditionings: int
     operations: float
+    learned: int = 0
 
     def line(self, batch: int, device: str) -> str:
         """For a person, with a batch of so many pictures."""
         gib = 2**30
+        learned = f", {self.learned / gib:.2f} what is learned" if self.learned else ""
         return (
-            f"Calculated: {(self.weights + self.activations) / gib:.2f} GiB on {device} ({self.weights / gib:.2f} the "
-            f"image model, {self.activations / gib:.2f} for gradients), {self.conditionings / gib:.2f} GiB of main "
-            f"memory for the examples, {self.operations * batch / 1e12:.3g} TFLOP a step."
+            f"Calculated: {(self.weights + self.activations + self.learned) / gib:.2f} GiB on {device} "
+            f"({self.weights / gib:.2f} the image model, {self.activations / gib:.2f} for gradients{learned}), "
+            f"{self.conditionings / gib:.2f} GiB of main memory for the examples, "
+            f"{self.operations * batch / 1e12:.3g} TFLOP a step."
         )
 
 
@@ -64,7 +83,14 @@ def tokens_of(side: int, rows: int) -> int:
 
 
 def needed(
-    shape: Shape, itemsize: int, tokens: int, at_once: int, recompute: bool, examples: int, row_bytes: int
+    shape: Shape,
+    itemsize: int,
+    tokens: int,
+    at_once: int,
+    recompute: bool,
+    examples: int,
+    row_bytes: int,
+    learned: Learned = Learned(),
 ) -> Need:
     """What learning takes.
 
@@ -75,10 +101,11 @@ def needed(
         recompute: Whether blocks run again for their gradients.
         examples: How many are held, with their conditionings.
         row_bytes: Of one conditioning, as it is with the reference and without.
+        learned: What is learned, where that is more than a number for each head.
     """
     between = at_once * tokens * shape.width * itemsize
-    block = KEPT_BY_BLOCK * between + _ATTENTION * at_once * shape.heads * tokens**2
+    block = KEPT_BY_BLOCK * between + _ATTENTION * at_once * shape.heads * tokens**2 + at_once * tokens * learned.kept
     activations = shape.blocks * between + block if recompute else shape.blocks * block
     # Two operations for a weight and a token: once forward, once for the gradients, once more to run again.
-    work = 2.0 * shape.parameters * tokens * (3 if recompute else 2)
-    return Need(shape.parameters * itemsize, activations, 2 * examples * row_bytes, work)
+    work = 2.0 * (shape.parameters + learned.numbers) * tokens * (3 if recompute else 2)
+    return Need(shape.parameters * itemsize, activations, 2 * examples * row_bytes, work, _LEARNED * learned.numbers)

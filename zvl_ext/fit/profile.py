@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from ..errors import ZvlError
-from ..profiles import FITTED_FOR, write_profile
+from ..profiles import write_profile
+from .about import about
 from .crew import Crew
-from .gathering import SILENT, Material, Told, Wish, gather
+from .gathering import SILENT, Told, Wish, gather
 from .loop import run
 from .report import Gain, gain
-
-if TYPE_CHECKING:
-    from .state import Progress
 
 _LOOKED_AT = 120  # examples that weights for all heads are compared on
 TOGETHER = 1e-3  # of the loss: a head may be three times another where that gains a thousandth of it
@@ -57,28 +53,7 @@ def fit_weights(wish: Wish, out: str, anyway: bool, told: Told) -> Gain:
             "say more, may help; --anyway writes the file all the same."
         )
     if crew.first:
-        about = _about(wish, material, progress, found)
-        tables = centred(best)
-        write_profile(out, tables["main"].cpu(), tables["refiner"].cpu(), about)
+        tables, said = centred(best), about(wish, material, progress) | {"gained": found.told()}
+        write_profile(out, tables["main"].cpu(), tables["refiner"].cpu(), said)
         told.say(f"{out} is written. It is meant for weight {wish.settings.weight:g}, curve {wish.settings.curve}.")
     return found
-
-
-def _about(wish: Wish, material: Material, progress: Progress, found: Gain) -> dict[str, Any]:
-    """What the file tells of itself."""
-    import os
-
-    settings, transformer = wish.settings, material.model.pipeline.transformer
-    heads, width = transformer.config.n_heads, transformer.config.dim
-    name = os.path.basename(os.path.abspath(wish.z_image))
-    return {
-        "image_model": f"{name}, {len(transformer.layers)} blocks of {heads} heads, {width} wide",
-        "width": str(width),
-        **{option: str(getattr(settings, option)) for option in FITTED_FOR},
-        "weight": f"{settings.weight:g}",
-        "curve": settings.curve,
-        "pictures": str(material.pictures),
-        "steps": str(progress.best),
-        "seed": str(wish.schedule.seed),
-        "gained": found.told(),
-    }

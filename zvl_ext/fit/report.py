@@ -56,6 +56,46 @@ class Gain:
         ]
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How much a reference helps with something learned, beside how much it helps without: whatever else is learned of
+    the pictures, such as how they look, helps with and without a reference alike and is not in it.
+
+    Attributes:
+        before: How much less the loss is with the reference than without, without what was learned.
+        after: The same with it.
+        more: How much more that is, picture by picture, with its interval.
+    """
+
+    before: float
+    after: float
+    more: Interval
+
+    @property
+    def clear(self) -> bool:
+        """Whether references are read better, by the interval."""
+        return sign(self.more) > 0
+
+    def told(self) -> dict[str, Any]:
+        """As plain data, rounded."""
+        return {"reading": _rounded(asdict(self))}
+
+    def line(self) -> str:
+        """For a person."""
+        took = f"{self.before:.5f} before, {self.after:.5f} as learned"
+        return f"What the reference takes off the loss: {took}; more by {_written(self.more)}."
+
+
+def reading(examples: Sequence[Example], before: np.ndarray, after: np.ndarray) -> Reading:
+    """Put together what references take off the loss.
+
+    Args:
+        examples: What it is of.
+        before, after: Losses without the reference less those with it [examples], without what was learned and with it.
+    """
+    return Reading(float(before.mean()), float(after.mean()), bootstrap(_by_picture(examples, after - before)))
+
+
 def gain(
     examples: Sequence[Example], without: np.ndarray, single: np.ndarray, weight: float, learned: np.ndarray
 ) -> Gain:

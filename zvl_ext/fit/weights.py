@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from ..hosts.standalone_learning import learning
-from .judge import Judge, Tables, noise_of
+from .judge import Judge, Tables
+from .lots import Lots
 
 if TYPE_CHECKING:
     from .loop import Schedule
@@ -41,18 +40,13 @@ class HeadWeights:
     ):
         self._judge, self._schedule, self._together = judge, schedule, together
         self._learned, self._deciding = learned, deciding
+        self._lots = Lots(learned, schedule)
         self.parameters: Tables = {n: t.requires_grad_() for n, t in judge.tables(_BEGIN).items()}
 
     def learn(self, step: int, members: range) -> float:
-        schedule, learned, own = self._schedule, self._learned, slice(members.start, members.stop)
-        drawn = np.random.default_rng((schedule.seed, 1, step))
-        places = (drawn.permutation(schedule.batch) + drawn.random(schedule.batch)) / schedule.batch
-        noise = noise_of(learned, schedule.batch, (schedule.seed, 2, step))[own]
-        numbers = [self._number(step * schedule.batch + member) for member in members]
-        at = torch.from_numpy(places[own]).float()
-        wanted = [learned.conditionings[number] for number in numbers]
-        with learning(self._judge.transformer, wanted, (1 - at).tolist(), **self.parameters):
-            loss = self._judge.errors(learned, numbers, noise, at).sum() / schedule.batch
+        lot, batch = self._lots.of(step, members), self._schedule.batch
+        with learning(self._judge.transformer, lot.conditionings, lot.ways, **self.parameters):
+            loss = self._judge.errors(self._learned, lot.numbers, lot.noise, lot.places).sum() / batch
             if members.start == 0:  # once in a batch
                 loss = loss + self._together * spread(self.parameters)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -65,17 +59,6 @@ class HeadWeights:
     def bound(self) -> None:
         for table in self.parameters.values():
             table.clamp_(LOWEST, HIGHEST)
-
-    def _number(self, place: int) -> int:
-        """Which example comes at a place of the whole row: all of them in turn, in another order every time round."""
-        turn, number = divmod(place, len(self._learned))
-        return _shuffled(len(self._learned), self._schedule.seed, turn)[number]
-
-
-@functools.lru_cache(maxsize=2)
-def _shuffled(count: int, seed: int, turn: int) -> list[int]:
-    order: list[int] = np.random.default_rng((seed, 0, turn)).permutation(count).tolist()
-    return order
 
 
 def spread(tables: Tables) -> torch.Tensor:

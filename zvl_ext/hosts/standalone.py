@@ -22,6 +22,7 @@ from ..engines import ENGINES
 from ..engines.sources import Sources, Text
 from ..errors import ZvlError
 from ..image_models import Z_IMAGE
+from ..loras import Named
 from ..mixing.prompts import REFERENCE_PROMPTS
 from ..mixing.statistics import ReferenceStatistics, measure_all
 from ..options import Settings
@@ -39,6 +40,7 @@ from ..store import Store
 from .standalone_attention import check_profile, weighted
 from .standalone_beginning import from_picture, steps_from
 from .standalone_encoder import config_of, from_folder
+from .standalone_lora import add_loras
 from .standalone_shares import watched
 from .standalone_text import DTYPES, TEXT_LAYER, StandaloneTextEncoder
 
@@ -233,6 +235,15 @@ class ZImage:
     def check_profile(self, profile: Profile) -> None:
         """Raise ZvlError where a profile is about another image model."""
         check_profile(self.pipeline.transformer, profile)
+
+    def add_loras(self, loras: Iterable[Named]) -> None:
+        """Let LoRAs act on the image model from now on.
+
+        Raises:
+            ZvlError: one can't be read, or is not about this image model.
+        """
+        with self._turn:
+            add_loras(self.pipeline, list(loras))
 
     @property
     def hidden(self) -> int:

@@ -90,6 +90,7 @@ class Request:
         sampling: `size`, `steps` and `guidance`.
         whole: Whether the conditioning is wanted for a file, which also holds what has no part in the picture.
         profile: The one that the settings name.
+        loras: Those that act on the image model, as web UIs write them behind a prompt.
     """
 
     prompt: str
@@ -99,6 +100,7 @@ class Request:
     negative: str = ""
     whole: bool = False
     profile: Profile | None = None
+    loras: str = ""
 
 
 @dataclass
@@ -307,7 +309,7 @@ def _parameters(weights: Weights, request: Request, seed: int, entries: dict[str
     } | entries
     line = ", ".join(f"{key}: {_quoted(str(value))}" for key, value in pairs.items())
     negative = [f"Negative prompt: {request.negative}"] if request.negative else []
-    return "\n".join([request.prompt, *negative, line])
+    return "\n".join([request.prompt + request.loras, *negative, line])
 
 
 def _quoted(text: str) -> str:
