@@ -29,7 +29,7 @@ _Own = TypeVar("_Own", bound="Declared")
 class Declared:
     """The values of all controls but those of further references, checked."""
 
-    enabled: bool = declared("switch", False, "Z-Image VL", "Condition the picture on a reference image.")
+    enabled: bool = declared("switch", False, "Z-Image VL", "Let the picture follow a reference image.")
     engine: str = declared(
         "choice", _START["engine"], "Engine",
         "blend: Qwen3-VL reads the reference and the prompt. splice: Z-Image's own text encoder reads what "
@@ -70,14 +70,15 @@ class Declared:
     )  # fmt: skip
     token_mode: str = declared(
         "choice", _START["token_mode"], "Token mode",
-        "text: the prompt's own tokens after they have seen the image (fewest artifacts). image: the image's tokens "
-        "with their markers. image_no_markers: without them. all: the whole sequence.",
+        "Which of the pieces that Qwen3-VL reads (tokens: parts of words, and squares of the image) are used. text: "
+        "the prompt's own after they have seen the image (fewest artifacts). image: the image's with the marks around "
+        "them. image_no_markers: without these. all: the whole sequence.",
         choices=("text", "image", "image_no_markers", "all"), infotext="ZVL tokens", axis="Token mode",
     )  # fmt: skip
     scale_to_text: bool = declared(
         "switch", _START["scale_to_text"], "Scale to text",
-        "Bring the hidden states to the statistics of your text encoder before blending. Off means no "
-        "normalization.",
+        "Bring what Qwen3-VL made of the reference to the size of your text encoder's values before blending. Off "
+        "means no normalization.",
         infotext="ZVL scale", axis="Scale to text",
     )  # fmt: skip
     normalization: str = declared(
@@ -143,8 +144,8 @@ class Declared:
     )  # fmt: skip
     positions: str = declared(
         "choice", _START["positions"], "Positions",
-        "For splice. sequential: the text encoder counts image tokens as it counts words. mrope: rows and columns "
-        "and DeepStack's additions, as in Qwen3-VL.",
+        "For splice. sequential: the text encoder counts image tokens as it counts words. mrope: by rows "
+        "and columns, with what the vision tower adds to the first layers (DeepStack), as in Qwen3-VL.",
         choices=("sequential", "mrope"), infotext="ZVL positions", advanced=True, axis="Positions", cost=0.4,
     )  # fmt: skip
     storage: str = declared(
