@@ -51,8 +51,7 @@ def test_the_picture_stays_bit_for_bit_and_nothing_is_left(pipeline, picture, se
     assert torch.equal(picture(own, guidance=guidance, size=size), without)
 
 
-@pytest.mark.parametrize("settings", WAYS, ids=str)
-@pytest.mark.parametrize("size", [SIZE, ODD_SIZE], ids=["multiple of 32", "filled up"])
+@pytest.mark.parametrize(("settings", "size"), zip(WAYS, (SIZE, ODD_SIZE, ODD_SIZE)), ids=str)
 def test_shares_are_the_softmax_of_each_blocks_own_queries_and_keys(pipeline, picture, settings, size) -> None:
     own, given = conditioning(**settings), []
 

@@ -68,7 +68,7 @@ def test_without_matplotlib_there_are_tables_alone(statistics, picture, tmp_path
 
 
 def test_rows_that_are_only_mixed_have_no_attention_of_their_own(statistics, picture) -> None:
-    code, told, _ = statistics("--reference", picture, "--set", "preset=Research default", "--json")
+    code, told, _ = statistics("--reference", picture, "--set", "preset=Research default", "--steps", "1", "--json")
     assert code == 0
     data = json.loads(told)
     assert data["attention"] is None

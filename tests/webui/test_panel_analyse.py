@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -101,10 +102,12 @@ def test_what_is_done_is_told_and_the_tables_come(page: Built, host: Telling, sa
     assert settings.reference is not None
 
 
-def test_a_prompt_is_shown_as_text(page: Built) -> None:
+def test_a_prompt_is_shown_as_text(page: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     *_, last = analysed(page, prompt="<img src=x onerror=alert(1)>", reference=tiny.picture(64, 64))
     assert "<img src=x" not in last
     assert "&lt;img src=x" in last
+    assert "data:image" not in last, "without matplotlib there are tables alone"
 
 
 @pytest.mark.parametrize("how", ["stop", "another", "closed"])
