@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import re
 from pathlib import Path
@@ -9,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from zvl_ext.__main__ import COMMANDS
+from zvl_ext.__main__ import build_parser
 from zvl_ext.options import OPTIONS
 from zvl_ext.presets import PRESETS
 
@@ -66,9 +67,15 @@ def test_every_preset_option_and_command_has_its_place() -> None:
         assert f"| {name} |" in TEXT[DOCS / "using.md"]
     for option in OPTIONS:
         assert option.unit > 1 or f"| `{option.name}`<br>{option.label} |" in TEXT[DOCS / "options.md"]
-    for command in COMMANDS:
-        name = command.__name__.rpartition(".")[2].replace("_", "-")
-        assert any(f"python -m zvl_ext {name}" in text for text in TEXT.values()), name
+    for command in commands(build_parser()):
+        assert any(command in text for text in TEXT.values()), f"no page shows {command}"
+
+
+def commands(parser: argparse.ArgumentParser) -> list[str]:
+    """As they are typed, those within one included."""
+    inner = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    found = [name for action in inner for each in action.choices.values() for name in commands(each)]
+    return found or [parser.prog]
 
 
 @page
