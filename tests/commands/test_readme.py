@@ -89,6 +89,16 @@ def test_every_page_is_linked_from_the_readme() -> None:
     assert set(DOCS.glob("*.md")) <= linked
 
 
+def test_every_picture_is_shown_and_can_be_made_again() -> None:
+    shown = {(page.parent / target).resolve() for page in PAGES for target in _TARGET.findall(TEXT[page])}
+    kept = set((DOCS / "pictures").iterdir())
+    assert kept <= shown
+    made = script("make_pictures")
+    source = (DOCS / "make_pictures.py").read_text(encoding="utf-8")
+    of_panel = {"panel-light", "panel-dark"}  # the theme is part of the name
+    assert not [path for path in kept if path.stem not in {*made.STRIPS, *of_panel} and f'"{path.stem}"' not in source]
+
+
 def test_the_pictures_are_few() -> None:
     kinds = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".svg"}
     not_ours = re.compile(r"\.git/|\.venv|data/|build/|dist/|zvl-demo")

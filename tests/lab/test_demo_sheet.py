@@ -221,3 +221,15 @@ def test_every_caption_is_understood() -> None:
     for _ in range(300):
         scene = world.random_scene(rng, None)
         assert demo.named_in(world.caption(scene, rng)) == {name: getattr(scene, name) for name in world.JUDGED}
+
+
+def test_a_strip_is_its_pictures_in_a_row() -> None:
+    from zvl_ext.lab.sheet import GAP, Cell, strip
+
+    colours = ("#ff0000", "#00ff00", "#0000ff")
+    made = strip([Cell(Image.new("RGB", (8, 8), colour), "one") for colour in colours], 40)
+    assert made.width == 3 * (40 + GAP) + GAP
+    middle = made.height - 8 - GAP // 2 - 20  # below the picture's own middle there are its lower half and the border
+    for i, colour in enumerate(colours):
+        x = GAP + i * (40 + GAP) + 20
+        assert "#{:02x}{:02x}{:02x}".format(*made.getpixel((x, middle))) == colour
