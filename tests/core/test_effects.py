@@ -82,7 +82,7 @@ def test_every_rule_is_in_the_table() -> None:
 def test_of_a_conditioning_file_what_it_weighs_acts_whatever_it_was_read_with(read_with: dict) -> None:
     silent = idle(research(**read_with, conditioning="x"))
     acting = {option.first for option in OPTIONS if option.name not in silent}
-    assert acting == {"enabled", "reference", "preset", "conditioning", *WEIGHTING}
+    assert acting == {"enabled", "reference", "preset", "conditioning", "measured", *WEIGHTING}
     assert plain_because(research(**read_with | {"alpha": 0.0}, conditioning="x")) == ""
     lines = unheard(research(conditioning="x", image_dropout=0.5, merge=2))
     assert [line.split(" changes")[0] for line in lines] == ["Z-Image VL: Image dropout", "Z-Image VL: Merge"]

@@ -7,6 +7,9 @@ from typing import Any
 
 import hosts
 import pytest
+
+pytest.importorskip("gradio")
+
 from host_fixtures import WebUI
 from modules import infotext_utils, processing
 from modules import scripts as host_scripts
