@@ -8,6 +8,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -27,6 +28,7 @@ from .mixing.select import Rows, drop_image_rows, keep_masked_image_rows, merge_
 from .mixing.statistics import ReferenceStatistics
 from .options import PROMPT, UNIT_OPTIONS, Settings
 from .profiles import Profile
+from .projections import Projection
 from .reference import Reference, open_mask, open_reference
 from .regions import Frame, region_of
 from .sequence import PICTURE, TOKEN_MODES, build_sequence_of
@@ -44,9 +46,19 @@ def needs_statistics(settings: Settings) -> bool:
     return normalization(settings).needs_statistics or settings.outlier_repair != "none"
 
 
-def check_layer(settings: Settings, sources: Sources) -> None:
-    """Raise ZvlError unless the model that reads has the settings' layer: before anything is loaded or run."""
+def check_layer(settings: Settings, sources: Sources, projection: Projection | None = None) -> None:
+    """Raise ZvlError unless the model that reads has the settings' layers, and the projection of its states, if there
+    is one, has them, too: before anything is loaded or run."""
     ENGINES[settings.engine].module().check_layer(settings, sources)
+    if projection is not None:
+        checkpoint = sources.extractor.checkpoint
+        hidden = checkpoint.hidden_size * len(sources.model.layers)
+        projection.check(hidden, checkpoint.name, checkpoint.fingerprint, hidden_layers(settings).every)
+
+
+def projected_by(settings: Settings, projection: Projection | None) -> Projection | None:
+    """The projection that acts: Qwen3-VL's own states have one, the text encoder's need none."""
+    return projection if ENGINES[settings.engine].language_model else None
 
 
 def extract(settings: Settings, reference: Reference, text: Text, sources: Sources) -> Rows:
@@ -55,16 +67,22 @@ def extract(settings: Settings, reference: Reference, text: Text, sources: Sourc
 
 
 def extract_all(
-    settings: Settings, reference: Reference, texts: list[Text], sources: Sources, references: int = 1
+    settings: Settings,
+    reference: Reference,
+    texts: list[Text],
+    sources: Sources,
+    references: int = 1,
+    projection: Projection | None = None,
 ) -> list[Rows]:
     """As `extract`, for several prompts: a reference is read once for all of them.
 
     Args:
         references: How many share the conditioning's tokens.
+        projection: What the states go through.
     """
     jobs = [_job(settings, [("", reference)], text, sources, references) for text in texts]
     states = ENGINES[settings.engine].module().states(settings, reference, jobs, sources)
-    return [_selected(settings, rows, job) for rows, job in zip(states, jobs)]
+    return [_selected(settings, rows, job, projection) for rows, job in zip(states, jobs)]
 
 
 def extract_in_turn(units: list[Unit], texts: list[Text], sources: Sources) -> list[list[Rows]]:
@@ -74,12 +92,23 @@ def extract_in_turn(units: list[Unit], texts: list[Text], sources: Sources) -> l
     pictures = [(PICTURE.format(unit.number), unit.reference) for unit in units]
     jobs = [_job(settings, pictures, text, sources, len(units)) for text in texts]
     states = ENGINES[settings.engine].module().states(settings, tuple(unit.reference for unit in units), jobs, sources)
-    return [[_selected(settings, rows, job, number) for rows, job in zip(states, jobs)] for number in range(len(units))]
+    projection = units[0].projection
+    return [
+        [_selected(settings, rows, job, projection, number) for rows, job in zip(states, jobs)]
+        for number in range(len(units))
+    ]
 
 
-def _selected(settings: Settings, states: dict[int, torch.Tensor], job: Job, picture: int = 0) -> Rows:
-    """One picture's rows, of the layers that the settings name."""
+def _selected(
+    settings: Settings, states: dict[int, torch.Tensor], job: Job, projection: Projection | None, picture: int = 0
+) -> Rows:
+    """One picture's rows, of the layers that the settings name, each through its own map of a projection."""
     by_layer = {layer: select(whole, job.sequence, settings.token_mode, picture) for layer, whole in states.items()}
+    if projection is not None:
+        by_layer = {
+            layer: dataclasses.replace(each, states=projection.project(layer, each.states, each.holds_first))
+            for layer, each in by_layer.items()
+        }
     rows = by_layer[min(by_layer)]
     mixed = hidden_layers(settings).mixed({layer: each.states for layer, each in by_layer.items()}, ~rows.text)
     return dataclasses.replace(rows, states=mixed)
@@ -249,6 +278,7 @@ class Unit:
         number: Which of the picture's references it is, from 1.
         pictures: The reference and its masks as they were given, by the names of their options.
         profile: What its weight is multiplied with; the same in all units of a picture.
+        projection: What the states that are read go through; likewise.
     """
 
     settings: Settings
@@ -258,6 +288,7 @@ class Unit:
     number: int = 1
     pictures: dict[str, Reference] = field(default_factory=dict)
     profile: Profile | None = None
+    projection: Projection | None = None
 
     @property
     def weighting(self) -> Weighting:
@@ -265,20 +296,25 @@ class Unit:
 
 
 def units_of(
-    settings: Settings, shape: tuple[int, int], frame: Frame | None = None, profile: Profile | None = None
+    settings: Settings,
+    shape: tuple[int, int],
+    frame: Frame | None = None,
+    profile: Profile | None = None,
+    projection: Projection | None = None,
 ) -> list[Unit]:
     """The references of a picture that have a part in it, opened and framed.
 
     Args:
         shape: The picture's width and height.
         frame: What of it is sampled, and where it is repainted; default: all of it, and nobody says.
-        profile: The one that the settings name.
+        profile, projection: Those that the settings name.
 
     Raises:
         ZvlError: a reference or a mask can't be read; a mask has nothing in it.
     """
     acting = {number: own for number, own in settings.units.items() if not plain_picture(own)}
-    return [dataclasses.replace(unit_of(number, own, shape, frame), profile=profile) for number, own in acting.items()]
+    learned: dict[str, Any] = {"profile": profile, "projection": projected_by(settings, projection)}
+    return [dataclasses.replace(unit_of(number, own, shape, frame), **learned) for number, own in acting.items()]
 
 
 def unit_of(number: int, own: Settings, shape: tuple[int, int], frame: Frame | None = None) -> Unit:
@@ -333,8 +369,9 @@ def units_weigh(units: list[Unit]) -> bool:
 def digests(units: list[Unit]) -> dict[str, str]:
     """The digests of all files that units were made of, by the names of their options."""
     digests = {name: picture.digest for unit in units for name, picture in unit.pictures.items()}
-    for profile in (unit.weighting.profile for unit in units):
-        digests |= {} if profile is None else {"profile": profile.digest}
+    for unit in units:
+        learned = {"profile": unit.weighting.profile, "projection": unit.projection}
+        digests |= {name: each.digest for name, each in learned.items() if each is not None}
     return digests
 
 
@@ -366,7 +403,7 @@ def condition_units(
     if not acting:
         return [functools.partial(plain, text) for text in texts]
     for text in texts:
-        sources.extractor.checkpoint.require_width(sources.model.hidden(text.embeddings.shape[-1]))
+        _check_width(acting[0], text.embeddings.shape[-1], sources)
     statistics = sources.statistics() if needs_statistics(acting[0].settings) else None
     extracted = [_fewer(unit, rows) for unit, rows in zip(acting, _read(acting, texts, sources))]
 
@@ -385,6 +422,15 @@ def condition_units(
     return [functools.partial(made, text, rows) for text, rows in zip(texts, zip(*extracted))]
 
 
+def _check_width(unit: Unit, width: int, sources: Sources) -> None:
+    """Raise ZvlError unless what is read for a unit comes out as wide as the text embeddings."""
+    if unit.projection is None:
+        sources.extractor.checkpoint.require_width(sources.model.hidden(width))
+    else:
+        check_layer(unit.settings, sources, unit.projection)
+        unit.projection.check_width(width)
+
+
 def _place(settings: Settings, head: int, rows: int, model: ImageModel) -> int:
     """Before which of the prompt's rows the references' blocks stand."""
     return rows if settings.block_place == "front" and model.block_behind else BLOCK_PLACES[settings.block_place](head)
@@ -394,7 +440,7 @@ def _read(units: list[Unit], texts: list[Text], sources: Sources) -> list[list[R
     """What references that act together give, as their settings combine them: for each a list, as `extract_all`."""
     if len(units) > 1 and units[0].settings.combine == "in turn":
         return extract_in_turn(units, texts, sources)
-    return [extract_all(unit.settings, unit.reference, texts, sources, len(units)) for unit in units]
+    return [extract_all(unit.settings, unit.reference, texts, sources, len(units), unit.projection) for unit in units]
 
 
 def _part_of(unit: Unit, base: torch.Tensor, rows: Rows, statistics: ReferenceStatistics | None, seed: int) -> Part:

@@ -17,11 +17,14 @@ from .weighting import ALL, block_ranges
 _BATCH = 256
 # The most characters of a value, by the kind of its option.
 _LENGTHS = {
-    "text": 10_000, "model": 500, "conditioning": 200, "profile": 500, "blocks": 200, "region": 100, "layers": 200,
+    "text": 10_000, "model": 500, "conditioning": 200, "profile": 500, "projection": 500, "blocks": 200, "region": 100,
+    "layers": 200,
 }  # fmt: skip
 
+# Kinds of options that name a file of learned numbers: in a picture's parameters it is named with its digest.
+LEARNED = ("profile", "projection")
 # Kinds of options whose values stand for files.
-FILES = ("image", "images", "mask", "model", "conditioning", "profile")
+FILES = ("image", "images", "mask", "model", "conditioning", *LEARNED)
 
 
 def numbered(name: str, number: int) -> str:
@@ -36,7 +39,7 @@ class Option:
     Attributes:
         name: The key in Python, in the API and (with dashes) on the command line.
         kind: `switch`, `number`, `integer`, `choice`, `text`, `blocks`, `region`, `layers`, `image`,
-            `images`, `mask`, `model`, `conditioning` or `profile`.
+            `images`, `mask`, `model`, `conditioning`, `profile` or `projection`.
         default: The value of a fresh panel.
         label: What the panel calls it; unique within the extension.
         help: One or two sentences, for documentation and as the control's tooltip.
@@ -230,6 +233,7 @@ _CHECKS = {
     "model": _text,
     "conditioning": _text,
     "profile": _text,
+    "projection": _text,
     "image": _image,
     "images": _images,
 }

@@ -118,7 +118,7 @@ RULES = (
     ),
     Rule(("positions",), lambda s: ENGINES[s.engine].language_model, "is for engine splice"),
     Rule(
-        ("storage",),
+        ("storage", "projection"),
         lambda s: not ENGINES[s.engine].language_model,
         "is for engine blend: splice needs no language model of Qwen3-VL's",
     ),
@@ -193,6 +193,7 @@ def about_profile(settings: Settings, profile: Profile | None) -> list[str]:
 _ASKING = {
     "weight": 1.0,
     "profile": "",
+    "projection": "",
     "blocks": ALL,
     "merge": 1,
     "image_dropout": 0.0,

@@ -297,6 +297,13 @@ class Declared:
         "and saturation. Changes no picture.",
         advanced=True, added=2,
     )  # fmt: skip
+    projection: str = declared(
+        "projection", "", "Projection",
+        "For engine blend: Qwen3-VL's hidden states brought to those of the image model's text encoder, so that a "
+        "Qwen3-VL of another size can be used. A file in models/qwen3_vl/projections, from `zvl fit projection`; none: "
+        "as they are.",
+        infotext="ZVL projection", advanced=True, axis="Projection", cost=0.3, added=2,
+    )  # fmt: skip
 
     @classmethod
     def from_mapping(cls: type[_Own], values: dict[str, Any]) -> _Own:

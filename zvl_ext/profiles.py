@@ -8,7 +8,6 @@ one way of reading references.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import struct
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import ZvlError, shown
+from .learned import ENDING, About, about_of, check_format
 from .outside import plain
 from .tensor_files import read, save
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import torch
 
 FORMAT = "zvl-profile-1"
-ENDING = ".safetensors"
 LOWEST, HIGHEST = -30.0, 3.0  # log-weights: from nothing to twenty times
 MAIN, REFINER = "main", "refiner"  # the file's tensors, float32 [blocks, heads]
 
@@ -35,7 +34,6 @@ ABOUT = ("image_model", "width", *FITTED_FOR, "weight", "curve", "pictures", "st
 
 _LIMIT = 2**20  # bytes of a file: a thousand numbers have 4,000
 _MOST = 512  # blocks, and heads of a block
-_LONGEST = 2000  # characters of a text that is told
 
 Table = tuple[tuple[float, ...], ...]  # [blocks][heads]
 
@@ -56,7 +54,7 @@ class Profile:
     refiner: Table
     name: str = ""
     digest: str = ""
-    about: tuple[tuple[str, str], ...] = ()
+    about: About = ()
 
     def told(self, name: str) -> str:
         """What is told of it under a name out of ABOUT; "" where nothing is."""
@@ -132,7 +130,7 @@ def profile_of(main: Any, refiner: Any, name: str = "", about: Mapping[str, Any]
     heads = {len(row) for table in tables for row in table}
     if not tables[0] or len(heads) != 1 or not 0 < max(heads) <= _MOST or max(map(len, tables)) > _MOST:
         raise ValueError(f"{MAIN} and {REFINER} are not [blocks, heads] with one number of heads")
-    return Profile(*tables, name, _digest(tables), _about(about or {}))
+    return Profile(*tables, name, _digest(tables), about_of(about or {}, ABOUT))
 
 
 def _table(values: Any, name: str) -> Table:
@@ -158,13 +156,6 @@ def _digest(tables: tuple[Table, Table]) -> str:
     return made.hexdigest()
 
 
-def _about(values: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """What is told, as texts that may be shown: a line each, of a bounded length."""
-    texts = {name: values[name] for name in ABOUT if name in values}
-    written = {n: t if isinstance(t, str) else json.dumps(t, ensure_ascii=True) for n, t in texts.items()}
-    return tuple((name, plain(text, _LONGEST)) for name, text in written.items() if text)
-
-
 def read_profile(path: str) -> Profile:
     """Read a profile.
 
@@ -173,11 +164,7 @@ def read_profile(path: str) -> Profile:
     """
     where = plain(path, 120)
     tensors, metadata = read(path, _LIMIT)
-    if metadata.get("format") != FORMAT:
-        written = metadata.get("format", "")
-        if written.startswith("zvl-profile-"):
-            raise ZvlError(f"{where} is a profile of another version ({plain(written, 30)}). Update Z-Image VL.")
-        raise ZvlError(f"{where} is no profile. One is written by `zvl fit weights`.")
+    check_format(metadata, FORMAT, where, "zvl fit weights")
     try:
         if strange := sorted(set(tensors) - {MAIN, REFINER}):
             raise ValueError(f"it has a tensor {shown(strange[0])}")

@@ -165,9 +165,9 @@ class Sequence:
 
     @property
     def fork(self) -> int:
-        """First position behind the last vision block. The language model is causal: what stands before depends on the
-        references alone."""
-        return self.blocks[-1].end + 1
+        """First position behind the last vision block, or, of a text alone, behind all. The language model is causal:
+        what stands before depends on the references alone."""
+        return self.blocks[-1].end + 1 if self.blocks else len(self.ids)
 
     def without_text(self) -> Sequence:
         """The sequence up to the fork: all that the image positions need."""

@@ -43,7 +43,7 @@ RULED: list[tuple[tuple[str, ...], dict[str, Any], dict[str, Any]]] = [
     (("length_match",), {}, {"vl_prompt": "x"}),
     (("length_match",), {}, {"token_mode": "image"}),
     (("positions",), {}, {"engine": "splice"}),
-    (("storage",), {"engine": "splice"}, {}),
+    (("storage", "projection"), {"engine": "splice"}, {}),
     (("outlier_threshold", "outlier_direction"), {}, {"outlier_repair": "zero"}),
     (("normalization",), {"scale_to_text": False}, {}),
     (("region", "region_mask"), {"token_mode": "all"}, INSERTED),

@@ -164,7 +164,11 @@ def test_json_and_sliders_may_write_whole_numbers_either_way(name, value, meant)
     assert (checked, type(checked)) == (meant, type(meant))
 
 
-TEXTS = [o for o in OPTIONS if o.kind in ("text", "model", "conditioning", "profile", "blocks", "region", "layers")]
+TEXTS = [
+    o
+    for o in OPTIONS
+    if o.kind in ("text", "model", "conditioning", "profile", "projection", "blocks", "region", "layers")
+]
 LONGEST = {"blocks": "all:1.", "region": "0,0,1,0.", "layers": "-8:1."}  # of the kinds whose texts have a form
 
 

@@ -193,6 +193,6 @@ def test_a_mask_is_opened_as_one(drawn: Reference) -> None:
     clear, file = Image.new("RGBA", (16, 16), (255, 255, 255, 0)), io.BytesIO()
     clear.save(file, "PNG")
     asked = job(drawn)
-    request = pipeline.request(Job(asked.settings, JOB, {**asked.pictures, "reference_mask": file.getvalue()}))
+    request = pipeline.request(Job(asked.settings, JOB, {**asked.pictures, "reference_mask": file.getvalue()}), None)
     assert request.settings.reference.digest == drawn.digest
     assert request.settings.reference_mask.image.getextrema() == ((0, 0),) * 3

@@ -238,7 +238,7 @@ def _direct(jobs: list[Any]) -> tuple[float, float]:
 
     none = dict.fromkeys(("z_image", "qwen3_vl", "weights", "size", "steps", "guidance"))
     weights = demo.open_weights(argparse.Namespace(**none, device="cpu"))
-    requests = [pipeline.request(job) for job in jobs]
+    requests = [pipeline.request(job, weights) for job in jobs]
     for request in requests[:FIRST]:
         make(weights, request)
     began, own = time.monotonic(), time.process_time()

@@ -22,6 +22,7 @@ from zvl_ext.errors import ZvlError
 from zvl_ext.hosts import forge
 from zvl_ext.options import BY_NAME, OPTIONS
 from zvl_ext.profiles import write_profile
+from zvl_ext.projections import Affine, write_projection
 from zvl_ext.webui import axes, infotext, run
 
 pytest_plugins = ["host_fixtures"]
@@ -57,6 +58,11 @@ def references(weights: Path, picture: Any, other_picture: Any) -> Path:
     profiles.mkdir()
     for name in ("soft", "a cat, hard", ".hidden"):
         write_profile(str(profiles / f"{name}.safetensors"), [[-1.0, 0.5]] * 3, [[0.0, -1.0]], {})
+    projections = weights / "projections"
+    projections.mkdir()
+    maps = {-2: Affine(torch.zeros(3, 2), torch.zeros(2))}
+    for name in ("wide", "a cat, narrow", ".hidden"):
+        write_projection(str(projections / f"{name}.safetensors"), maps, torch.zeros(2), {})
     return folder
 
 
@@ -98,6 +104,8 @@ def test_types_and_choices(plot: Any, references: Path) -> None:
             assert found.choices() == ["None", "a cat, twice", "one"]
         elif option.kind == "profile":
             assert found.choices() == ["None", "a cat, hard", "soft"]
+        elif option.kind == "projection":
+            assert found.choices() == ["None", "a cat, narrow", "wide"]
         else:
             assert found.choices is None
 
@@ -139,6 +147,10 @@ _ODD = {
         ["soft", " a cat, hard ", "None"],
         ["third", "soft.safetensors", "../soft", "/etc/passwd", ".hidden", ""],
     ),
+    "projection": (
+        ["wide", " a cat, narrow ", "None"],
+        ["third", "wide.safetensors", "../wide", "/etc/passwd", ".hidden", ""],
+    ),
     "blocks": (["all", " early, 20-29:0.5 ", "0-9"], ["first", "9-0", "all:9"]),
     "layer_mix": (["-8:0.7, -2:0.3", " -6 ", ""], ["-37", "2", "-8:0", "-8, -8"]),
     "image_layers": (["-8:0.7; -2:.3", "-6"], ["-8:1, -2:-1", "early"]),
@@ -175,6 +187,7 @@ def test_bad_values_are_refused_before_the_grid_begins(
         "reference": "There is no reference image",
         "conditioning": "There is no conditioning file",
         "profile": "There is no profile",
+        "projection": "There is no projection",
     }
     with refused(says.get(BY_NAME[name].first, name)):
         axis(plot, name).confirm(None, [good_and_bad(name)[0][0], value])

@@ -171,7 +171,7 @@ def analysed(
 
     say, sources = sources.say, dataclasses.replace(sources, every_layer=True, say=once)
     whole = settings.changed({"token_mode": "all"})
-    check_layer(whole, sources)
+    check_layer(whole, sources, unit.projection)
     on_step("looking with the vision tower", 0, 1)  # first: Qwen3-VL may take its place, and stays for a picture
     tower = _tower(unit, sources)
     layers = _layers(whole, sources)
@@ -188,7 +188,7 @@ def analysed(
                 {name: against(taken.ordinary, _of(rows, name, ordinary=True)) for name in list(KINDS)[:2]},
             )
         )
-    (rows,) = extract_all(whole, unit.reference, [text], sources)
+    (rows,) = extract_all(whole, unit.reference, [text], sources, projection=unit.projection)
     embeddings = text.embeddings.float().cpu()
     kinds = [_kind(name, rows, taken, settings, embeddings) for name in KINDS]
     raw = against(taken.whole, tower), against(taken.ordinary, tower)

@@ -6,6 +6,8 @@ import argparse
 import difflib
 import json
 import os
+import sys
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..declaration import Option
@@ -123,3 +125,16 @@ def given(pairs: list[str]) -> dict[str, Any]:
 
 def _switch(text: str) -> Any:
     return {"true": True, "false": False}.get(text.strip().lower(), text)
+
+
+def say(line: str) -> None:
+    """Tell a person what is going on, on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def bar(things: Sequence[Any], name: str) -> Iterable[Any]:
+    """Go through things and show how far it is, on a terminal alone."""
+    from tqdm import tqdm
+
+    shown: Iterable[Any] = tqdm(things, desc=name, disable=None, leave=False)
+    return shown

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ZvlError
 from ..options import Settings
-from .common import add_command, check_out, device, given, whole
+from . import fit_projection
+from .common import add_command, bar, check_out, device, given, say, whole
 
 if TYPE_CHECKING:
     from ..fit.gathering import Told, Wish
@@ -40,6 +40,7 @@ def add(commands: Any) -> None:
     what = parser.add_subparsers(dest="what", required=True, parser_class=type(parser))
     _add_weights(what)
     _add_lora(what)
+    fit_projection.add(what)
     _add_pictures(what)
 
 
@@ -172,9 +173,9 @@ def _run(args: argparse.Namespace, fit: Callable[[Wish, Told], None]) -> None:
     from ..fit.gathering import Told
 
     try:
-        fit(_wish(args, settings), Told(_say, _bar, _Steps(args.steps)))
+        fit(_wish(args, settings), Told(say, bar, _Steps(args.steps)))
     except KeyboardInterrupt:
-        _say("Stopped. The same command goes on where it was.")
+        say("Stopped. The same command goes on where it was.")
         raise
 
 
@@ -219,17 +220,6 @@ def _wish(args: argparse.Namespace, settings: Settings) -> Wish:
     )
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _bar(things: Sequence[Any], name: str) -> Iterable[Any]:
-    from tqdm import tqdm
-
-    bar: Iterable[Any] = tqdm(things, desc=name, disable=None, leave=False)
-    return bar
-
-
 class _Steps:
     """A bar of the loop's steps, from where it goes on."""
 
@@ -242,7 +232,7 @@ class _Steps:
 
         if self._bar is None:
             if progress.step:
-                _say(f"Going on from step {progress.step}.")
+                say(f"Going on from step {progress.step}.")
             self._bar = tqdm(desc="steps", total=self._steps, initial=progress.step, disable=None, leave=False)
         self._bar.update(progress.step - self._bar.n)
         if progress.losses:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import random
 import time
 from collections.abc import Callable
@@ -104,10 +103,11 @@ def run(args: argparse.Namespace) -> int:
     weights.model.add_loras(loras)
     args.loras = "".join(f" {lora.written}" for lora in loras if lora.strength)
     seed = random.randrange(_SEEDS) if args.seed is None else args.seed  # noqa: S311
-    args.profile = None
-    if settings.profile and not args.conditioning:
-        args.profile = profile_of(weights, settings.profile)
-        settings = dataclasses.replace(settings, profile=args.profile.name)
+    args.learned = {}
+    if not args.conditioning:
+        from ..webui.standalone import learned
+
+        settings, args.learned = learned(weights, settings, paths=True)
 
     if not args.references:
         _make(args, weights, settings, named, seed, args.out)
@@ -160,13 +160,6 @@ def opened(args: argparse.Namespace) -> Any:
     return weights
 
 
-def profile_of(weights: Any, named: str) -> Any:
-    """The profile in a file, or one that comes with the weights, by its name."""
-    from ..profiles import read_profile
-
-    return weights.profile(named) if named in weights.profiles() else read_profile(os.path.expanduser(named))
-
-
 def _make(
     args: argparse.Namespace, weights: Any, settings: Settings, named: dict[str, Any], seed: int, out: str
 ) -> None:
@@ -210,7 +203,8 @@ def _made(args: argparse.Namespace, weights: Any, settings: Settings, named: dic
         notes += saved.told_prompt([] if prompt is None else [prompt])
         prompt = saved.about.prompt or prompt or ""
     whole = bool(args.save_conditioning)
-    request = Request(prompt, settings, [seed], weights.sampling, args.negative, whole, args.profile, args.loras)
+    more = {**args.learned, "loras": args.loras}
+    request = Request(prompt, settings, [seed], weights.sampling, args.negative, whole, **more)
     steps = weights.sampling["steps"]
     with tqdm(total=steps, unit="step", disable=True if args.references else None, leave=False) as bar:
         made = make(weights, request, _moving(bar), saved)

@@ -183,17 +183,17 @@ def _of_models(args: argparse.Namespace) -> None:
     from ..analysis.report import check_folder, save
     from ..analysis.tables import tables
     from ..reference import open_file
-    from ..webui.standalone import Request
+    from ..webui.standalone import Request, learned
     from ..webui.standalone_analysis import analyse_with
-    from .generate import opened, profile_of
+    from .generate import opened
 
     if args.out:
         check_folder(args.out)
     settings = Settings.from_mapping({**named, "enabled": True})
     settings = dataclasses.replace(settings, reference=open_file(args.reference))
     weights = opened(args)
-    profile = profile_of(weights, settings.profile) if settings.profile else None
-    request = Request(args.prompt or "", settings, [args.seed], weights.sampling, profile=profile)
+    settings, files = learned(weights, settings, paths=True)
+    request = Request(args.prompt or "", settings, [args.seed], weights.sampling, **files)
     with _progress() as told:
         found = analyse_with(weights, request, attention=args.attention is None, on_step=told)
     written = save(found, args.out) if args.out else []

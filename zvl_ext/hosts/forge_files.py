@@ -1,4 +1,4 @@
-"""Qwen3-VL weights, reference images, conditioning files and profiles in the web UI's folders."""
+"""Qwen3-VL weights, reference images, conditioning files, profiles and projections in the web UI's folders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..qwen3vl.tokenizer import Words, tokenizer
 from ..qwen3vl.wanted import WANTED
 
 FOLDER = "qwen3_vl"  # below the host's models folder
-ENDING = ".safetensors"  # of conditioning files and profiles
+ENDING = ".safetensors"  # of conditioning files, profiles and projections
 _TOLD = 5  # names in a message
 
 
@@ -49,9 +49,13 @@ def _text_encoders() -> list[str]:
 
 
 def models() -> dict[str, str]:
-    """Qwen3-VL weights the user has, name -> path; looked for anew."""
+    """Qwen3-VL weights the user has, name -> path; looked for anew. Those of other sizes come last, and only where
+    there are projections, without which they can't be used."""
     _search.cache_clear()
-    return {name: model.path for name, model in _found().models.items()}
+    found = _found()
+    others = found.others.values() if projection_paths() else ()
+    offered = [*found.models.values(), *(each for each in others if each.kind and each.kind.projectable)]
+    return {model.name: model.path for model in offered}
 
 
 def _found() -> Listing:
@@ -179,6 +183,18 @@ def profile_folder() -> str:
 def profile_paths() -> dict[str, str]:
     """The profiles, name without ending -> path."""
     return _named_files(profile_folder())
+
+
+def projection_folder() -> str:
+    """Where projections are found by name."""
+    from modules import paths
+
+    return os.path.join(paths.models_path, FOLDER, "projections")
+
+
+def projection_paths() -> dict[str, str]:
+    """The projections, name without ending -> path."""
+    return _named_files(projection_folder())
 
 
 def _named_files(folder: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ from PIL import Image
 from .. import __version__
 from ..errors import ZvlError, shown
 from ..options import Settings
-from ..profiles import Profile, read_profile
+from ..profiles import read_profile
 from ..reference import Reference, open_reference
 from .miniature import family, world
 
@@ -96,19 +96,19 @@ class Weights:
             f"drawings of one object. Its words: {known}; small, large; left, centre, right."
         )
 
-    def profiles(self) -> dict[str, str]:
-        """The miniature's own, name -> path."""
-        return family.profiles() if self.miniature else {}
+    def files(self, kind: str) -> dict[str, str]:
+        """The miniature's own of a kind of learned numbers, name -> path."""
+        return family.profiles() if self.miniature and kind == "profile" else {}
 
-    def profile(self, name: str) -> Profile:
+    def file(self, kind: str, name: str) -> Any:
         """The one of that name, which is only looked up.
 
         Raises:
             ZvlError: there is none, or it can't be used.
         """
-        there = self.profiles()
+        there = self.files(kind)
         if name not in there:
-            raise ZvlError(f"There is no profile {shown(name)} here (there is {', '.join(there) or 'none'}).")
+            raise ZvlError(f"There is no {kind} {shown(name)} here (there is {', '.join(there) or 'none'}).")
         return read_profile(there[name])
 
     def reference(self) -> Reference | None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 EMBEDDING = "language_model.embed_tokens.weight"
+NORM = "language_model.norm.weight"
 HEAD = "lm_head.weight"  # the logits' layer, where that is not the embedding
 Opened = Callable[["Stored"], Pieces]  # a tensor -> its file
 
@@ -110,6 +111,19 @@ class Checkpoint:
         return max(sizes, key=sizes.__getitem__)
 
     @property
+    def fingerprint(self) -> str:
+        """Names the language model, whatever its file is called and however its matrices are stored: of the weight of
+        its last norm, which no form of storage changes.
+
+        Raises:
+            ZvlError: it can't be read.
+        """
+        import torch
+
+        ((_, weight),) = self.read([NORM], torch.float32)
+        return hashlib.sha256(weight.numpy().tobytes()).hexdigest()[:16]
+
+    @property
     def files(self) -> list[str]:
         return sorted({stored.file for stored in (*self.tensors.values(), *self.scales.values())})
 
@@ -157,9 +171,10 @@ class Checkpoint:
         """Raise ZvlError unless the hidden states fit text embeddings of that width."""
         if self.hidden_size != width:
             size = {2048: "Qwen3-VL-2B", 2560: "Qwen3-VL-4B", 4096: "Qwen3-VL-8B"}.get(self.hidden_size, "this model")
+            other = "Choose a Qwen3-VL-4B" if width == 2560 else "Choose a Qwen3-VL of the same width"
             raise ZvlError(
-                f"{self.name}: {size} is {self.hidden_size} wide, the image model's text encoder {width}. "
-                + ("Choose a Qwen3-VL-4B." if width == 2560 else "Choose a Qwen3-VL of the same width.")
+                f"{self.name}: {size} is {self.hidden_size} wide, the image model's text encoder {width}. {other}, or "
+                "in engine blend a projection, which `zvl fit projection` writes."
             )
 
     def require_language(self) -> None:

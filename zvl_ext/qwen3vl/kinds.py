@@ -38,6 +38,11 @@ class Kind:
         """Its hidden states can stand beside an image model's: a Qwen3-VL's with eyes, of no other published size."""
         return self.eyes and _SIZES["Qwen3-VL"].get(self.width, "4B") == "4B"
 
+    @property
+    def projectable(self) -> bool:
+        """It is a whole Qwen3-VL of another size: with a projection engine blend can read with it."""
+        return self.eyes and self.language and not self.fits
+
 
 # Width of the hidden states -> size, of what is published under each name.
 _SIZES = {

@@ -153,7 +153,7 @@ class Qwen3VL:
                 # early a state.
                 start = prefix if prefix and prefix.depth > self._deepstack else None
                 rows = start.last if start else embeds[0][:fork]
-                image = {} if start else self._see(references, tokens, whole, rows)
+                image = self._see(references, tokens, whole, rows) if whole.blocks and not start else {}
                 first = start.depth if start else 0
                 more = self._run(rows, whole.position_ids()[:, :fork], first, depth, None, **image)
                 prefix = start.deepened(more) if start else more

@@ -13,7 +13,7 @@ import re
 from typing import Any
 
 from .. import __version__
-from ..declaration import FILES, Option, numbered
+from ..declaration import FILES, LEARNED, Option, numbered
 from ..effects import idle
 from ..options import BY_NAME, OPTIONS, PROMPT, Settings, of_preset, preset_of
 from ..presets import CUSTOM, PRESETS
@@ -68,7 +68,7 @@ def write(settings: Settings, digests: dict[str, str], model: str) -> dict[str, 
     """The infotext entries of a generation whose conditioning has been made.
 
     Args:
-        digests: Of the references, the masks and the profile that had a part, by the options' names.
+        digests: Of the references, the masks and the learned numbers that had a part, by the options' names.
     """
     entries = {MARK: __version__}
     if settings.preset != CUSTOM:
@@ -78,7 +78,7 @@ def write(settings: Settings, digests: dict[str, str], model: str) -> dict[str, 
         value = getattr(settings, option.name)
         if option.infotext is None or option.name == "scale_to_text" or option.kind == "conditioning":
             continue
-        if option.kind == "profile":
+        if option.kind in LEARNED:
             if option.name in digests:
                 entries[option.infotext] = _of_named(value, digests[option.name])
         elif option.kind in ("image", "mask"):
@@ -115,7 +115,7 @@ def _of_named(name: str, digest: str) -> str:
 
 def file_of(option: Option, parameters: dict[str, str]) -> tuple[str, str] | None:
     """The name and the first digits of the digest of the file that a picture was made with: a conditioning file, or a
-    profile."""
+    file of learned numbers."""
     if MARK not in parameters or option.infotext not in parameters:
         return None
     name, _, digest = _unescaped(parameters[option.infotext]).rpartition(" ")
@@ -162,7 +162,7 @@ def read(option: Option, parameters: dict[str, str]) -> Any:
         return (file_of(option, parameters) or ("",))[0]
     if CONDITIONING in parameters and option.first not in WEIGHTING:
         return None  # nothing is known of what the file was made with
-    if option.kind == "profile":
+    if option.kind in LEARNED:
         return (file_of(option, parameters) or ("",))[0]
     if _text(option, parameters) is None and option.kind not in FILES:
         return getattr(_made(parameters), option.name)

@@ -148,7 +148,7 @@ class FromReferences(Making):
             loaded or Z_IMAGE,
         )
         if loaded or language_model:
-            conditioner.check_layer(s, sources)
+            conditioner.check_layer(s, sources, self.units[0].projection)
         if loaded and self.weighs:
             sampling.check(engine, [unit.weighting for unit in self.units])
         return sources

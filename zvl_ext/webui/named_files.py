@@ -1,4 +1,4 @@
-"""Files that the web UI finds by name in a folder of its own: conditionings and profiles."""
+"""Files that the web UI finds by name in a folder of its own: conditionings, profiles and projections."""
 
 from __future__ import annotations
 
@@ -70,10 +70,17 @@ def _profile(path: str) -> Any:
     return read_profile(path)
 
 
+def _projection(path: str) -> Any:
+    from ..projections import read_projection
+
+    return read_projection(path)
+
+
 # By the kind of the option that names one.
 NAMED_FILES = {
     "conditioning": NamedFiles(
         "conditioning file", forge_files.conditioning_folder, forge_files.conditioning_paths, _conditioning
     ),
     "profile": NamedFiles("profile", forge_files.profile_folder, forge_files.profile_paths, _profile),
+    "projection": NamedFiles("projection", forge_files.projection_folder, forge_files.projection_paths, _projection),
 }

@@ -17,11 +17,12 @@ from starlette.middleware import Middleware
 from ..analysis.wanted import Wanted
 from ..budget import Memory, read_together, weight_bytes, working_bytes
 from ..caption import Asked, Caption
+from ..declaration import LEARNED
 from ..errors import ZvlError
 from ..options import Settings
 from ..reference import Reference
 from . import page_look, panel
-from .standalone import Request, Weights, describe_with, make_beside_plain, make_sweep
+from .standalone import Request, Weights, describe_with, learned, make_beside_plain, make_sweep
 
 TITLE = "Z-Image VL"
 _SEEDS = 2**32
@@ -69,12 +70,12 @@ class PageHost:
 
     def files(self, kind: str) -> dict[str, str] | None:
         """The page makes its pictures from references; conditioning files are for `generate` and the web UI."""
-        return (self._weights.profiles() or None) if kind == "profile" else None
+        return (self._weights.files(kind) or None) if kind in LEARNED else None
 
     def file(self, kind: str, name: str) -> Any:
-        if kind != "profile":
+        if kind not in LEARNED:
             raise ZvlError("There are no conditioning files here.")
-        return self._weights.profile(name)
+        return self._weights.file(kind, name)
 
     def save_conditioning(self, name: str) -> str:
         raise ZvlError("There are no conditioning files here.")
@@ -144,14 +145,14 @@ def build(weights: Weights, prompt: str | None = None, seed: int = 0, reference:
 
         first = random.randrange(_SEEDS) if seed is None or seed < 0 else int(seed) % _SEEDS  # noqa: S311
         try:
-            settings = Settings.from_positions(values)
+            settings, files = learned(weights, Settings.from_positions(values))
             request = Request(
                 prompt,
                 settings,
                 [(first + i) % _SEEDS for i in range(1 if sweep else int(count))],
                 sampling | {"steps": int(steps), "guidance": float(guidance)},
                 negative,
-                profile=weights.profile(settings.profile) if settings.profile else None,
+                **files,
             )
             made = make_sweep(weights, request, on_step) if sweep else make_beside_plain(weights, request, on_step)
         except ZvlError as error:

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from ..budget import inserted_tokens, step_cost
-from ..declaration import Option, numbered
+from ..declaration import LEARNED, Option, numbered
 from ..effects import RULES, idle
 from ..errors import ZvlError
 from ..options import BY_NAME, OPTIONS, UNITS, Settings, of_preset, preset_of
@@ -90,6 +90,7 @@ _HIDDEN = ("scale_to_text",)
 _FILES = {
     "conditioning": ("refresh_files", "conditioning files"),
     "profile": ("refresh_profiles", "profiles"),
+    "projection": ("refresh_projections", "projections"),
 }
 _OPENED = {"image": open_reference, "mask": open_mask}
 # What may make a read fit that does not: in words, and as values.
@@ -142,12 +143,13 @@ def build(title: str, elem_id: Callable[[str], str], host: Host) -> tuple[list, 
                 refresh = tool("refresh", "\U0001f504", "Look for Qwen3-VL weights again")
                 free = tool("free", "\U0001f9f9", "Free the memory that Qwen3-VL takes")
                 forget = tool("forget", "\U0001f5d1\ufe0f", "Forget what is kept of references (memory and disk)")
-            refreshes = {}
+            refreshes, told = {}, {}
             for name, (button, what) in _FILES.items():
                 with gr.Row(elem_classes=["zvl-model"], visible=host.files(BY_NAME[name].kind) is not None):
                     control(name)
                     refreshes[name] = tool(button, "\U0001f504", f"Look for {what} again")
-            profile = gr.HTML("", elem_classes=["zvl-file"], elem_id=elem_id("about_profile"))
+                if BY_NAME[name].kind in LEARNED:
+                    told[name] = gr.HTML("", elem_classes=["zvl-file"], elem_id=elem_id(f"about_{name}"))
             memory = gr.HTML(
                 _memory(host, *(BY_NAME[name].default for name in MEMORY_OPTIONS)), elem_classes=["zvl-memory"]
             )
@@ -205,7 +207,8 @@ def build(title: str, elem_id: Callable[[str], str], host: Host) -> tuple[list, 
     panel_units.listen(buttons, made, host)
     panel_analyse.listen(analysis, made, host)
     panel_file.listen(saving, made, host)
-    panel_file.tell_profile(made["profile"], profile, host)
+    for name, line in told.items():
+        panel_file.tell(name, line, made, host)
     for name, button in refreshes.items():
         panel_file.refresh(name, button, made, host)
     return [made[option.name] for option in OPTIONS], panel_paste.fields(made, host)

@@ -1,4 +1,5 @@
-"""The panel's files: a conditioning or a profile is chosen, and what the last picture was conditioned on saved."""
+"""The panel's files: a conditioning or learned numbers are chosen, and what the last picture was conditioned on
+saved."""
 
 from __future__ import annotations
 
@@ -9,11 +10,12 @@ from typing import Any
 
 import gradio as gr
 
-from ..declaration import Option, numbered
+from ..declaration import LEARNED, Option, numbered
 from ..errors import ZvlError, shown, titled
 from ..options import BY_NAME, UNITS
 from ..outside import plain
-from ..profiles import ABOUT, FITTED_FOR
+from ..profiles import FITTED_FOR, Profile
+from ..projections import Projection
 from ..weighting import WEIGHTING
 from . import infotext
 from .host import Host
@@ -21,7 +23,7 @@ from .host import Host
 NONE = ("None", "")  # in the list, for no file
 _WEIGHTS = tuple(numbered(name, number) for number in range(1, UNITS + 1) for name in WEIGHTING)
 _LONGEST = 200  # characters of a prompt that is shown
-_SEARCHED = 200  # profiles that are looked at for one of a digest
+_SEARCHED = 200  # files of learned numbers that are looked at for one of a digest
 
 
 def control(option: Option, host: Host, **shown_as: Any) -> gr.Dropdown:
@@ -71,19 +73,20 @@ def listen(saving: dict[str, Any], made: dict[str, Any], host: Host) -> None:
     )
 
 
-def tell_profile(file: Any, line: Any, host: Host) -> None:
-    """Let a line say what the profile that is chosen was fitted for.
+def tell(name: str, line: Any, made: dict[str, Any], host: Host) -> None:
+    """Let a line say what the learned numbers that are chosen under an option were fitted for.
 
     Args:
-        file: The list of profiles.
+        made: The controls of all options, by their names.
     """
-    file.change(functools.partial(_about_profile, host), inputs=[file], outputs=[line], **_QUIET)
+    about = functools.partial(_about_learned, BY_NAME[name].kind, host)
+    made[name].change(about, inputs=[made[name]], outputs=[line], **_QUIET)
 
 
 def pasted(option: Option, parameters: dict, host: Host) -> Any:
     """What pasted parameters choose: the file of their picture, where it is there and still the same.
 
-    A profile is small, so it is also found under another name.
+    Files of learned numbers are few, so one is also found under another name.
     """
     if infotext.read(option, parameters) is None:
         return None
@@ -93,7 +96,7 @@ def pasted(option: Option, parameters: dict, host: Host) -> Any:
     name, digest = found
     others = [each for each in host.files(option.kind) or () if each != name][:_SEARCHED]
     what, why = option.label.lower(), ""
-    for each in [name, *(others if option.kind == "profile" else [])]:
+    for each in [name, *(others if option.kind in LEARNED else [])]:
         try:
             if digest and host.file(option.kind, each).digest.startswith(digest):
                 return gr.update(choices=_choices(option, host), value=each)
@@ -138,26 +141,51 @@ def _about(host: Host, name: str | None) -> str:
     return f"<p class='zvl-help'>{html.escape(line)}</p>"
 
 
-def _about_profile(host: Host, name: str | None) -> str:
-    """What is chosen, as a line of HTML; empty where nothing is."""
+def _about_learned(kind: str, host: Host, name: str | None) -> str:
+    """What is chosen of a kind, as a line of HTML; empty where nothing is."""
     if not name:
         return ""
     try:
-        profile = host.file("profile", name)
+        told = _TOLD[kind](host.file(kind, name))
     except ZvlError as error:
         return f"<p class='zvl-help zvl-note'>{html.escape(str(error))}</p>"
-    told = {name: plain(profile.told(name), _LONGEST) for name in ABOUT}
+    return f"<p class='zvl-help'>{html.escape('; '.join(filter(None, told)))}.</p>"
 
-    def listed(names: Iterable[str]) -> str:
-        return ", ".join(f"{name.replace('_', ' ')} {told[name]}" for name in names if told[name])
 
-    pictures = f", on {told['pictures']} pictures" if told["pictures"] else ""
-    lines = [
-        f"Fitted for {told['image_model'] or f'{len(profile.main)} blocks of {profile.heads} heads'}{pictures}",
-        f"read with {read}" if (read := listed(FITTED_FOR)) else "",
-        f"meant for {meant}" if (meant := listed(("weight", "curve"))) else "",
+def _listed(file: Profile | Projection, names: Iterable[str]) -> str:
+    texts = {name: plain(file.told(name), _LONGEST) for name in names}
+    return ", ".join(f"{name.replace('_', ' ')} {text}" for name, text in texts.items() if text)
+
+
+def _about_profile(profile: Profile) -> list[str]:
+    model = plain(profile.told("image_model"), _LONGEST) or f"{len(profile.main)} blocks of {profile.heads} heads"
+    pictures = f", on {plain(profile.told('pictures'), _LONGEST)} pictures" if profile.told("pictures") else ""
+    return [
+        f"Fitted for {model}{pictures}",
+        f"read with {read}" if (read := _listed(profile, FITTED_FOR)) else "",
+        f"meant for {meant}" if (meant := _listed(profile, ("weight", "curve"))) else "",
     ]
-    return f"<p class='zvl-help'>{html.escape('; '.join(filter(None, lines)))}.</p>"
+
+
+def _about_projection(projection: Projection) -> list[str]:
+    model = plain(projection.told("model"), _LONGEST) or "a Qwen3-VL"
+    target = plain(projection.told("image_model"), _LONGEST)
+    layers = ", ".join(map(str, projection.maps))
+    return [
+        f"From {model} ({projection.hidden} wide) to {f'{target} (' if target else 'rows '}{projection.width} wide"
+        + (")" if target else ""),
+        f"hidden layer {layers}" if len(projection.maps) == 1 else f"hidden layers {layers}",
+        f"on {fitted}" if (fitted := _counted(projection)) else "",
+    ]
+
+
+def _counted(projection: Projection) -> str:
+    counts = {name: plain(projection.told(name), 20) for name in ("texts", "pictures")}
+    return " and ".join(f"{count} {name}" for name, count in counts.items() if count not in ("", "0"))
+
+
+# What is said of a file of a kind of learned numbers, part by part.
+_TOLD: dict[str, Callable[[Any], list[str]]] = {"profile": _about_profile, "projection": _about_projection}
 
 
 def _saved(host: Host, wanted: str | None) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from ..declaration import Option
+from ..declaration import LEARNED, Option
 from ..errors import shown
 from ..options import OPTIONS
 from ..outside import plain
@@ -44,7 +44,7 @@ def fields(made: dict[str, Any], host: Host) -> list:
         def read(parameters: dict) -> Any:
             if option.kind in ("image", "mask"):
                 return _recent(option, parameters, host)
-            if option.kind in ("conditioning", "profile"):
+            if option.kind in ("conditioning", *LEARNED):
                 return panel_file.pasted(option, parameters, host)
             value = infotext.read(option, parameters)
             if option.kind == "model":

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from .. import conditioner
+from ..declaration import LEARNED
 from ..errors import Stopped, ZvlError, in_one_line, line_of, untitled
 from ..hosts import forge, forge_inpaint
 from ..image_models import NAMES
@@ -81,8 +82,8 @@ def making_of(p: Any, chosen: Settings, args: tuple | list, cell: dict[str, Any]
     if chosen.conditioning:
         saved, lines = weighed(chosen, args, cell)
         return None if saved.idle else FromFile(p, chosen, saved, lines)
-    profile = NAMED_FILES["profile"].opened(chosen.profile) if chosen.profile else None
-    units = conditioner.units_of(chosen, shape_of(p), frame, profile)
+    learned = {kind: NAMED_FILES[kind].opened(name) for kind in LEARNED if (name := getattr(chosen, kind))}
+    units = conditioner.units_of(chosen, shape_of(p), frame, **learned)
     return FromReferences(p, chosen, units, frame) if units else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -17,12 +18,14 @@ from ..caption import Asked, Caption, describe, part_seen
 from ..conditioner import Unit, digests, plain_picture, units_of
 from ..conditioning import Conditioning
 from ..conditioning_file import About, Saved
+from ..declaration import LEARNED
 from ..effects import about_profile, plain_because, unheard
 from ..errors import ZvlError, in_one_line, untitled
 from ..hosts.standalone import ZImage
 from ..hosts.standalone_beginning import begins
 from ..options import BY_NAME, Settings
-from ..profiles import Profile
+from ..profiles import Profile, read_profile
+from ..projections import Projection, read_projection
 from ..reference import Reference, open_reference
 from . import infotext
 
@@ -61,10 +64,10 @@ class Weights(Protocol):
         """Of each picture how much of the prompt's and of the reference's attributes it has; [] where nobody can
         tell."""
 
-    def profiles(self) -> dict[str, str]:
-        """Profiles that come with it, name -> path."""
+    def files(self, kind: str) -> dict[str, str]:
+        """Files of learned numbers that come with it, of an option's kind, name -> path."""
 
-    def profile(self, name: str) -> Profile:
+    def file(self, kind: str, name: str) -> Any:
         """The one of that name, which is only looked up, never used as a path.
 
         Raises:
@@ -89,7 +92,7 @@ class Request:
         seeds: One picture for each.
         sampling: `size`, `steps` and `guidance`.
         whole: Whether the conditioning is wanted for a file, which also holds what has no part in the picture.
-        profile: The one that the settings name.
+        profile, projection: Those that the settings name.
         loras: Those that act on the image model, as web UIs write them behind a prompt.
     """
 
@@ -100,7 +103,13 @@ class Request:
     negative: str = ""
     whole: bool = False
     profile: Profile | None = None
+    projection: Projection | None = None
     loras: str = ""
+
+    @property
+    def learned(self) -> dict[str, Any]:
+        """Its learned numbers, for `units_of`."""
+        return {"profile": self.profile, "projection": self.projection}
 
 
 @dataclass
@@ -133,6 +142,28 @@ class Made:
             self.notes.append(line)
 
 
+_READ: dict[str, Callable[[str], Any]] = {"profile": read_profile, "projection": read_projection}
+
+
+def learned(weights: Weights, settings: Settings, paths: bool = False) -> tuple[Settings, dict[str, Any]]:
+    """Settings with the files of learned numbers that they name, these by the kinds of their options, for `Request`.
+
+    Args:
+        paths: Whether a name that does not come with the weights is that of a file: only where nobody else asks.
+
+    Raises:
+        ZvlError: there is no such file, or it can't be used.
+    """
+    named = {kind: name for kind in LEARNED if (name := getattr(settings, kind))}
+    files = {
+        kind: _READ[kind](os.path.expanduser(name))
+        if paths and name not in weights.files(kind)
+        else weights.file(kind, name)
+        for kind, name in named.items()
+    }
+    return dataclasses.replace(settings, **{kind: file.name for kind, file in files.items()}), files
+
+
 def make(weights: Weights, request: Request, on_step: OnStep | None = None, saved: Saved | None = None) -> Made:
     """Make pictures.
 
@@ -145,7 +176,7 @@ def make(weights: Weights, request: Request, on_step: OnStep | None = None, save
     settings, model, made = request.settings, weights.model, Made()
     guided = request.sampling["guidance"] > 0
     fitted = weights.fitted(settings)
-    units = units_of(fitted, request.sampling["size"], profile=request.profile) if settings.enabled else []
+    units = units_of(fitted, request.sampling["size"], **request.learned) if settings.enabled else []
     if settings.enabled and not settings.units:
         made.say("No reference image, so the picture was made from the prompt alone.")
     elif settings.enabled and not units:

@@ -6,7 +6,7 @@ import dataclasses
 
 from ..analysis.measuring import Analysis, Told, analysed
 from ..attention_shares import AttentionShares
-from ..conditioner import condition_units, unit_of, units_of
+from ..conditioner import condition_units, projected_by, unit_of, units_of
 from ..conditioning import Conditioning
 from ..errors import ZvlError, in_one_line
 from .standalone import Request, Weights
@@ -33,11 +33,12 @@ def analyse_with(
         if number not in settings.units:
             raise ZvlError(f"There is no reference {number} to analyse. Drop a picture there first.")
         unit, text = unit_of(number, settings.units[number], size), model.text(request.prompt)
+        unit = dataclasses.replace(unit, projection=projected_by(settings, request.projection))
         encoder = model.encoder_statistics(lambda done, of: on_step("measuring the text encoder, prompt", done, of))
         found = analysed(unit, text, model.sources_for(settings), encoder, on_step)
         if not attention:
             return found
-        units = units_of(settings, size, profile=request.profile)
+        units = units_of(settings, size, **request.learned)
         sources = model.sources_for(settings)
         made = condition_units(units, [text], sources)[0](request.seeds[0]) if units else Conditioning(text.embeddings)
         if not (made.owners > 0).any():

@@ -81,7 +81,7 @@ def make_config(tokenizer: Tokenizer, shape: dict = REGULAR) -> Qwen3VLConfig:
     theta = shape["text"]["rope_theta"]
     text = {
         "vocab_size": EMBEDDINGS,
-        "hidden_size": 64,
+        "hidden_size": shape["text"].get("hidden_size", 64),
         "intermediate_size": 96,
         "num_hidden_layers": shape["text"].get("layers", 5),
         "num_attention_heads": 4,
@@ -101,7 +101,7 @@ def make_config(tokenizer: Tokenizer, shape: dict = REGULAR) -> Qwen3VLConfig:
         "patch_size": 16,
         "spatial_merge_size": 2,
         "temporal_patch_size": 2,
-        "out_hidden_size": 64,
+        "out_hidden_size": shape["text"].get("hidden_size", 64),
         "num_position_embeddings": 36,
         "deepstack_visual_indexes": [0, 1, 2],
     }

@@ -12,7 +12,7 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from ...profiles import ENDING
+from ...learned import ENDING
 from ...sequence import TEMPLATE
 from .world import SIZE
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from ... import __version__
-from ...declaration import FILES
+from ...declaration import FILES, LEARNED
 from ...errors import ZvlError
 from ...options import BY_NAME, OPTIONS, Settings
 from ..digests import files_digest
@@ -152,8 +152,8 @@ def _changed(named: dict[str, Any]) -> dict[str, Any]:
 
 
 def opened(axes: tuple[Axis, ...] | list[Axis], fixed: dict[str, Any]) -> dict[str, Picture]:
-    """The pictures and profiles that axes and fixed values name, each read once. A profile that is no file here is a
-    web UI's.
+    """The pictures and files of learned numbers that axes and fixed values name, each read once. What is no file here
+    is a web UI's.
 
     Raises:
         ZvlError: a picture can't be read.
@@ -168,6 +168,6 @@ def opened(axes: tuple[Axis, ...] | list[Axis], fixed: dict[str, Any]) -> dict[s
         name = os.path.basename(path)
         found[path] = Picture(path, name if names[name] == 1 else path, open_file(path).digest)
     for name, value in values:
-        if known(name).kind == "profile" and value and os.path.isfile(value):
+        if known(name).kind in LEARNED and value and os.path.isfile(value):
             found[value] = Picture(value, os.path.basename(value), files_digest(value))
     return found

@@ -85,26 +85,26 @@ def prepare(spec: Spec) -> Callable[[Job], Made]:
     weights = demo.open_weights(argparse.Namespace(**given, **none, device=spec.device))
 
     def make(job: Job) -> Made:
-        made = standalone.make(weights, request(job))
+        made = standalone.make(weights, request(job, weights))
         return Made(_png(made.pictures[0], made.parameters[0]), tuple(made.notes))
 
     return make
 
 
-def request(job: Job) -> Any:
-    """A job as the pipeline takes it."""
+def request(job: Job, weights: Any) -> Any:
+    """A job as the pipeline takes it, with the files of learned numbers that it names."""
     from ....options import BY_NAME, Settings
     from ....reference import open_mask, open_reference
-    from ....webui.standalone import Request
+    from ....webui.standalone import Request, learned
 
     asked = job.asked
     pictures = {
         name: (open_mask if BY_NAME[name].kind == "mask" else open_reference)(data)
         for name, data in job.pictures.items()
     }
-    settings = Settings.from_mapping({**job.settings, **pictures})
+    settings, files = learned(weights, Settings.from_mapping({**job.settings, **pictures}), paths=True)
     sampling = {"size": (asked["size"], asked["size"]), "steps": asked["steps"], "guidance": asked["cfg"] - 1.0}
-    return Request(asked["prompt"], settings, [asked["seed"]], sampling, asked["negative_prompt"])
+    return Request(asked["prompt"], settings, [asked["seed"]], sampling, asked["negative_prompt"], **files)
 
 
 def _png(picture: Any, parameters: str) -> bytes:
