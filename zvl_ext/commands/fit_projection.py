@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ZvlError
-from .common import bar, check_out, device, say, whole
+from .common import add_command, bar, check_out, device, say, whole
 
 if TYPE_CHECKING:
     from ..fit.pairs import Readers
@@ -18,24 +18,22 @@ if TYPE_CHECKING:
 
 LAYERS = (-8, -6, -2)  # where presets and the options' help read
 _LISTED = re.compile(r"-[1-9]\d{0,2}(\s*,\s*-[1-9]\d{0,2})*", re.ASCII)
-EXAMPLE = """\
-for example:
-  python -m zvl_ext fit pictures --out pictures
-  python -m zvl_ext fit projection --pictures pictures --out mine.safetensors
-
-With the real weights, so that Qwen3-VL-2B serves engine blend beside Z-Image:
-  python -m zvl_ext fit projection --pictures FOLDER --texts prompts.txt --z-image FOLDER \\
-      --qwen3-vl Qwen3-VL-2B-Instruct --layers=-8,-2 --out qwen3-vl-2b.safetensors
-"""
+_EXAMPLES = (
+    "fit projection --pictures pictures --out mine.safetensors",
+    "fit projection --pictures FOLDER --z-image FOLDER --qwen3-vl Qwen3-VL-2B --layers=-8,-2 --out 2b.safetensors",
+)
+_MORE = """
+`fit pictures --out pictures` draws pictures for the first, which is about the miniature."""
 
 
 def add(what: Any) -> None:
     """Declare the command."""
-    parser = what.add_parser(
+    parser = add_command(
+        what,
         "projection",
-        help="a Qwen3-VL's states as the text encoder's, so that one of another size can be used in engine blend",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "a Qwen3-VL's states as the text encoder's, so that one of another size can be used in engine blend",
+        *_EXAMPLES,
+        more=_MORE,
     )
     parser.add_argument(
         "--pictures",

@@ -93,9 +93,8 @@ class PageHost:
     def analyse(self, settings: Settings, number: int, asked: Wanted) -> Any:
         from .standalone_analysis import analyse_with
 
-        profile = self._weights.profile(settings.profile) if settings.profile else None
-        sampling = self._weights.sampling
-        request = Request(asked.prompt, settings, [0], sampling, profile=profile)
+        settings, files = learned(self._weights, settings)
+        request = Request(asked.prompt, settings, [0], self._weights.sampling, **files)
         return analyse_with(self._weights, request, number, asked.attention, asked.on_step)
 
     def memory(self, settings: Settings) -> Memory:
