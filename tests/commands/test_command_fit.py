@@ -81,6 +81,7 @@ def test_its_state_lies_beside_it(fitted):
         (["--rate", "0"], "a number above 0"),
         (["--set", "nothing=1"], "--set nothing=1"),
         (["--set", "weight=0"], "there are none"),
+        (["--set", "profile=own"], "without a profile"),
         (["--set", "token_mode=text"], "there are none"),
     ],
 )

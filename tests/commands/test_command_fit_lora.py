@@ -113,6 +113,7 @@ def test_a_lora_that_can_not_be_is_refused(cli, tmp_path, arguments, words):
         (("--alpha", "0"), "a number above 0"),
         (("--layers", "all"), "invalid choice"),
         (("--set", "weight=0"), "there are none"),
+        (("--set", "profile=own"), "without a profile"),
     ],
 )
 def test_what_can_not_be_fitted_is_refused(cli, album, tmp_path, arguments, words):

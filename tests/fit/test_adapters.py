@@ -133,6 +133,14 @@ def test_the_parts_of_a_batch_are_the_whole(model, whole, prepared):
         torch.testing.assert_close(apart.parameters[name].grad, each.grad, atol=0.01, rtol=0.01)  # they are in the tens
 
 
+def test_activations_that_are_computed_again_give_the_same_gradients(model, whole, prepared):
+    kept, again = adapters(copy.deepcopy(whole), prepared), adapters(model, prepared)
+    model.enable_gradient_checkpointing()
+    assert again.learn(1, range(2)) == kept.learn(1, range(2))
+    for name, each in kept.parameters.items():
+        torch.testing.assert_close(again.parameters[name].grad, each.grad)
+
+
 def test_killed_and_resumed_it_is_the_same_to_the_last_bit(whole, prepared, fitted, tmp_path):
     folder = Folder(str(tmp_path), "k")
 

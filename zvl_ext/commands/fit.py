@@ -189,6 +189,8 @@ def check(settings: Settings) -> None:
             "Fitting is about the rows that a reference inserts, and with these settings there are none. Leave length "
             "match at insert, token mode at all, and weight and alpha above 0."
         )
+    if settings.profile:
+        raise ZvlError("Fitting begins without a profile: what is learned would be about both. Leave out profile.")
 
 
 def _wish(args: argparse.Namespace, settings: Settings) -> Wish:
