@@ -44,7 +44,8 @@ class Declared:
     )  # fmt: skip
     model: str = declared(
         "model", "", "Qwen3-VL model",
-        "A Hugging Face folder or one .safetensors file of Qwen3-VL-4B (Instruct or Thinking).",
+        "A Hugging Face folder or one .safetensors file of Qwen3-VL-4B (Instruct or Thinking); other sizes in engine "
+        "blend with a projection.",
         infotext="ZVL model",
     )  # fmt: skip
     preset: str = declared(
