@@ -139,7 +139,7 @@ def test_pasting_brings_all_references_and_masks_back(
                         "region_mask_2": mask, "reference_mask_3": mask}.items():  # fmt: skip
         assert values[name].tobytes() == image.tobytes(), name
     assert all(values[name] is None for name in ("reference_4", "reference_mask", "region_mask", "region_mask_3"))
-    assert (values["weight"], values["weight_2"], values["weight_3"]) == (1.0, 0.3, 0.5)
+    assert (values["weight"], values["weight_2"], values["weight_3"]) == (1.0, 0.3, 0.6)
     assert (values["region"], values["crop_2"], values["blocks_3"]) == ("left", "centre", "late")
     KEEPER.forget()
     with pytest.warns(UserWarning, match="Z-Image VL") as said:
