@@ -57,7 +57,7 @@ def test_one_text_per_call(web: WebUI, picture: Any, settings: dict, prompt: str
     """From the first picture on, when the reference statistics are measured, too."""
     expected = rows(web.run(web.p(prompt), reference=picture, **settings).c)
     restarted(web)
-    KEEPER._statistics.clear()
+    KEEPER._measured.clear()
     web.engine.get_learned_conditioning = ask = OneText(web.engine)
     p = web.p(prompt)
     run.attach(p, [as_published({"enabled": True, "reference": picture, **settings})])
