@@ -6,17 +6,16 @@ import argparse
 import io
 import os
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 from ....errors import ZvlError
-from ...crew import Crew
 from ...demo import check, check_miniature
 from ...digests import files_digest, weights_digest
 from ...miniature import family
 from ...processes import Process
 from . import Job, Made
+from .crewed import Crewed
 
 _AHEAD = 32  # jobs that are handed over for each process: enough to choose those of its own reference
 _MOST = 8  # processes where nobody says how many
@@ -116,27 +115,12 @@ def _png(picture: Any, parameters: str) -> bytes:
     return file.getvalue()
 
 
-class Processes:
+class Processes(Crewed):
     """Processes of this machine."""
 
     def __init__(self, specs: list[Spec], say: Callable[[str], None]):
-        self.name, self.identity = specs[0].name, identity(specs[0])
-        self.members = [Process(f"Worker {number}", prepare, spec) for number, spec in enumerate(specs, 1)]
-        self._crew = Crew(self.members, group=lambda job: job.group, say=say)
-
-    @property
-    def hands(self) -> int:
-        return len(self.members)
-
-    @property
-    def width(self) -> int:
-        return _AHEAD * len(self.members)
-
-    def submit(self, job: Job) -> Future[Made]:
-        return self._crew.submit(job)
-
-    def close(self) -> None:
-        self._crew.close()
+        members = [Process(f"Worker {number}", prepare, spec) for number, spec in enumerate(specs, 1)]
+        super().__init__(members, specs[0].name, identity(specs[0]), _AHEAD, say)
 
 
 def open_target(args: argparse.Namespace, say: Callable[[str], None]) -> Processes:

@@ -10,14 +10,14 @@ import io
 import json
 import ssl
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from ....errors import PRODUCT, ZvlError
 from ....outside import parse_json, plain, reason
-from ...crew import Crew, Failed, Gone, Unfit
+from ...crew import Failed, Gone, Unfit
 from . import Job, Made
+from .crewed import Crewed
 
 TXT2IMG, OPTIONS = "/sdapi/v1/txt2img", "/sdapi/v1/options"
 TIMEOUT = 900.0  # seconds for a picture
@@ -172,45 +172,31 @@ def _said(answer: Any) -> str:
     return next((plain(each, 200) for each in found if each), "")
 
 
-class WebUIs:
-    """Several web UIs: cells go to whoever is free, and what one loses to the others."""
+class WebUIs(Crewed):
+    """Several web UIs."""
 
     def __init__(self, members: list[WebUI], say: Callable[[str], None]):
-        self.members = members
-        self.name = ", ".join(member.name.removeprefix("The ") for member in members)
-        self.identity = f"web UI {self._checkpoint(say)}"
-        self._crew = Crew(members, group=lambda job: job.group, say=say)
+        name = ", ".join(member.name.removeprefix("The ") for member in members)
+        super().__init__(members, name, f"web UI {_checkpoint(members, say)}", _AHEAD, say)
 
-    def _checkpoint(self, say: Callable[[str], None]) -> str:
-        found, away = {}, {}
-        for member in self.members:
-            try:
-                found[member.name] = member.checkpoint()
-            except Gone as error:
-                away[member.name] = str(error)
-        for name, why in away.items():
-            if not found:
-                raise ZvlError(f"{name} can't be reached ({why}). Start it with --api, or name another address.")
-            say(f"{name} can't be reached ({why}). It is tried again; its part goes to the others.")
-        known = {name: checkpoint for name, checkpoint in found.items() if checkpoint}
-        if len(set(known.values())) > 1:
-            (one, a), (other, b) = list(known.items())[:2]
-            raise ZvlError(f"{one} has {plain(a)} loaded, {other[4:]} {plain(b)}: load the same, or name one of them.")
-        return next(iter(known.values()), "")
 
-    @property
-    def hands(self) -> int:
-        return len(self.members)
-
-    @property
-    def width(self) -> int:
-        return _AHEAD * len(self.members)
-
-    def submit(self, job: Job) -> Future[Made]:
-        return self._crew.submit(job)
-
-    def close(self) -> None:
-        self._crew.close()
+def _checkpoint(members: list[WebUI], say: Callable[[str], None]) -> str:
+    """The checkpoint that all of them have loaded; "" where none says."""
+    found, away = {}, {}
+    for member in members:
+        try:
+            found[member.name] = member.checkpoint()
+        except Gone as error:
+            away[member.name] = str(error)
+    for name, why in away.items():
+        if not found:
+            raise ZvlError(f"{name} can't be reached ({why}). Start it with --api, or name another address.")
+        say(f"{name} can't be reached ({why}). It is tried again; its part goes to the others.")
+    known = {name: checkpoint for name, checkpoint in found.items() if checkpoint}
+    if len(set(known.values())) > 1:
+        (one, a), (other, b) = list(known.items())[:2]
+        raise ZvlError(f"{one} has {plain(a)} loaded, {other[4:]} {plain(b)}: load the same, or name one of them.")
+    return next(iter(known.values()), "")
 
 
 def open_target(args: argparse.Namespace, say: Callable[[str], None]) -> WebUIs:
