@@ -166,6 +166,15 @@ def test_what_fails_on_a_worker_is_the_cells_own_line(cluster: Any) -> None:
     assert fine.picture == b"a"
 
 
+def test_a_picture_that_is_not_handed_over_is_the_cells_own_line(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from zvl_ext.lab.sweep.targets import cluster as module
+
+    monkeypatch.setattr(module, "_FETCH", 0.0)
+    (lost,) = made(cluster(a={}), "x")
+    assert isinstance(lost, ZvlError)
+    assert "does not hand it over" in str(lost)
+
+
 def test_a_cluster_without_workers_is_given_up(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from zvl_ext.lab.sweep.targets import cluster as module
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -51,8 +52,7 @@ class WebUI:
         return f"http://127.0.0.1:{self.port}"
 
     def _serving(self, port: int) -> ThreadingHTTPServer:
-        server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
-        server.daemon_threads = True
+        server = _Server(("127.0.0.1", port), _handler(self))
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         return server
 
@@ -72,6 +72,15 @@ class WebUI:
     def __exit__(self, *error: object) -> None:
         if not self._dead.is_set():
             self.die()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that has gone in the middle: the test's own output is read."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
 
 
 def _handler(web: WebUI) -> type[BaseHTTPRequestHandler]:

@@ -22,6 +22,7 @@ from .pipeline import Spec, identity, prepare, spec_of
 GPU = "GPU"  # the resource that Dask's documentation has workers with a GPU declare
 _AHEAD = 3  # jobs for each thread of a worker, so that none waits for the network
 _CONNECT = 10  # seconds
+_FETCH = 60  # seconds for a picture that is made: a lost connection to its worker is tried anew after some six of them
 _ALONE = 60.0  # seconds without any worker
 _SHORT = 120.0  # seconds until a worker has told which weights it has
 
@@ -106,7 +107,7 @@ class Cluster:
         if made is None or made.done():
             return
         try:
-            made.set_result(asked.result(_CONNECT))
+            made.set_result(asked.result(_FETCH))
         except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
             made.set_exception(_named(error))
 
@@ -137,6 +138,8 @@ def _named(error: BaseException) -> BaseException:
         return Unfit("The Dask cluster is gone. Start it, and run this again to go on.")
     if isinstance(error, ImportError):
         return Unfit(_unable(error))
+    if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
+        return ZvlError("A Dask worker has made this and does not hand it over. Run this again to go on.")
     return ZvlError(str(error)) if isinstance(error, ValueError) else error
 
 
