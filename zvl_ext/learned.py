@@ -15,6 +15,20 @@ _LONGEST = 2000  # characters of a text that is told
 About = tuple[tuple[str, str], ...]  # names, each with a text
 
 
+class FromFile:
+    """Learned numbers, of which their file tells.
+
+    Attributes:
+        about: What is told: names, each with a text.
+    """
+
+    about: About
+
+    def told(self, name: str) -> str:
+        """What is told of it under a name; "" where nothing is."""
+        return dict(self.about).get(name, "")
+
+
 def about_of(values: Mapping[str, Any], names: Iterable[str]) -> About:
     """What is told under some names, as texts that may be shown: a line each, of a bounded length. What is no text is
     written as JSON."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import ZvlError, shown
-from .learned import ENDING, About, about_of, check_format
+from .learned import ENDING, About, FromFile, about_of, check_format
 from .outside import plain
 from .tensor_files import read, save
 
@@ -39,7 +39,7 @@ Table = tuple[tuple[float, ...], ...]  # [blocks][heads]
 
 
 @dataclass(frozen=True)
-class Profile:
+class Profile(FromFile):
     """Log-weights by block and head.
 
     Attributes:
@@ -55,10 +55,6 @@ class Profile:
     name: str = ""
     digest: str = ""
     about: About = ()
-
-    def told(self, name: str) -> str:
-        """What is told of it under a name out of ABOUT; "" where nothing is."""
-        return dict(self.about).get(name, "")
 
     @property
     def heads(self) -> int:

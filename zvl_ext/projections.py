@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import ZvlError, shown
-from .learned import ENDING, About, about_of, check_format
+from .learned import ENDING, About, FromFile, about_of, check_format
 from .outside import plain
 from .tensor_files import read, save
 
@@ -49,7 +49,7 @@ class Affine(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Projection:
+class Projection(FromFile):
     """Maps by hidden layer.
 
     Attributes:
@@ -65,10 +65,6 @@ class Projection:
     name: str = ""
     digest: str = ""
     about: About = ()
-
-    def told(self, name: str) -> str:
-        """What is told of it under a name out of ABOUT; "" where nothing is."""
-        return dict(self.about).get(name, "")
 
     @property
     def hidden(self) -> int:

@@ -21,11 +21,12 @@ from zvl_ext.fit import projection as fit
 from zvl_ext.hosts.standalone import ZImage
 from zvl_ext.lab.miniature import family, world
 from zvl_ext.lab.miniature.album import write_album
-from zvl_ext.lab.miniature.resized import write_resized
 from zvl_ext.options import Settings
 from zvl_ext.projections import Projection, read_projection
 from zvl_ext.qwen3vl.files import open_checkpoint
 from zvl_ext.reference import Reference, open_reference
+
+pytest_plugins = ["resized_miniature"]
 
 PROMPT = "a large cross, red"
 
@@ -37,14 +38,6 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (folder / "0003.txt").unlink()  # Qwen3-VL describes it
     return folder
-
-
-@pytest.fixture(scope="module")
-def resized(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
-    folder = tmp_path_factory.mktemp("resized")
-    for width in (80, 128):
-        write_resized(str(folder / f"vl{width}"), width)
-    return {width: str(folder / f"vl{width}") for width in (80, 128)}
 
 
 @pytest.fixture(scope="module")

@@ -16,20 +16,13 @@ from zvl_ext.fit.pairs import Readers
 from zvl_ext.hosts.standalone import StandaloneExtractor
 from zvl_ext.hosts.standalone_encoder import TextEncoderFiles
 from zvl_ext.lab.miniature import family, world
-from zvl_ext.lab.miniature.resized import write_resized
 from zvl_ext.qwen3vl.files import open_checkpoint
 from zvl_ext.reference import Reference, open_reference
 
+pytest_plugins = ["resized_miniature"]
+
 LAYERS = (-3, -2)
 PROMPT = "a large cross, red"
-
-
-@pytest.fixture(scope="module")
-def resized(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
-    folder = tmp_path_factory.mktemp("resized")
-    for width in (80, 128):
-        write_resized(str(folder / f"vl{width}"), width)
-    return {width: str(folder / f"vl{width}") for width in (80, 128)}
 
 
 @pytest.fixture(scope="module")

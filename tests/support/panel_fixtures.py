@@ -24,11 +24,15 @@ def elem_id(name: str) -> str:
 
 
 class Built:
-    """A panel in a page of its own."""
+    """A panel in a page of its own.
 
-    def __init__(self) -> None:
+    Args:
+        host: What it asks for what it does; default: the web UI's.
+    """
+
+    def __init__(self, host: Any = None) -> None:
         with gr.Blocks() as self.page:
-            components, self.fields = panel.build(TITLE, elem_id, PanelHost())
+            components, self.fields = panel.build(TITLE, elem_id, host or PanelHost())
         self.controls = dict(zip([o.name for o in OPTIONS], components))
         self.components = components
 
@@ -71,3 +75,12 @@ class Built:
 @pytest.fixture
 def built(web: WebUI) -> Built:
     return Built()
+
+
+@pytest.fixture
+def notices(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What gradio tells the user from now on."""
+    lines: list[str] = []
+    for kind in ("Info", "Warning"):
+        monkeypatch.setattr(gr, kind, lines.append)
+    return lines

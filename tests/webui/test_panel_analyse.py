@@ -16,13 +16,12 @@ pytest.importorskip("gradio")
 
 import gradio as gr
 import tiny
-from panel_fixtures import Built, elem_id
+from panel_fixtures import Built
 
 from zvl_ext.analysis.measuring import Analysis
 from zvl_ext.analysis.wanted import Wanted
 from zvl_ext.errors import Stopped, ZvlError
-from zvl_ext.options import OPTIONS, Settings
-from zvl_ext.webui import panel
+from zvl_ext.options import Settings
 from zvl_ext.webui.host import WebUI
 
 pytest_plugins = ["host_fixtures", "panel_fixtures"]
@@ -61,19 +60,7 @@ def host() -> Telling:
 
 @pytest.fixture
 def page(web: Any, host: Telling) -> Built:
-    made = Built.__new__(Built)
-    with gr.Blocks() as made.page:
-        components, made.fields = panel.build("Z-Image VL", elem_id, host)
-    made.components, made.controls = components, dict(zip([o.name for o in OPTIONS], components))
-    return made
-
-
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    lines: list[str] = []
-    for kind in ("Info", "Warning"):
-        monkeypatch.setattr(gr, kind, lines.append)
-    return lines
+    return Built(host)
 
 
 def analysed(
@@ -89,9 +76,9 @@ def analysed(
     return event.fn(*given)
 
 
-def test_what_is_done_is_told_and_the_tables_come(page: Built, host: Telling, said: list[str]) -> None:
+def test_what_is_done_is_told_and_the_tables_come(page: Built, host: Telling, notices: list[str]) -> None:
     told = list(analysed(page, reference=tiny.picture(64, 64)))
-    assert said == []
+    assert notices == []
     assert told[0] == "<p class='zvl-help'>reading &lt;layers&gt; 2 of 9 ...</p>"
     assert any("measuring the text encoder, prompt" in each for each in told)
     for title in ("Qwen3-VL against the text encoder", "Worst dimensions", "Row norms by position", "By layer"):
@@ -127,7 +114,7 @@ def test_it_ends_when_nobody_wants_it_any_more(page: Built, host: Telling, how: 
     assert not left or left[-1] == "<p class='zvl-help'>Stopped.</p>"
 
 
-def test_what_goes_wrong_is_a_line(page: Built, host: Telling, said: list[str]) -> None:
+def test_what_goes_wrong_is_a_line(page: Built, host: Telling, notices: list[str]) -> None:
     host.raises = ZvlError("Not enough memory.")
     assert list(analysed(page))[-1] == ""
     host.raises = KeyError("traceback")
@@ -137,7 +124,7 @@ def test_what_goes_wrong_is_a_line(page: Built, host: Telling, said: list[str]) 
     host.raises = None
     list(analysed(page))
     list(analysed(page, alpha="much"))
-    assert said[0] == "Z-Image VL: Not enough memory."
-    assert said[1].startswith("Z-Image VL: Something unexpected")
-    assert said[2] == "Z-Image VL: There is no reference 1 to analyse. Drop a picture there first."
-    assert said[3].startswith("Z-Image VL: alpha")
+    assert notices[0] == "Z-Image VL: Not enough memory."
+    assert notices[1].startswith("Z-Image VL: Something unexpected")
+    assert notices[2] == "Z-Image VL: There is no reference 1 to analyse. Drop a picture there first."
+    assert notices[3].startswith("Z-Image VL: alpha")

@@ -18,8 +18,7 @@ from panel_fixtures import Built, elem_id
 
 from zvl_ext.caption import Asked, Caption
 from zvl_ext.errors import ZvlError
-from zvl_ext.options import OPTIONS, UNITS, Settings
-from zvl_ext.webui import panel
+from zvl_ext.options import UNITS, Settings
 from zvl_ext.webui.host import WebUI
 
 pytest_plugins = ["host_fixtures", "panel_fixtures"]
@@ -59,19 +58,7 @@ def host() -> Telling:
 
 @pytest.fixture
 def page(web: Any, host: Telling) -> Built:
-    made = Built.__new__(Built)
-    with gr.Blocks() as made.page:
-        components, made.fields = panel.build("Z-Image VL", elem_id, host)
-    made.components, made.controls = components, dict(zip([o.name for o in OPTIONS], components))
-    return made
-
-
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    lines: list[str] = []
-    for kind in ("Info", "Warning"):
-        monkeypatch.setattr(gr, kind, lines.append)
-    return lines
+    return Built(host)
 
 
 def described(page: Built, number: int = 1, turn: list[int] | None = None, **values: Any) -> Iterator[tuple]:
@@ -139,36 +126,38 @@ def test_a_page_stops_its_own_and_no_other(page: Built, host: Telling) -> None:
         ({"alpha": "much"}, "alpha"),
     ],
 )
-def test_what_can_not_be_asked_is_a_line(page: Built, host: Telling, said: list[str], values: dict, says: str) -> None:
+def test_what_can_not_be_asked_is_a_line(
+    page: Built, host: Telling, notices: list[str], values: dict, says: str
+) -> None:
     (update, text), *_ = described(page, **values)
     assert (update["visible"], text) == (False, "")
-    (line,) = said
+    (line,) = notices
     assert line.startswith("Z-Image VL: ")
     assert says in line
     assert host.asked == []
 
 
-def test_what_goes_wrong_is_a_line_and_what_was_written_stays(page: Built, host: Telling, said: list[str]) -> None:
+def test_what_goes_wrong_is_a_line_and_what_was_written_stays(page: Built, host: Telling, notices: list[str]) -> None:
     host.raises = ZvlError("Not enough memory.")
     *_, (update, text) = described(page)
     assert (update["visible"], text) == (True, "a red cat")
-    assert said == ["Z-Image VL: Not enough memory."]
+    assert notices == ["Z-Image VL: Not enough memory."]
     host.raises = KeyError("traceback")
     *_, (update, text) = described(page)
     assert text == "a red cat"
-    assert said[1].startswith("Z-Image VL: Something unexpected")
+    assert notices[1].startswith("Z-Image VL: Something unexpected")
 
 
-def test_an_empty_panel_says_that_there_is_nothing_to_describe(built: Built, said: list[str]) -> None:
+def test_an_empty_panel_says_that_there_is_nothing_to_describe(built: Built, notices: list[str]) -> None:
     *_, (update, text) = described(built)
     assert (update["visible"], text) == (False, "")
-    assert said == ["Z-Image VL: There is no reference 1 to describe. Drop a picture there first."]
+    assert notices == ["Z-Image VL: There is no reference 1 to describe. Drop a picture there first."]
 
 
-def test_the_real_model_of_the_web_ui_is_asked(built: Built, said: list[str]) -> None:
+def test_the_real_model_of_the_web_ui_is_asked(built: Built, notices: list[str]) -> None:
     built.controls["reference_2"].value = None
     texts = list(described(built, 2, reference_2=tiny.picture(64, 64), length="short"))
-    assert said == []
+    assert notices == []
     assert texts
 
 

@@ -35,6 +35,13 @@ def add_command(commands: Any, name: str, does: str, *examples: str, more: str =
     return parser
 
 
+def add_weights(parser: Any) -> None:
+    """The arguments that name models in place of the miniature's."""
+    parser.add_argument("--z-image", metavar="FOLDER", help="a diffusers folder of Z-Image; default: the miniature")
+    parser.add_argument("--qwen3-vl", metavar="PATH", help="a Hugging Face folder or one .safetensors file of Qwen3-VL")
+    parser.add_argument("--weights", metavar="FOLDER", help="other weights of the miniature family")
+
+
 def value(option: Option) -> Any:
     """An argparse type that applies the option's own check."""
 

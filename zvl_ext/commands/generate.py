@@ -16,7 +16,7 @@ from ..loras import named as asked_lora
 from ..options import BY_NAME, UNITS, Settings
 from ..output import written
 from . import folder
-from .common import add_command, check_out, device, given, value, whole
+from .common import add_command, add_weights, check_out, device, given, value, whole
 
 if TYPE_CHECKING:
     from ..reference import Reference
@@ -58,9 +58,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--seed", type=whole(0, _SEEDS - 1), help="default: a random one, which is told")
     parser.add_argument("--out", default=_OUT, help="the PNG to write; default: %(default)s")
     parser.add_argument("--json", action="store_true", help="print one line of JSON about the picture")
-    parser.add_argument("--z-image", metavar="FOLDER", help="a diffusers folder of Z-Image; default: the miniature")
-    parser.add_argument("--qwen3-vl", metavar="PATH", help="a Hugging Face folder or one .safetensors file of Qwen3-VL")
-    parser.add_argument("--weights", metavar="FOLDER", help="other weights of the miniature family")
+    add_weights(parser)
     parser.add_argument(
         "--conditioning",
         metavar="FILE",

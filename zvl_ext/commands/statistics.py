@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import ZvlError
 from ..options import BY_NAME, Settings
-from .common import add_command, check_out, device, given, value, whole
+from .common import add_command, add_weights, check_out, device, given, value, whole
 from .tensors import check_widths, load, save
 
 if TYPE_CHECKING:
@@ -59,9 +59,7 @@ def add(commands: Any) -> None:
         "--no-attention", dest="attention", action="store_false", default=None,
         help="make no picture to measure the attention that the reference gets",
     )  # fmt: skip
-    models.add_argument("--z-image", metavar="FOLDER", help="a diffusers folder of Z-Image")
-    models.add_argument("--qwen3-vl", metavar="PATH", help="a Hugging Face folder or one .safetensors file of Qwen3-VL")
-    models.add_argument("--weights", metavar="FOLDER", help="other weights of the miniature family")
+    add_weights(models)
     models.add_argument("--size", type=whole(64, 2048), help="the picture's width and height, with the real weights")
     models.add_argument("--steps", type=whole(1, 100), help="default: 8")
     guidance = dataclasses.replace(BY_NAME["alpha"], name="guidance", maximum=30.0)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import ZvlError
 from . import folder
-from .common import add_command, device, given, whole
+from .common import add_command, add_weights, device, given, whole
 
 _SEEDS = 2**32
 _EXAMPLE = (
@@ -55,9 +55,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--webui", **more, metavar="URL", help="a running web UI; may be given several times")
     parser.add_argument("--dask", metavar="ADDRESS", help="a Dask scheduler")
     parser.add_argument("--workers", type=whole(1, 64), help="processes; default: one a core, with real weights one")
-    parser.add_argument("--z-image", metavar="FOLDER", help="a diffusers folder of Z-Image; default: the miniature")
-    parser.add_argument("--qwen3-vl", metavar="PATH", help="a Hugging Face folder or one .safetensors file of Qwen3-VL")
-    parser.add_argument("--weights", metavar="FOLDER", help="other weights of the miniature family")
+    add_weights(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, or a torch device such as cuda:1")
     parser.add_argument(
         "--encoder",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .adapters import Form
     from .album import Picture
     from .crew import Crew
+    from .judge import Judge
     from .prepare import Prepared
 
 _LARGE = 10**9  # parameters of an image model whose activations are computed again instead of kept
@@ -144,6 +145,19 @@ def gather(wish: Wish, crew: Crew, told: Told, form: Form | None = None) -> Mate
     if recompute:
         transformer.enable_gradient_checkpointing()
     return Material(model, learned, deciding, saying, len(pictures), folder)
+
+
+def begin(wish: Wish, told: Told, form: Form | None = None) -> tuple[Crew, Told, Material, Judge]:
+    """This process among those that learn, how a person hears of it (of the first alone), the material as `gather`
+    gives it, and who sees how the image model does."""
+    from .crew import Crew
+    from .judge import Judge
+
+    crew = Crew(cpu=wish.device == "cpu")
+    told = told if crew.first else SILENT
+    material, schedule = gather(wish, crew, told, form), wish.schedule
+    transformer = material.model.pipeline.transformer
+    return crew, told, material, Judge(transformer, schedule.at_once, schedule.seed, material.shift, crew)
 
 
 def _examples(wish: Wish, pictures: list[Picture]) -> Iterator[list[recipes.Example]]:

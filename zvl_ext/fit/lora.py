@@ -6,8 +6,7 @@ from ..errors import ZvlError
 from ..loras import write_lora
 from .about import about
 from .adapters import Adapters, Form
-from .crew import Crew
-from .gathering import SILENT, Told, Wish, gather
+from .gathering import Told, Wish, begin
 from .loop import run
 from .report import Gain, Reading, gain, reading
 
@@ -25,14 +24,10 @@ def fit_lora(wish: Wish, form: Form, out: str, anyway: bool, told: Told) -> tupl
         ZvlError: something can't be read, does not fit or can't be written; the loss is no number any more; or nothing
             was gained.
     """
-    from .judge import Judge
     from .weights import best_single
 
-    crew = Crew(cpu=wish.device == "cpu")
-    told = told if crew.first else SILENT
-    material = gather(wish, crew, told, form)
+    crew, told, material, judge = begin(wish, told, form)
     schedule, saying = wish.schedule, material.saying
-    judge = Judge(material.model.pipeline.transformer, schedule.at_once, schedule.seed, material.shift, crew)
     weight = best_single(judge, material.learned.first(_LOOKED_AT))
     told.say(f"Without a LoRA, the best weight is {weight:g}.")
     without, single = (judge.losses(saying, weight=each) for each in (0.0, weight))

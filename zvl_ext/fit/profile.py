@@ -5,8 +5,7 @@ from __future__ import annotations
 from ..errors import ZvlError
 from ..profiles import write_profile
 from .about import about
-from .crew import Crew
-from .gathering import SILENT, Told, Wish, gather
+from .gathering import Told, Wish, begin
 from .loop import run
 from .report import Gain, gain
 
@@ -25,14 +24,10 @@ def fit_weights(wish: Wish, out: str, anyway: bool, told: Told) -> Gain:
         ZvlError: something can't be read, does not fit or can't be written; the loss is no number any more; or nothing
             was gained.
     """
-    from .judge import Judge
     from .weights import HeadWeights, best_single, centred
 
-    crew = Crew(cpu=wish.device == "cpu")
-    told = told if crew.first else SILENT
-    material = gather(wish, crew, told)
-    schedule, transformer = wish.schedule, material.model.pipeline.transformer
-    judge = Judge(transformer, schedule.at_once, schedule.seed, material.shift, crew)
+    crew, told, material, judge = begin(wish, told)
+    schedule = wish.schedule
     some = material.learned.first(_LOOKED_AT)
     weight = best_single(judge, some)
     told.say(f"The best weight for all heads alike is {weight:g}.")
