@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from crews import Here
 
+from zvl_ext.errors import ZvlError
+from zvl_ext.folder import held
 from zvl_ext.lab.evaluation.experiments import SPLICE, TEXT, WEIGHTED, Row
 from zvl_ext.lab.miniature import family, world
 
@@ -103,13 +106,13 @@ def evaluate(adapter_folder, monkeypatch):
     from zvl_ext.lab.evaluation import bench
     from zvl_ext.lab.evaluation import run as evaluate
 
+    monkeypatch.setattr(evaluate, "Process", Here)
     monkeypatch.setitem(family.SAMPLING, "steps", 1)
     monkeypatch.setattr(bench, "REAL", 20)
     monkeypatch.setattr(bench, "CAPTION_TOKENS", 3)
-    said: list[str] = []
 
-    def run(out: Path, rows: list[Row] = FEW) -> tuple[dict[str, Any], list[str]]:
-        said.clear()
+    def run(out: Path, rows: list[Row] = FEW, said: list[str] | None = None) -> tuple[dict[str, Any], list[str]]:
+        said = [] if said is None else said
         return evaluate.run(str(adapter_folder), str(out), rows=rows, workers=1, say=said.append), said
 
     return run
@@ -150,10 +153,70 @@ def test_the_command_writes_its_results_goes_on_where_it_was_and_repeats_itself(
 def test_other_weights_are_measured_anew(tmp_path):
     from zvl_ext.lab.evaluation import run as command
 
-    path = tmp_path / "rows.jsonl"
-    path.write_text('{"weights": "a", "key": "k", "values": {"x": 1}}\n', encoding="utf-8")
-    assert command.finished(str(path), "a") == {"k": {"x": 1}}
-    assert command.finished(str(path), "b") == {}
+    (tmp_path / "rows.jsonl").write_text('{"weights": "a", "key": "k", "values": {"x": 1}}\n', encoding="utf-8")
+    for weights, there in (("a", {"k": {"x": 1}}), ("b", {})):
+        kept = command.kept_in(str(tmp_path), weights)
+        with kept.opened():
+            assert {key: line["values"] for key, line in kept.done.items()} == there
+
+
+QUICK_ROWS = [Row("pictures", f"drawn {count}", "real", {}, count) for count in (2, 3, 4, 5)]
+
+
+def test_ctrl_c_leaves_the_rows_that_are_done_and_the_evidence_as_it_was(evaluate, tmp_path, monkeypatch):
+    from zvl_ext.lab.kept import Kept
+
+    evaluate(tmp_path, QUICK_ROWS[:1])
+    before, keep = (tmp_path / "evidence.md").read_bytes(), Kept.keep
+
+    def stopping(self: Kept, line: dict[str, Any]) -> None:
+        keep(self, line)
+        if len(self.done) == 3:
+            raise KeyboardInterrupt
+
+    said: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Kept, "keep", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(tmp_path, QUICK_ROWS, said)
+    assert said[-1] == "Stopped. 3 of 4 rows are measured; the same command goes on from there."
+    assert (tmp_path / "evidence.md").read_bytes() == before
+    assert evaluate(tmp_path, QUICK_ROWS)[1][0].startswith("1 of 4 rows")
+
+
+def test_a_row_that_can_not_be_measured_is_one_line_and_the_others_are_kept(evaluate, tmp_path, monkeypatch):
+    from zvl_ext.lab.evaluation.bench import Bench
+
+    measure = Bench.measure
+
+    def refusing(self: Bench, row: Row) -> dict[str, Any]:
+        if row.pairs == 3:
+            raise ZvlError("it is too small.")
+        return measure(self, row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bench, "measure", refusing)
+        with pytest.raises(ZvlError, match=r"1 row could not .* drawn 3: it is too small. 3 of 4 rows are measured"):
+            evaluate(tmp_path, QUICK_ROWS)
+    assert not (tmp_path / "evidence.md").exists()
+    assert evaluate(tmp_path, QUICK_ROWS)[1][0].startswith("1 of 4 rows")
+
+
+def test_plain_pictures_are_drawn_in_the_same_batches_whatever_was_measured_before():
+    pytest.importorskip("diffusers")
+    from zvl_ext.lab.evaluation.bench import Bench
+
+    bench, drawn = Bench.__new__(Bench), []
+    bench._plain_pictures = {}
+    bench.pictures = lambda row: drawn.append(row.pairs) or [f"{number} of {row.pairs}" for number in row.numbers]
+    longer, shorter, other = (Row("weight", "x", "settings", {"weight": w}, n) for w, n in ((1, 5), (1, 2), (0.5, 2)))
+    assert [bench._plain(row)[1] for row in (longer, shorter, other, longer)] == ["1 of 5", *2 * ["1 of 2"], "1 of 5"]
+    assert drawn == [5, 2]
+
+
+def test_two_runs_do_not_work_in_one_folder(evaluate, tmp_path):
+    with held(str(tmp_path / ".lock")), pytest.raises(ZvlError, match="Another run is at work"):
+        evaluate(tmp_path, QUICK_ROWS)
 
 
 def test_without_matplotlib_there_are_tables_and_a_line(evaluate, tmp_path, monkeypatch):

@@ -235,11 +235,11 @@ def test_a_full_disk_is_one_line_and_what_is_done_stays(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows locks otherwise")
-def test_two_sweeps_do_not_work_in_one_folder(sweep: Callable, out: Path) -> None:
+def test_two_runs_do_not_work_in_one_folder(sweep: Callable, out: Path) -> None:
     out.mkdir()
     with WebUI() as web, held(str(out / ".lock")) as mine:
         assert mine
-        refused(sweep(*WEIGHTS, "--webui", web.url), "Another sweep is at work")
+        refused(sweep(*WEIGHTS, "--webui", web.url), "Another run is at work")
 
 
 def test_new_measures_are_taken_of_what_is_there(sweep: Callable, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,3 +34,18 @@ def work(job: Any) -> Any:
     if what == "wrong":
         raise KeyError(value)
     return what, value, os.getpid()
+
+
+class Here:
+    """A member that works in this process, in `processes.Process`' place: what a test has changed is changed there."""
+
+    def __init__(self, name: str, prepare: Callable[..., Callable[[Any], Any]], *arguments: Any):
+        self.name, self._prepare, self._arguments = name, prepare, arguments
+        self._work: Callable[[Any], Any] | None = None
+
+    def work(self, job: Any) -> Any:
+        self._work = self._work or self._prepare(*self._arguments)
+        return self._work(job)
+
+    def close(self) -> None:
+        pass

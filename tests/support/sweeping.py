@@ -177,7 +177,8 @@ def throughput(folder: Path, shown: Path) -> dict[str, Any]:
     def swept(workers: int) -> tuple[float, float, float]:
         """Seconds of a cell: by the clock, of the workers' processors, of this process'."""
         args, target, grid = grid_of(workers)
-        with Folder(args.out).opened() as there, one_thread():
+        there = Folder(args.out)
+        with there.opened(), one_thread():
             run = Run(grid, there, whole.metrics_of(args, print))
             _, left = run.missing()
             run.make(left[:FIRST], target)

@@ -36,9 +36,12 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
     from ..lab.evaluation import run
     from ..lab.evaluation.experiments import QUICK, Plan
     from ..lab.miniature import family
 
     plan = QUICK if args.quick else Plan()
-    run.run(args.weights or family.WEIGHTS, args.out, plan.of(args.pairs) if args.pairs else plan, args.workers)
+    plan = plan.of(args.pairs) if args.pairs else plan
+    run.run(args.weights or family.WEIGHTS, args.out, plan, args.workers, tqdm.write)

@@ -65,6 +65,7 @@ class Crew:
         group: What jobs have in common that is cheap to do one after another; a member keeps to its own as long as
             there is some of it.
         say: Told that a member is away, and that it is back.
+        ahead: Jobs that are worth handing over for each member.
     """
 
     def __init__(
@@ -73,8 +74,10 @@ class Crew:
         rest: float | None = None,
         group: Callable[[Any], Any] = lambda job: None,
         say: Callable[[str], None] = lambda line: None,
+        ahead: int = 1,
     ):
         self.members = list(members)
+        self.hands, self.width = len(self.members), ahead * len(self.members)
         self._rest, self._group, self._say = REST if rest is None else rest, group, say
         self._tasks: deque[_Task] = deque()
         self._at_work: dict[int, Any] = {}  # groups by the member's number

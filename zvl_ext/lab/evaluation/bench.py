@@ -44,7 +44,7 @@ class Bench:
         self.adapter = adapter.load(self.model.pipeline.transformer, weights)
         self.folder = os.path.join(weights, "qwen3-vl")
         self.pairs = pairs(count)
-        self._plain_pictures: dict[tuple[bool, str, int], list[Image.Image]] = {}
+        self._plain_pictures: dict[str, list[Image.Image]] = {}
 
     @functools.cached_property
     def references(self) -> list[Reference]:
@@ -183,7 +183,8 @@ class Bench:
     ) -> list[Image.Image]:
         """A picture from each conditioning, each of a pair and a seed.
 
-        Pictures are a function of their own conditioning and seed, so batches are made as it is fastest.
+        Batches are made as it is fastest: but for the last bits a picture is a function of its own conditioning and
+        seed.
         """
         # Conditionings of like length share a batch: the image model pads them to a multiple of 32 tokens.
         order = sorted(range(len(places)), key=lambda i: -(-len(rows[i]) // 32))
@@ -292,11 +293,14 @@ class Bench:
         return values
 
     def _plain(self, row: Row) -> list[Image.Image]:
-        """The pictures of a row's prompts alone, drawn once."""
-        known = self._plain_pictures.setdefault((row.half, row.names, row.first), [])
-        if len(known) < row.pairs:
-            known[:] = self.pictures(Row("", "", "prompt", {}, row.pairs, row.half, names=row.names, first=row.first))
-        return known[: row.pairs]
+        """The pictures of a row's prompts alone, drawn once for all rows of the same pairs.
+
+        Not taken from a longer row's: in a batch of others the last bits of a picture differ.
+        """
+        alone = Row("", "", "prompt", {}, row.pairs, row.half, names=row.names, first=row.first)
+        if alone.key not in self._plain_pictures:
+            self._plain_pictures[alone.key] = self.pictures(alone)
+        return self._plain_pictures[alone.key]
 
     def _swapped(self, row: Row) -> dict[str, Any]:
         """What exchanging the reference does, for each pair: the prompt and the noise stay.

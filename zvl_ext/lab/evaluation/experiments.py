@@ -112,6 +112,11 @@ class Row:
         """Its pairs'."""
         return range(self.first, self.first + self.pairs)
 
+    @property
+    def pictures(self) -> int:
+        """How many are made for it."""
+        return self.pairs * self.seeds
+
     def drawn(self) -> tuple[Pair, ...]:
         """Its pairs."""
         return pairs(self.first + self.pairs)[self.first :]

@@ -126,7 +126,7 @@ def _part_table(entries: list[Entry], columns: tuple[str, ...] = _COLUMNS) -> st
             f"{e.row.alpha:g}" if e.row.how in ("settings", "tower") else "",
             *(with_interval(e.interval(name)) for name in columns),
             f"{e.values['frechet']:.1f}",
-            str(e.row.pairs * e.row.seeds),
+            str(e.row.pictures),
         ]
         for e in entries
     ]

@@ -1,61 +1,43 @@
 """`python -m zvl_ext evaluate`: measures the product on the miniature family, and writes what it found.
 
-Rows of the table of experiments are measured one by one and kept, so that a run that was stopped goes on where it was.
-A row is a function of the weights and of itself: neither the number of workers nor the order changes its numbers.
+Rows of the table of experiments are measured one by one and kept, as a sweep's cells are, so that a run that was
+stopped goes on where it was. A row is a function of the weights and of itself: neither the number of workers nor the
+order changes its numbers.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from ...errors import ZvlError
-from .. import lines
 from ..crew import Crew
 from ..digests import weights_digest
+from ..kept import Kept
 from ..miniature import adapter, family
 from ..processes import Process
-from ..threads import one_thread
+from ..work import Done, attended, handed_out
 from . import report
 from .bench import Bench
 from .experiments import QUICK, Plan, Row, experiments
 
 ROWS = "rows.jsonl"
+_AHEAD = 32  # rows that are handed over for each process: enough to choose those of its own layer
 
 
-def finished(path: str, weights: str) -> dict[str, dict[str, Any]]:
-    """What an earlier run measured with the same weights, by the row's key."""
-    return {
-        entry["key"]: entry["values"]
-        for entry in lines.read(path)
-        if entry.get("weights") == weights and {"key", "values"} <= set(entry)
-    }
+def kept_in(out: str, weights: str) -> Kept:
+    """A folder's rows that were measured with the same weights."""
+    return Kept(out, ROWS, lambda line: line.get("weights") == weights and {"key", "values"} <= set(line))
 
 
 def _prepare(weights: str, count: int) -> Callable[[Row], dict[str, Any]]:
-    """What measures a row, in a process of its own or in this one."""
+    """What measures a row, in a process of its own."""
     torch.set_num_threads(1)  # the numbers shall not depend on the number of workers
     family.be_quiet()
     return Bench(weights, count).measure
-
-
-def _measured(rows: list[Row], weights: str, count: int, workers: int) -> Iterator[tuple[Row, dict[str, Any]]]:
-    """Rows with their measurements, as they are done."""
-    if workers <= 1:
-        with one_thread():
-            measure = _prepare(weights, count)
-            for row in rows:
-                yield row, measure(row)
-        return
-    with Crew([Process(f"Worker {n}", _prepare, weights, count) for n in range(1, workers + 1)]) as crew:
-        waiting = {crew.submit(row): row for row in rows}
-        for done in concurrent.futures.as_completed(waiting):
-            yield waiting[done], done.result()
 
 
 def run(
@@ -78,41 +60,58 @@ def run(
         What results.json holds.
 
     Raises:
-        ZvlError: no weights, or a folder that can't be written.
+        ZvlError: no weights, a folder that can't be written, or rows that can't be measured; the others are kept.
     """
     if not os.path.isfile(os.path.join(weights, "classifier.safetensors")):
         raise ZvlError(f"{weights} is not a folder of the miniature family: it has no classifier.safetensors.")
     quick = plan is not None and plan.alphas == QUICK.alphas
     folder = "evidence-quick" if quick else "evidence"  # a quick look shall not replace the full measurement
     out = out or os.path.join(os.path.dirname(os.path.abspath(weights)), folder)
-    try:
-        os.makedirs(out, exist_ok=True)
-    except OSError as error:
-        raise ZvlError(f"{out} can't be written ({error.strerror or error}).") from error
-    with lines.Lines(os.path.join(out, ROWS)) as log:
-        rows = experiments(plan or Plan()) if rows is None else rows
-        if not os.path.isfile(os.path.join(weights, adapter.FILE)):
-            say(f"No {adapter.FILE} in {weights}: the trained adapter is left out.")
-            rows = [row for row in rows if row.how != "adapter"]
-        digest = weights_digest(weights)
-        values = finished(log.path, digest)
-        # Rows of one layer after another: their hidden states are still in memory.
-        missing = sorted({row.key: row for row in rows if row.key not in values}.values(), key=_nearness)
-        workers = workers or min(os.cpu_count() or 1, 8)
-        workers = min(workers, len(missing))
-        cost = sum(row.pairs * row.seeds for row in missing)
-        say(f"{len(missing)} of {len(rows)} rows to measure, {cost} pictures, {max(workers, 1)} processes.")
-        began, done = time.monotonic(), 0
-        if missing:
-            for row, found in _measured(missing, weights, max(row.numbers.stop for row in rows), workers):
-                values[row.key] = found
-                log.add({"weights": digest, "key": row.key, "values": found})
-                done += row.pairs * row.seeds
-                say(
-                    f"{100 * done / cost:5.1f} %  {(time.monotonic() - began) / 60:5.1f} min  {row.part}: {row.name}, "
-                    f"{row.alpha:g}"
-                )
-    return report.write(out, [(row, values[row.key]) for row in rows], digest, say)
+    rows = experiments(plan or Plan()) if rows is None else rows
+    if not os.path.isfile(os.path.join(weights, adapter.FILE)):
+        say(f"No {adapter.FILE} in {weights}: the trained adapter is left out.")
+        rows = [row for row in rows if row.how != "adapter"]
+    digest = weights_digest(weights)
+    kept = kept_in(out, digest)
+    with kept.opened():
+        _measure(rows, kept, weights, digest, workers or min(os.cpu_count() or 1, 8), say)
+        return report.write(out, [(row, kept.done[row.key]["values"]) for row in rows], digest, say)
+
+
+def _measure(rows: list[Row], kept: Kept, weights: str, digest: str, workers: int, say: Callable[[str], None]) -> None:
+    """Measure the rows that are not kept.
+
+    Raises:
+        ZvlError: some can't be.
+    """
+    every = {row.key: row for row in rows}
+    # Rows of one layer after another: their hidden states are still in memory.
+    missing = sorted((row for key, row in every.items() if key not in kept.done), key=_nearness)
+    pictures = sum(row.pictures for row in every.values())
+    left = sum(row.pictures for row in missing)
+    workers = min(workers, len(missing))
+    say(f"{len(missing)} of {len(rows)} rows to measure, {left} pictures, {workers} processes.")
+    if not missing:
+        return
+
+    def state() -> str:
+        done = sum(key in kept.done for key in every)
+        return f"{done} of {len(every)} rows are measured; the same command goes on from there."
+
+    def keep(row: Row, values: dict[str, Any]) -> None:
+        kept.keep({"weights": digest, "key": row.key, "values": values})
+
+    def work(on_pictures: Callable[[float], Any]) -> Done[Row]:
+        return handed_out(missing, crew, lambda row: row, keep, lambda row: on_pictures(row.pictures))
+
+    count = max(row.numbers.stop for row in rows)
+    members = [Process(f"Worker {number}", _prepare, weights, count) for number in range(1, workers + 1)]
+    with Crew(members, group=_nearness, say=say, ahead=_AHEAD) as crew:
+        done = attended(work, pictures, pictures - left, "picture", state, say, crew.close)
+    if done.failed:
+        row, why = done.failed[0]
+        many = "1 row" if len(done.failed) == 1 else f"{len(done.failed)} rows"
+        raise ZvlError(f"{many} could not be measured, such as {row.part}, {row.name}: {why} {state()}")
 
 
 def _nearness(row: Row) -> tuple:

@@ -69,7 +69,7 @@ class Entry:
         names += [f"{whose} {name}" for whose in ("prompt", "reference") for name in JUDGED]
         names += [name for name in ("moved", "diversity") if name in self.values]
         return {
-            "n": self.row.pairs * self.row.seeds,
+            "n": self.row.pictures,
             **{name: [round(v, 4) for v in self.interval(name)] for name in names},
             "frechet": self.values["frechet"],
         }

@@ -18,11 +18,12 @@ from ...output import written
 from ...outside import plain, read_regular, reason
 from ..miniature import family
 from ..threads import one_thread
+from ..work import Done, attended
 from . import report
 from .axes import ASKED, SEEDS, Axis, known, parse
-from .cells import Sweep, opened
+from .cells import Cell, Sweep, opened
 from .folder import ABOUT, Folder
-from .run import Done, Run, seconds_each
+from .run import Run, seconds_each
 from .targets import Target, open_target
 
 ASK = 5_000  # cells from which on the user is asked
@@ -38,7 +39,7 @@ _REAL = {"size": 1024, "steps": 8, "cfg": 1.0}
 Say = Callable[[str], None]
 
 
-def sweep(args: argparse.Namespace, say: Say) -> Done:
+def sweep(args: argparse.Namespace, say: Say) -> Done[Cell]:
     """Make, measure and report what the command line asks for.
 
     Args:
@@ -61,7 +62,8 @@ def sweep(args: argparse.Namespace, say: Say) -> Done:
             stack.enter_context(one_thread())
         target = open_target(args, say)
         stack.callback(target.close)
-        folder = stack.enter_context(Folder(args.out).opened())
+        folder = Folder(args.out)
+        stack.enter_context(folder.opened())
         grid = Sweep(axes, args.set, asked, pictures, target.identity, args.sample, args.sample_seed)
         for line in left_out:
             say(line)
@@ -69,26 +71,21 @@ def sweep(args: argparse.Namespace, say: Say) -> Done:
         return _made(args, Run(grid, folder, used), target, say)
 
 
-def _made(args: argparse.Namespace, run: Run, target: Target, say: Say) -> Done:
-    from tqdm import tqdm
-
+def _made(args: argparse.Namespace, run: Run, target: Target, say: Say) -> Done[Cell]:
     if len(run.sweep) > ASK and not args.yes:
         raise ZvlError(_how_long(run, target))
     total, left = run.missing()
     kept, began = total - len(left), time.monotonic()
     if kept:
         say(f"{kept:,} of {total:,} cells are done already.")
-    with tqdm(total=total, initial=kept, unit="cell", disable=None, smoothing=0.1) as bar:
-        try:
-            done = run.make(left, target, bar.update)
-        except ZvlError as error:
-            raise ZvlError(f"{error} {_state(run, total)}") from error
-        except KeyboardInterrupt:
-            bar.close()
-            target.close()
-            _report(args, run, target, total)
-            say(f"Stopped. {_state(run, total)}")
-            raise
+
+    def stopped() -> None:
+        target.close()
+        _report(args, run, target, total)
+
+    done = attended(
+        lambda on_cell: run.make(left, target, on_cell), total, kept, "cell", lambda: _state(run, total), say, stopped
+    )
     page = _report(args, run, target, total)
     if done.made:
         took = time.monotonic() - began

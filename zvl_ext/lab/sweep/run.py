@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -16,22 +14,12 @@ from ...errors import ZvlError
 from ...measures import DIVERSITY, Metric, Shown, measured, opened
 from ...outside import plain, read_regular, reason
 from ...reference import MAX_BYTES, open_reference
-from ..crew import Unfit
+from ..work import Done, handed_out
 from .cells import Cell, Picture, Sweep
 from .folder import Folder
 from .targets import Job, Made, Target
 
-_TICK = 2.0  # seconds after which a target is asked anew how much it can take
-_HOPELESS = 10  # cells that fail before any is made: then all will
 _KEPT = 16  # references in memory
-
-
-@dataclass
-class Done:
-    """What a run has done: cells made, and those that could not be, each with why."""
-
-    made: int = 0
-    failed: list[tuple[Cell, str]] = field(default_factory=list)
 
 
 class Run:
@@ -58,33 +46,18 @@ class Run:
             on_cell()
         return count, left
 
-    def make(self, numbers: Iterable[int], target: Target, on_cell: Callable[[], None] = lambda: None) -> Done:
+    def make(
+        self, numbers: Iterable[int], target: Target, on_cell: Callable[[int], Any] = lambda count: None
+    ) -> Done[Cell]:
         """Make the cells at these places.
 
         Raises:
             ZvlError: nothing can be made, or kept, any more. What is done stays.
         """
-        done, cells = Done(), map(self.sweep.cell, numbers)
-        waiting: dict[Future[Made], Cell] = {}
-        while True:
-            for cell in _take(cells, target.width - len(waiting)):
-                waiting[target.submit(self._job(cell))] = cell
-            if not waiting:
-                return done
-            for future in wait(waiting, _TICK, FIRST_COMPLETED).done:
-                cell = waiting.pop(future)
-                try:
-                    made = future.result()
-                except Unfit:
-                    raise
-                except ZvlError as error:
-                    done.failed.append((cell, str(error)))
-                    if not done.made and len(done.failed) >= _HOPELESS:
-                        raise
-                else:
-                    self.folder.add(self._line(cell, made), made.picture)
-                    done.made += 1
-                on_cell()
+        return handed_out(map(self.sweep.cell, numbers), target, self._job, self._keep, lambda cell: on_cell(1))
+
+    def _keep(self, cell: Cell, made: Made) -> None:
+        self.folder.add(self._line(cell, made), made.picture)
 
     def table(self) -> list[dict[str, Any]]:
         """The lines of the cells that are done, in the sweep's order, with all that is to be measured of them."""
@@ -140,13 +113,6 @@ class Run:
                 value = several.function([Shown(opened(self.folder.picture(line["key"]))) for line in group])
                 for line in group:
                     line["metrics"][DIVERSITY] = round(value, 6)
-
-
-def _take(cells: Iterator[Cell], count: int) -> Iterator[Cell]:
-    for _ in range(count):
-        if (cell := next(cells, None)) is None:
-            return
-        yield cell
 
 
 def _read(picture: Picture) -> bytes:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from ...work import Workers
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Made:
     notes: tuple[str, ...] = ()
 
 
-class Target(Protocol):
-    """What makes pictures.
+class Target(Workers, Protocol):
+    """What makes pictures: does Jobs, gives Mades.
 
     Attributes:
         name: As people call it.
@@ -42,20 +43,6 @@ class Target(Protocol):
 
     name: str
     identity: str
-
-    @property
-    def hands(self) -> int:
-        """How many jobs are done at the same time."""
-
-    @property
-    def width(self) -> int:
-        """How many jobs are worth handing over at a time."""
-
-    def submit(self, job: Job) -> Future[Made]:
-        """Have a picture made. What can't be made is a ZvlError; crew.Unfit where nothing can."""
-
-    def close(self) -> None:
-        """End it, also in the middle of a picture."""
 
 
 # By the argument that asks for it, in the order in which they are looked at: the module, which has `open_target(args)`.
