@@ -219,6 +219,30 @@ def test_the_caption_is_beaten_or_beats():
     assert against(0.5) == "no clear difference"
 
 
+@pytest.mark.parametrize(
+    ("follow", "similar", "verdict_"),
+    [
+        (0.75, 0.5, "shown"),
+        (0.75, 0.475, "not shown"),  # more of the one at the other's expense
+        (0.5, 0.5, "not shown"),
+        (0.525, 0.5, "not shown"),  # within the noise: at most one more in forty
+        (0.5, 0.75, "shown"),
+    ],
+)
+def test_a_setting_does_better_than_a_caption_where_it_keeps_both_and_has_more_of_one(follow, similar, verdict_):
+    chosen = experiments.CHOSEN_BLOCKS[1]
+
+    def of(mine: float, others: float):
+        return lambda row: others if row.how == "caption" or row.values.get("blocks") != chosen else mine
+
+    def table(count: int) -> Table:
+        rows = experiments.beside_caption(count)
+        return Table([made(row, of(follow, 0.5)(row), of(similar, 0.5)(row)) for row in rows])
+
+    (claim,) = [each for each in what_it_must_show(table(40)) if each[0].startswith("A setting does better")]
+    assert decide([claim])[0].verdict == verdict_
+
+
 def of_weight(row: Row) -> float:
     return min(0.9, 0.1 + 0.4 * row.values["weight"]) if row.part == "weight" else row.alpha
 
