@@ -48,5 +48,16 @@ def test_the_changelog_leads_up_to_this_version() -> None:
     headings = re.findall(r"^## \[(.+?)\](?: - (\S+))?$", text, re.M)
     released = [(version, datetime.date.fromisoformat(day)) for version, day in headings if version != "Unreleased"]
     assert [day for _, day in released] == sorted((day for _, day in released), reverse=True)
-    assert headings[0][0] in ("Unreleased", zvl_ext.__version__)
-    assert released[0][0] in (zvl_ext.__version__, "0.1.0"), "this version, or the one before it"
+    assert headings[0][0] == "Unreleased"
+    assert released[0][0] == zvl_ext.__version__
+    parts = re.findall(r"^### (\w+)$", text.split("## [0.2.0]")[1].split("## [0.1.0]")[0], re.M)
+    assert parts == ["Added", "Changed", "Fixed"]
+
+
+def test_the_package_has_the_version_of_the_module_and_the_extension_s_name() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'dynamic = ["version"]\n' in project
+    assert 'version = { attr = "zvl_ext.__version__" }' in project
+    entry = json.loads((ROOT / ".github" / "index-entry.json").read_text(encoding="utf-8"))
+    added = re.findall(r"^## \[[\d.]+\] - (\S+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    assert entry["added"] in added, "the day of a release"
