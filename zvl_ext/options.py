@@ -117,7 +117,8 @@ class Declared:
     image_dropout: float = declared(
         "number", _START["image_dropout"], "Image dropout",
         "Leaves out this share of the image's tokens at random, by the picture's seed, so that the reference is held "
-        "more loosely: at 0.75 most of it still shows, at 0.95 only its general idea. Needs a token mode with image tokens.",
+        "more loosely: at 0.75 most of it still shows, at 0.95 only its general idea. Needs a token mode with image "
+        "tokens.",
         minimum=0.0, maximum=0.99, step=0.01, infotext="ZVL dropout", axis="Image dropout", unit=1,
     )  # fmt: skip
     reference_tokens: int = declared(
