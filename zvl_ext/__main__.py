@@ -47,8 +47,16 @@ COMMANDS = (
 )
 
 
+MINIATURE = "The miniature is a small demo model that comes with Z-Image VL and knows drawings of single objects."
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, which ends with the command's own help."""
+
+    def format_help(self) -> str:
+        """A help that speaks of the miniature says what that is."""
+        said = super().format_help()
+        return f"{said}\n{MINIATURE}\n" if "miniature" in said else said
 
     def error(self, message: str) -> NoReturn:
         raise ZvlError(f"{message} (see {self.prog} --help)")

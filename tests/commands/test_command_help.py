@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from command_line import Result
 
-from zvl_ext.__main__ import COMMANDS, build_parser, main
+from zvl_ext.__main__ import COMMANDS, MINIATURE, build_parser, main
 
 
 def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -38,6 +38,15 @@ def test_its_help_says_what_it_does_and_shows_it(parser: argparse.ArgumentParser
     for example in examples:
         assert example.startswith(parser.prog)
         build_parser().parse_args(shlex.split(example)[3:])  # raises what it can't take
+
+
+@every
+def test_its_help_explains_every_argument_and_its_words(parser: argparse.ArgumentParser) -> None:
+    for action in parser._actions:
+        assert action.help or isinstance(action, argparse._SubParsersAction), action.option_strings
+        assert "Default: ." not in (action.help or "")
+    said = parser.format_help()
+    assert said.count(MINIATURE) == ("miniature" in said.replace(MINIATURE, ""))
 
 
 @every

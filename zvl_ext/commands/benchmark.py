@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
         action="store_true",
         help="the real sizes: 9 GB on disk, 16 GB of memory and many minutes; default: a quarter of the widths",
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument(
         "--repetitions",
         type=whole(1, 100),

@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--clear", action="store_true", help="remove them")
     parser.add_argument("--folder", help="another folder")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=run)
 
 

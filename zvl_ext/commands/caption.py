@@ -11,7 +11,7 @@ from typing import Any
 
 from ..caption import LANGUAGES, LENGTHS, Wish, describe
 from ..errors import ZvlError
-from .common import add_command, add_option, device
+from .common import add_command, add_dtype, add_option, device
 
 
 def add(commands: Any) -> None:
@@ -33,7 +33,7 @@ def add(commands: Any) -> None:
     add_option(parser, "reference_tokens")
     parser.add_argument("--tokenizer", metavar="FOLDER", help="a folder with tokenizer.json; default: the model's")
     parser.add_argument("--device", default="auto", help="auto, cpu, or a torch device such as cuda:1")
-    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    add_dtype(parser, "float16")
     parser.add_argument("--json", action="store_true", help="print one line of JSON at the end instead")
     parser.set_defaults(run=run)
 

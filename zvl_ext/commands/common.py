@@ -42,6 +42,14 @@ def add_weights(parser: Any) -> None:
     parser.add_argument("--weights", metavar="FOLDER", help="other weights of the miniature family")
 
 
+def add_dtype(parser: Any, *more: str) -> None:
+    """The argument that says what kind of numbers a model is calculated in."""
+    kinds = ("auto", "float32", "bfloat16", *more)
+    parser.add_argument(
+        "--dtype", default="auto", choices=kinds, help="numbers to calculate in; auto: what suits device and weights"
+    )
+
+
 def value(option: Option) -> Any:
     """An argparse type that applies the option's own check."""
 
@@ -79,7 +87,7 @@ def add_option(parser: argparse.ArgumentParser, name: str, *aliases: str, option
         type=value(option),
         default=getattr(PUBLISHED, name),
         metavar="|".join(option.choices) or option.kind.upper(),
-        help=f"{option.help} Default: {getattr(PUBLISHED, name)}.".replace("%", "%%"),
+        help=f"{option.help} Default: {getattr(PUBLISHED, name) or 'none'}.".replace("%", "%%"),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import ZvlError
-from .common import add_command, check_out, device
+from .common import add_command, add_dtype, check_out, device
 from .tensors import TENSOR, save
 
 
@@ -16,10 +16,10 @@ def add(commands: Any) -> None:
     parser = add_command(
         commands,
         "encode",
-        "a prompt's text embeddings, as Z-Image takes them",
+        "a prompt's text embeddings: what Z-Image is told by it",
         'encode --prompt "a house" --text-encoder Z-IMAGE-FOLDER --out text.safetensors',
     )
-    parser.add_argument("--prompt", required=True)
+    parser.add_argument("--prompt", required=True, help="the text to encode")
     parser.add_argument(
         "--text-encoder",
         required=True,
@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
         "--tokenizer", metavar="FOLDER", help="a folder with tokenizer.json; default: the text encoder's"
     )
     parser.add_argument("--device", default="cpu", help="cpu, or a torch device such as cuda:1; default: %(default)s")
-    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    add_dtype(parser, "float16")
     parser.add_argument("--out", required=True, help="the .safetensors file to write")
     parser.set_defaults(run=run)
 

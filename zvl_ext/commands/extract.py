@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import ZvlError
 from ..options import BY_NAME, PROMPT
-from .common import PUBLISHED, add_command, add_option, check_out, device
+from .common import PUBLISHED, add_command, add_dtype, add_option, check_out, device
 from .tensors import TENSOR, save
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
     parser = add_command(
         commands,
         "extract",
-        "hidden states of Qwen3-VL after it has seen an image and a prompt",
+        "hidden states of Qwen3-VL: what one of its layers makes of an image and a prompt",
         'extract picture.png --model models/qwen3_vl/Qwen3-VL-4B-Instruct --prompt "a house" --out vl.safetensors',
     )
     parser.add_argument("image", help="the reference image, a file")
@@ -36,7 +36,7 @@ def add(commands: Any) -> None:
     add_option(parser, "system_prompt")
     parser.add_argument("--tokenizer", help="a folder with tokenizer.json; default: the model's folder")
     parser.add_argument("--device", default="auto", help="auto, cpu, or a torch device such as cuda:1")
-    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    add_dtype(parser, "float16")
     parser.add_argument("--out", required=True, help="the .safetensors file to write")
     parser.set_defaults(run=run)
 

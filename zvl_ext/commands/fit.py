@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ZvlError
 from ..options import Settings
 from . import fit_projection
-from .common import add_command, bar, check_out, device, given, say, whole
+from .common import add_command, add_dtype, bar, check_out, device, given, say, whole
 
 if TYPE_CHECKING:
     from ..fit.gathering import Told, Wish
@@ -59,16 +59,18 @@ def _add_lora(what: Any) -> None:
     parser = _learning(
         what,
         "lora",
-        "a LoRA of the image model that reads reference rows; without weights named: the miniature's",
+        "a LoRA with which the image model reads references better; without weights named: the miniature's",
         "the LoRA to write, .safetensors; it goes where web UIs look for LoRAs",
     )
-    parser.add_argument("--rank", type=whole(1, 1024), default=16, help="default: %(default)s")
-    parser.add_argument("--alpha", type=_above(10**4), help="what it counts is alpha by rank; default: the rank")
+    parser.add_argument("--rank", type=whole(1, 1024), default=16, help="the LoRA's size; default: %(default)s")
+    parser.add_argument(
+        "--alpha", type=_above(10**4), help="how strongly it acts: alpha divided by rank; default: the rank"
+    )
     parser.add_argument(
         "--layers",
         choices=("attention", "blocks"),
         default="attention",
-        help="which layers have one: those of attention, or feed-forward ones, too; default: %(default)s",
+        help="which layers learn: those of attention, or all of the blocks; default: %(default)s",
     )
     parser.add_argument(
         "--rate", type=_above(10), help="learning rate; default: 0.0001, on the miniature 0.001 (it is small)"
@@ -107,7 +109,7 @@ def _learning(what: Any, name: str, about: str, out: str) -> Any:
     parser.add_argument("--size", type=whole(16, 2048), default=512, help="pixels, at most; default: %(default)s")
     parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=0, help="default: %(default)s")
     parser.add_argument("--device", default="auto", help="auto, cpu, or a torch device such as cuda:1")
-    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
+    add_dtype(parser)
     parser.add_argument(
         "--checkpointing",
         choices=("auto", "on", "off"),

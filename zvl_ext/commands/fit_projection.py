@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ZvlError
-from .common import add_command, bar, check_out, device, say, whole
+from .common import add_command, add_dtype, bar, check_out, device, say, whole
 
 if TYPE_CHECKING:
     from ..fit.pairs import Readers
@@ -64,7 +64,7 @@ def add(what: Any) -> None:
         "--reference-tokens", type=whole(4, 1024), default=256, help="of a picture, at most; default: %(default)s"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, or a torch device such as cuda:1")
-    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
+    add_dtype(parser)
     parser.add_argument("--state", metavar="FOLDER", help="where captions are kept; default: the file's, .fit")
     parser.add_argument("--anyway", action="store_true", help="write the projection where nothing was gained, too")
     parser.set_defaults(run=run)

@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
         "options",
         "options --json",
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--markdown", action="store_true", help="as the table in .github/docs/options.md")
     parser.set_defaults(run=run)
 

@@ -66,7 +66,7 @@ def add(commands: Any) -> None:
     models.add_argument("--guidance", type=value(guidance), help="classifier-free guidance, 0 is none")
     models.add_argument("--seed", type=whole(0, 2**32 - 1), default=0, help="of the picture; default: %(default)s")
     parser.add_argument("--device", default="auto", help="auto, cpu, or a torch device such as cuda:1")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=run)
 
 

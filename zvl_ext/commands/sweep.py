@@ -46,7 +46,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--seeds", type=whole(1, 10_000), default=1, help="pictures of each cell; default: 1")
     parser.add_argument("--seed", type=whole(0, _SEEDS - 1), default=0, help="the first of them; default: 0")
     parser.add_argument("--set", **more, metavar="NAME=VALUE", help="an option in all cells, see `options`")
-    parser.add_argument("--negative-prompt", default="", metavar="TEXT")
+    parser.add_argument("--negative-prompt", default="", metavar="TEXT", help="in all cells; acts with --cfg above 1")
     parser.add_argument("--steps", help="default: 8")
     parser.add_argument("--cfg", help="guidance as web UIs count it, 1 is none; default: as the weights are used")
     parser.add_argument("--size", help="width and height in pixels; default: as the weights are used")
