@@ -293,7 +293,7 @@ def _missing(host: Host) -> str:
     if host.models():
         return ""
     folder = html.escape(host.model_folders()[0])
-    where = f"Put it into <code>{folder}</code> and press \U0001f504."
+    where = f"Put it into <code>{folder}</code> and press <span>\U0001f504</span>."
     return f"<div class='zvl-note'>No Qwen3-VL weights found. {html.escape(WANTED)}.<br>{where}</div>"
 
 
