@@ -96,10 +96,13 @@ def place(tmp_path: Path, miniature: demo.Weights, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("page", PAGES_WITH_COMMANDS, ids=lambda page: page.name)
 def test_every_command_runs(page: Path, place: Path, capfd: pytest.CaptureFixture) -> None:
     with WebUI() as web:  # makes a sweep's pictures, which would be made by processes of this machine
-        run_all(page, {"sweep": ["--webui", web.url], "fit weights": _LITTLE}, capfd)
+        run_all(page, {"sweep": ["--webui", web.url], **_LESS}, capfd)
 
 
-_LITTLE = ["--examples", "12", "--steps", "1", "--batch", "1", "--anyway"]
+_LESS = {
+    "fit pictures": ["--count", "24"],
+    "fit weights": ["--examples", "12", "--steps", "1", "--batch", "1", "--anyway"],
+}
 
 
 def run_all(page: Path, more: dict[str, list[str]], capfd: pytest.CaptureFixture) -> None:
