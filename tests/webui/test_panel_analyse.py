@@ -64,13 +64,19 @@ def page(web: Any, host: Telling) -> Built:
 
 
 def analysed(
-    page: Built, turn: list[int] | None = None, prompt: str = "a cat", number: int = 1, **values: Any
+    page: Built,
+    turn: list[int] | None = None,
+    prompt: str = "a cat",
+    number: int = 1,
+    attention: bool = False,
+    sampled: tuple[Any, ...] = (4, 2.5, 3),
+    **values: Any,
 ) -> Iterator:
     (event,) = page.events(page.button("analyse_statistics"), "click")
     assert isinstance(event.inputs[-1], gr.State), "its place is the last"
     by_control = {control: values[name] for name, control in page.controls.items() if name in values}
     given = [by_control.get(component, component.value) for component in event.inputs]
-    given[:4] = prompt, 320, 256, number
+    given[:8] = prompt, 320, 256, *sampled, number, attention
     if turn is not None:
         given[-1] = turn
     return event.fn(*given)
@@ -86,7 +92,16 @@ def test_what_is_done_is_told_and_the_tables_come(page: Built, host: Telling, no
     assert not re.search(r"<script|https?:", told[-1])
     ((settings, number, asked),) = host.asked
     assert (number, asked.prompt, asked.shape) == (1, "a cat", (320, 256))
+    assert (asked.steps, asked.cfg, asked.shift, asked.attention) == (4, 2.5, 3.0, False)
     assert settings.reference is not None
+
+
+def test_the_attention_is_wanted_where_the_box_is_ticked(page: Built, host: Telling, notices: list[str]) -> None:
+    host.raises = Stopped()
+    list(analysed(page, attention=True, reference=tiny.picture(64, 64)))
+    assert host.asked[0][2].attention
+    list(analysed(page, sampled=(1e9, 1, 3), reference=tiny.picture(64, 64)))
+    assert notices == ["Z-Image VL: steps must be a whole number from 1 to 100, not 1000000000.0."]
 
 
 def test_a_prompt_is_shown_as_text(page: Built, monkeypatch: pytest.MonkeyPatch) -> None:

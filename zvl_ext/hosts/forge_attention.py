@@ -18,19 +18,32 @@ import torch
 from backend import attention as host_attention
 from backend.sampling.condition import ConditionCrossAttn
 
+from ..attention_shares import AttentionShares
 from ..conditioning import Conditioning, Part
 from ..errors import ZvlError
 from ..profiles import Profile
 from ..weighting import ALL, check_blocks, way
-from .forge_blocks import ELSEWHERE, EXCHANGED, MARKS, UNKNOWN, Call, blocks_of, check_profile, routed, uncompiled
+from .forge_blocks import (
+    ELSEWHERE,
+    EXCHANGED,
+    MARKS,
+    OWNERS,
+    UNKNOWN,
+    Call,
+    blocks_of,
+    check_profile,
+    routed,
+    uncompiled,
+)
+from .forge_shares import Watch
 from .forge_step import CARRIED, Half, conditional, unconditional
 
 _PARTLY = f"Only a part of the image model's blocks took the weight. {ELSEWHERE}"
 
 
-def carry(rows: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
-    """Rows that bring their conditioning along. A steady one needs none."""
-    if not conditioning.steady:
+def carry(rows: torch.Tensor, conditioning: Conditioning, always: bool = False) -> torch.Tensor:
+    """Rows that bring their conditioning along. A steady one needs none, unless somebody asks whose its rows are."""
+    if always or not conditioning.steady:
         setattr(rows, CARRIED, conditioning)
     return rows
 
@@ -81,14 +94,24 @@ class Weights:
         p: The generation.
         parts: Its references, with their weights and regions.
         refuse: Makes what ends the generation of a line for the user.
+        found: Gets the attention that the references get, where somebody wants to know it.
 
     Attributes:
         used: Whether a call of the image model has taken them.
     """
 
-    def __init__(self, p: Any, parts: tuple[Part, ...], refuse: Callable[[str], Exception]):
+    def __init__(
+        self,
+        p: Any,
+        parts: tuple[Part, ...],
+        refuse: Callable[[str], Exception],
+        found: AttentionShares | None = None,
+    ):
         self.p = p
         self.parts = parts
+        self.found = found
+        if found is not None:
+            found.references = max(1, len(parts))
         self._refuse = refuse
         self.used = False
         itself = weakref.ref(self)
@@ -128,7 +151,7 @@ class Weights:
         """The host's hook, once for each step: what it is about to condition on, with the weights of this step."""
         denoiser, given = self.p.sampler.model_wrap_cfg, self.p.sampler.sampler_extra_args
         done = way(denoiser.step, denoiser.total_steps)
-        half = conditional(given["cond"], denoiser.step, done)
+        half = conditional(given["cond"], denoiser.step, done, owners=self.found is not None)
         other = unconditional(given.get("uncond"), denoiser.step, done)
         if half is None and (other is None or uncond is None):
             raise ZvlError(EXCHANGED)
@@ -144,7 +167,8 @@ class Weights:
         inner = options.get("model_function_wrapper")
 
         def wrapper(apply: Callable, args: dict) -> Any:
-            with self._refusing(), self._hooked(model, [part.weighting.at(done) for part in self.parts]):
+            watch = None if self.found is None else Watch(self.found, denoiser.step, args["cond_or_uncond"])
+            with self._refusing(), self._hooked(model, [part.weighting.at(done) for part in self.parts], watch):
                 return inner(apply, args) if inner else apply(args["input"], args["timestep"], **args["c"])
 
         return model, x, timestep, uncond, cond, cond_scale, {**options, "model_function_wrapper": wrapper}, seed
@@ -156,8 +180,7 @@ class Weights:
         except ZvlError as error:
             raise self._refuse(str(error)) from None
 
-    @staticmethod
-    def _marked(entry: dict, half: Half | None = None, places: list[int] | None = None) -> dict:
+    def _marked(self, entry: dict, half: Half | None = None, places: list[int] | None = None) -> dict:
         """One entry of the host's conditioning with marks beside it, and with less of the reference in the prompt's
         rows.
 
@@ -167,14 +190,19 @@ class Weights:
         """
         conds = dict(entry["model_conds"])
         rows = conds["c_crossattn"].cond
-        if half is None:
-            conds[MARKS] = ConditionCrossAttn(rows.new_zeros(*rows.shape[:2], 2))
-            return {**entry, "model_conds": conds}
-        marks = half.marks if places is None else half.marks[places]
-        if marks.shape[:2] != rows.shape[:2]:
-            raise ZvlError(EXCHANGED)
-        conds[MARKS] = ConditionCrossAttn(marks.to(rows.device))
-        if half.lost is None:
+
+        def beside(of_half: torch.Tensor | None, columns: int) -> Any:
+            if of_half is None:
+                return ConditionCrossAttn(rows.new_zeros(*rows.shape[:2], columns))
+            own = of_half if places is None else of_half[places]
+            if own.shape[:2] != rows.shape[:2]:
+                raise ZvlError(EXCHANGED)
+            return ConditionCrossAttn(own.to(rows.device))
+
+        conds[MARKS] = beside(half and half.marks, 2)
+        if self.found is not None:  # on every entry, or the host would not make one batch of them as it does
+            conds[OWNERS] = beside(half and half.owners, 1)
+        if half is None or half.lost is None:
             return {**entry, "model_conds": conds}
         lost = half.lost if places is None else half.lost[places]
         rows = rows - lost.to(rows)
@@ -182,13 +210,13 @@ class Weights:
         return {**entry, "cross_attn": rows, "model_conds": conds}
 
     @contextlib.contextmanager
-    def _hooked(self, model: Any, weights: list[float]) -> Iterator[None]:
+    def _hooked(self, model: Any, weights: list[float], watch: Watch | None = None) -> Iterator[None]:
         """Hooks on the image model for the time of one call of it."""
         with uncompiled(model) as plain, contextlib.ExitStack() as hooks:
-            call = Call(plain, self.parts, weights)
+            call = Call(plain, self.parts, weights, watch)
             hooks.callback(call.remove)
             call.install()
-            with routed(call.blocks):
+            with routed(call.blocks, watch and watch.seen):
                 yield
             if not self.used and call.calls and not call.whole:
                 raise ZvlError(_PARTLY)

@@ -17,9 +17,10 @@ from ..conditioning import Part
 from ..errors import ZvlError
 from ..factors import factors_of
 from ..profiles import Profile
+from .forge_shares import Watch
 
 _HEADS = ("n_local_heads", "n_heads", "num_heads", "heads")  # how an attention may call their number
-MARKS = "zvl_marks"  # beside the conditioning in a call
+MARKS, OWNERS = "zvl_marks", "zvl_owners"  # beside the conditioning in a call
 ELSEWHERE = "Choose weight 1, or look for an update of Z-Image VL."
 UNKNOWN = f"This image model's blocks are not built as Z-Image VL knows them, so no weight can be set. {ELSEWHERE}"
 EXCHANGED = f"Another extension has exchanged the conditioning, so the weight can't reach the reference. {ELSEWHERE}"
@@ -90,14 +91,18 @@ FORMS = (Z_IMAGES, FLUXS)
 class Call:
     """One call of the image model with hooks on it.
 
+    Args:
+        watch: Measures the attention of its main blocks.
+
     Attributes:
         calls: How often the model ran.
         whole: Whether all blocks took their part in every run.
         blocks: Those that take the weights, each with its factors.
     """
 
-    def __init__(self, model: Any, parts: tuple[Part, ...], weights: list[float]):
+    def __init__(self, model: Any, parts: tuple[Part, ...], weights: list[float], watch: Watch | None = None):
         self._model = model
+        self._attending = watch
         self._parts = parts
         self._weights = torch.tensor(weights)
         self._handles: list[Any] = []
@@ -107,7 +112,7 @@ class Call:
         self._form, refiner, main = blocks_of(model)
         factors = factors_of([[part.weighting for part in parts]], len(main), len(refiner))
         self.blocks = [*zip(refiner, factors.refiner), *zip(main, factors.main)]
-        self._in_caption = set(map(id, refiner))
+        self._in_caption, self._main = set(map(id, refiner)), main
 
     def install(self) -> None:
         self._handles.append(self._model.register_forward_pre_hook(self._begin, with_kwargs=True))
@@ -115,7 +120,9 @@ class Call:
         for block in _blocks(self._model, self._form.picture):
             self._handles.append(attention_of(block).register_forward_pre_hook(self._of_picture, with_kwargs=True))
         for block, factor in self.blocks:
-            self._watch(attention_of(block), factor, id(block) in self._in_caption)
+            self._weigh(attention_of(block), factor, id(block) in self._in_caption)
+        if self._attending is not None:
+            self._handles += self._attending.hooks([attention_of(block) for block in self._main])
 
     def remove(self) -> None:
         for handle in self._handles:
@@ -125,11 +132,13 @@ class Call:
         self._asked = 0
         self.calls += 1
         kwargs = dict(kwargs)
-        marked, caption = kwargs.pop(MARKS, None), kwargs.get("context", args[2] if len(args) > 2 else None)
+        marked, owners = kwargs.pop(MARKS, None), kwargs.pop(OWNERS, None)
+        caption = kwargs.get("context", args[2] if len(args) > 2 else None)
         if marked is None or caption is None:
             raise ZvlError(EXCHANGED)
         if marked.shape[0] != caption.shape[0] and caption.shape[0] % marked.shape[0] == 0:
-            marked = marked.repeat(caption.shape[0] // marked.shape[0], 1, 1)  # tiles of one picture
+            tiles = caption.shape[0] // marked.shape[0]  # of one picture
+            marked, owners = marked.repeat(tiles, 1, 1), None if owners is None else owners.repeat(tiles, 1, 1)
         if marked.shape[:2] != caption.shape[:2]:
             raise ZvlError(EXCHANGED)
         marked = marked.to(caption.device, torch.float32)
@@ -144,6 +153,8 @@ class Call:
         self._filled = filling(patches) if multiple else 0
         self._caption = marked.shape[1] + (filling(marked.shape[1]) if multiple else 0)
         self._moved = in_front(marked)
+        if self._attending is not None and owners is not None:
+            self._attending.begin(owners, self._caption, patches)
         return args, kwargs
 
     def _regions(self, rows: int, columns: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -157,7 +168,7 @@ class Call:
     def _end(self, module: Any, args: tuple, output: Any) -> None:
         self.whole = self._asked == len(self.blocks)
 
-    def _watch(self, attention: Any, factor: torch.Tensor, in_caption: bool) -> None:
+    def _weigh(self, attention: Any, factor: torch.Tensor, in_caption: bool) -> None:
         mask, names = self._form.mask, list(inspect.signature(attention.forward).parameters)
         place = names.index(mask)
 
@@ -238,10 +249,13 @@ def check_profile(profile: Profile, model: Any) -> None:
 
 
 @contextlib.contextmanager
-def routed(blocks: list) -> Iterator[None]:
+def routed(blocks: list, seen: Callable | None = None) -> Iterator[None]:
     """Let the blocks' attention go through the host's function for PyTorch, which takes a bias, where there is one.
 
     Sage attention ignores one without a word, flash attention writes an error for every block.
+
+    Args:
+        seen: Given what each of them attends with, before it does.
     """
     plain = getattr(host_attention, "attention_pytorch", None)
     spaces = {}
@@ -252,15 +266,17 @@ def routed(blocks: list) -> Iterator[None]:
     before = [(space, space["attention_function"]) for space in spaces.values()]
     try:
         for space, function in before:
-            space["attention_function"] = _chosen(function, plain)
+            space["attention_function"] = _chosen(function, plain, seen)
         yield
     finally:
         for space, function in before:
             space["attention_function"] = function
 
 
-def _chosen(function: Callable, with_mask: Callable) -> Callable:
+def _chosen(function: Callable, with_mask: Callable, seen: Callable | None) -> Callable:
     def attention(q: Any, k: Any, v: Any, heads: int, mask: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if seen is not None:
+            seen(q, k, heads, mask, kwargs)
         return (function if mask is None else with_mask)(q, k, v, heads, mask, *args, **kwargs)
 
     return attention

@@ -24,18 +24,21 @@ class Half:
         marks: float [places, rows, 2].
         lost: What the rows lose against those with the references at their full part, [places, rows, hidden], or None.
         order: For each picture its sub-prompts as (place, weight); None in the unconditional half, which has none.
+        owners: Whose each row is, also where nothing is weighed, float [places, rows, 1]; None where nobody asks.
     """
 
     marks: torch.Tensor
     lost: torch.Tensor | None
     order: list | None = None
+    owners: torch.Tensor | None = None
 
 
-def conditional(conditioning: Any, step: int, done: float) -> Half | None:
+def conditional(conditioning: Any, step: int, done: float, owners: bool = False) -> Half | None:
     """The half that has the prompts, put together by the host's own function; None where no part of it is ours.
 
     Args:
         done: The share of the steps that are done.
+        owners: Whether it is asked whose each row is.
     """
     entries = [e for parts in conditioning.batch for each in parts for e in each.schedules]
     order: list = []
@@ -48,7 +51,7 @@ def conditional(conditioning: Any, step: int, done: float) -> Half | None:
         order[:], rows = prompt_parser.reconstruct_multicond_batch(SimpleNamespace(batch=batch), step)
         return rows
 
-    return _half(entries, rebuilt, done, order)
+    return _half(entries, rebuilt, done, order, owners)
 
 
 def unconditional(schedules: Any, step: int, done: float) -> Half | None:
@@ -62,7 +65,9 @@ def unconditional(schedules: Any, step: int, done: float) -> Half | None:
     return _half([e for each in schedules for e in each], rebuilt, done, None)
 
 
-def _half(entries: list, rebuilt: Callable[[Column], torch.Tensor], done: float, order: list | None) -> Half | None:
+def _half(
+    entries: list, rebuilt: Callable[[Column], torch.Tensor], done: float, order: list | None, owners: bool = False
+) -> Half | None:
     carried = [_carried(entry.cond) for entry in entries if isinstance(entry.cond, torch.Tensor)]
     if not any(carried):
         return None
@@ -74,8 +79,12 @@ def _half(entries: list, rebuilt: Callable[[Column], torch.Tensor], done: float,
     def lost_of(rows: torch.Tensor, own: Conditioning | None) -> torch.Tensor:
         return torch.zeros_like(rows) if own is None else (own.rows - now[id(own)]).to(rows)
 
+    def owners_of(rows: torch.Tensor, own: Conditioning | None) -> torch.Tensor:
+        return rows.new_zeros(len(rows), 1) if own is None else own.owners.to(rows)[:, None]
+
     changes = any(own is not None and now[id(own)] is not own.rows for own in carried)
-    return Half(rebuilt(marks_of), rebuilt(lost_of) if changes else None, order)
+    lost, whose = rebuilt(lost_of) if changes else None, rebuilt(owners_of) if owners else None
+    return Half(rebuilt(marks_of), lost, order, whose)
 
 
 def _schedules(entries: Any, column: Column) -> list:

@@ -1,4 +1,4 @@
-"""A reference and a prompt analysed by the models that the web UI holds, while no picture is made."""
+"""A reference and a prompt analysed by the models that the web UI holds, while no picture of the user's is made."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from ..image_models import NAMES
 from ..mixing.prompts import REFERENCE_PROMPTS
 from ..options import Settings
 from ..sequence import Encode, Template
+from .analyse_attention import attention_of
 from .engine import Recorder
 from .kept import KEEPER
 
@@ -68,8 +69,12 @@ def analysed_here(settings: Settings, asked: Wanted, number: int = 1) -> Analysi
             deep = settings.changed({"hidden_layer": -1, "layer_mix": "", "image_layers": ""})
             extractor = ForgeExtractor(checkpoint, deep, KEEPER.residence)
             sources = Sources(extractor, encode, lambda: layers.at((-2,)).whole, encoder, KEEPER.store, model=model)
-            found = analysed(unit, text, sources, layers, told)
-            return dataclasses.replace(found, note=extractor.note)
+            found = dataclasses.replace(analysed(unit, text, sources, layers, told), note=extractor.note)
+            if not asked.attention:
+                return found
+            told("making a picture")
+            shares, note = attention_of(settings, dataclasses.replace(asked, on_step=told), engine)
+            return dataclasses.replace(found, shares=shares, note=" ".join(filter(None, (found.note, note))))
 
 
 def _measured(

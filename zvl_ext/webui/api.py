@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ..analysis.wanted import SAMPLED, Wanted
 from ..caption import Asked, Wish
 from ..errors import Stopped, ZvlError, line_of, shown, titled
 from ..hosts import forge
@@ -98,7 +99,6 @@ def _caption(given: dict[str, Any]) -> dict[str, Any]:
 
 def _statistics(given: dict[str, Any]) -> dict[str, Any]:
     from ..analysis.data import data_of
-    from ..analysis.wanted import Wanted
     from .analyse import analysed_here
 
     prompt, options = given.get("prompt", ""), given.get("options", {})
@@ -110,7 +110,14 @@ def _statistics(given: dict[str, Any]) -> dict[str, Any]:
         raise ZvlError(f"options has {shown(own)}, which is no option here; python -m zvl_ext options lists them.")
     reference = open_reference(given["image"])
     settings = Settings.from_mapping({**options, "reference": reference, "model": given.get("model", "")})
-    return data_of(analysed_here(settings, Wanted(prompt, reference.image.size)))
+    attention = given.get("attention", False)
+    if not isinstance(attention, bool):
+        raise ZvlError(f"attention has to be true or false, not {shown(attention)}.")
+    sampled = {name: option.check(given[name]) for name, option in SAMPLED.items() if name in given}
+    shape = reference.image.size
+    if attention or sampled:
+        shape = (sampled.pop("width", SAMPLED["width"].default), sampled.pop("height", SAMPLED["height"].default))
+    return data_of(analysed_here(settings, Wanted(prompt, shape, attention=attention, **sampled)))
 
 
 _PLAIN = ("number", "integer", "choice", "switch", "text", "blocks", "layers", "region")  # kinds of options
@@ -120,5 +127,5 @@ _SETTABLE = frozenset(
 )
 ROUTES = {
     "/zvl/caption": Route(("image", "length", "language", "instruction", "model"), _caption),
-    "/zvl/statistics": Route(("image", "prompt", "options", "model"), _statistics),
+    "/zvl/statistics": Route(("image", "prompt", "options", "model", "attention", *SAMPLED), _statistics),
 }

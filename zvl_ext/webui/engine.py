@@ -86,20 +86,24 @@ class Recorder(_Engine):
 
 
 class Player(_Engine):
-    """Gives the conditioning of each prompt, in the form the engine gives it."""
+    """Gives the conditioning of each prompt, in the form the engine gives it.
 
-    def __init__(self, engine: Any, make: Callable[[str], Conditioning], stacked: bool):
+    Args:
+        watched: Whether it is asked in sampling whose each row is.
+    """
+
+    def __init__(self, engine: Any, make: Callable[[str], Conditioning], stacked: bool, watched: bool = False):
         super().__init__(engine)
-        self._make, self._stacked = make, stacked
+        self._make, self._stacked, self._watched = make, stacked, watched
 
     def get_learned_conditioning(self, prompts: Any) -> Any:
         made = [self._make(prompt) for prompt in prompts]
-        if all(each.steady for each in made):
+        if not self._watched and all(each.steady for each in made):
             rows = [each.rows for each in made]
             return torch.stack(rows) if self._stacked else rows
         from ..hosts.forge_attention import Stack, carry
 
-        rows = [carry(each.rows, each) for each in made]
+        rows = [carry(each.rows, each, self._watched) for each in made]
         return Stack.of(rows) if self._stacked else rows
 
 

@@ -97,7 +97,7 @@ class Host(Protocol):
 class WebUI:
     """The web UI as a `Host`."""
 
-    makes = False
+    makes = True
     batches = True
 
     input_accordion = staticmethod(forge.input_accordion)

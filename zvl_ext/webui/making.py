@@ -40,6 +40,7 @@ class Making:
         made: What the first picture was conditioned on; None until it is known.
         units: The references that have a part in the picture and are read for it.
         whole: Whether the conditioning is wanted for a file, which also holds what has no part in the picture.
+        watched: Whether the attention of its references is measured in sampling.
     """
 
     settings: Settings
@@ -52,6 +53,7 @@ class Making:
         self.made: Made | None = None
         self.units: list[conditioner.Unit] = []
         self.whole = False
+        self.watched = False
 
     # What one or the other way of making has.
 

@@ -170,7 +170,7 @@ class FromReferences(Making):
             self._remember(prompts, texts, lambda prompt: made[prompt](seeds[0] if self._per_picture else 0))
 
         def player(seed: int) -> Player:
-            return Player(engine, functools.cache(lambda prompt: made[prompt](seed)), stacked)
+            return Player(engine, functools.cache(lambda prompt: made[prompt](seed)), stacked, self.watched)
 
         if not self._per_picture:
             return function(player(0), prompts, *rest, **more)

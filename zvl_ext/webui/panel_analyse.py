@@ -9,18 +9,23 @@ from typing import Any
 
 import gradio as gr
 
-from ..analysis.wanted import Wanted
+from ..analysis.wanted import SAMPLED, Wanted
 from ..errors import Stopped, ZvlError, titled
 from ..options import OPTIONS, UNITS, Settings
 from .host import Host
 from .working import Done, Turn, next_turn, worked
 
 # What the page itself knows of the picture: it goes in front of the other values.
-_OF_THE_PICTURE = """(prompt, width, height, ...values) => {
-    const side = (name) => Number(document.querySelector(`#TAB_${name} input[type=number]`)?.value) || 1024;
+_OF_THE_PICTURE = """(prompt, width, height, steps, cfg, shift, ...values) => {
+    const number = (name, usual) =>
+        Number(document.querySelector(`#TAB_${name} input[type=number]`)?.value) || usual;
     const prompt_ = document.querySelector("#TAB_prompt textarea")?.value ?? "";
-    return [prompt_, side("width"), side("height"), ...values];
+    const sampled = [["width", 1024], ["height", 1024], ["steps", 8], ["cfg_scale", 1], ["distilled_cfg_scale", 9]];
+    return [prompt_, ...sampled.map(([name, usual]) => number(name, usual)), ...values];
 }"""
+
+
+_SAMPLED = ("width", "height", "steps", "cfg", "shift")
 
 
 def build(elem_id: Callable[[str], str], host: Host) -> dict[str, Any]:
@@ -43,7 +48,7 @@ def build(elem_id: Callable[[str], str], host: Host) -> dict[str, Any]:
         made["found"] = gr.HTML("", elem_classes=["zvl-analysis"], elem_id=elem_id("analysis"))
         made["picture"] = [
             gr.Textbox("", visible=False, label="Picture's prompt"),
-            *(gr.Number(1024, visible=False, label=f"The picture's {side}") for side in ("width", "height")),
+            *(gr.Number(SAMPLED[name].default, visible=False, label=f"The picture's {name}") for name in _SAMPLED),
         ]
     for component in (*made["picture"], made["number"], made["attention"]):
         component.do_not_save_to_config = True
@@ -78,11 +83,9 @@ def next_turn_of(turn: Turn) -> None:
     next_turn(turn)
 
 
-def _analyse(
-    host: Host, prompt: str, width: float, height: float, number: Any, attention: bool, *rest: Any
-) -> Iterator[Any]:
+def _analyse(host: Host, prompt: str, *rest: Any) -> Iterator[Any]:
     """What is being done, and then the tables; what is wrong is said in a line, and what was there before stays."""
-    *values, turn = rest
+    sampled, (number, attention, *values, turn) = rest[: len(_SAMPLED)], rest[len(_SAMPLED) :]
     mine = next_turn(turn)
 
     def stopped() -> bool:
@@ -96,8 +99,8 @@ def _analyse(
                 raise Stopped
             put(f"{what} {done + 1} of {of}" if of > 1 else what)
 
-        shape = (int(width or 1024), int(height or 1024))
-        asked = Wanted(prompt or "", shape, told, bool(attention))
+        width, height, *more = (SAMPLED[name].check(value) for name, value in zip(_SAMPLED, sampled))
+        asked = Wanted(prompt or "", (width, height), told, bool(attention), *more)
         return body(host.analyse(Settings.from_positions(values), int(number or 1), asked))
 
     try:

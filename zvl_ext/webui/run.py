@@ -187,6 +187,7 @@ class Run:
             self._keep(None)
         else:
             self.making.whole = bool(self._save_as)
+            self.making.watched = sampling.WATCHED in self.p.__dict__
             self.making.begin()
             self._sampling = self._sampled()
 
@@ -223,7 +224,7 @@ class Run:
     def _key(self, prompts: Any) -> tuple:
         """Everything that decides what these prompts get. What was forgotten is not found in the host's cache either:
         nobody would know any more what it was made of."""
-        return KEEPER.forgotten, *self.making.key(prompts)
+        return KEEPER.forgotten, self.making.watched, *self.making.key(prompts)
 
     def get_conds_with_caching(self, function: Callable, required_prompts: Any, *args: Any, **kwargs: Any) -> Any:
         """The host's conditioning step. What is raised here ends the run."""

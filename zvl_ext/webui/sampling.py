@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from ..beginning import Beginning
 from ..conditioning import Part
@@ -13,6 +14,9 @@ from ..options import BY_NAME, OPTIONS
 from ..weighting import Weighting, way
 from . import infotext
 from .said import tell
+
+if TYPE_CHECKING:
+    from ..attention_shares import AttentionShares
 
 
 def check(engine: Any, weightings: list[Weighting]) -> None:
@@ -31,6 +35,22 @@ def check(engine: Any, weightings: list[Weighting]) -> None:
         ) from None
     for each in weightings:
         forge_attention.check(engine, each.blocks, each.profile)
+
+
+@dataclass
+class Watched:
+    """What is wanted of a generation whose attention is measured, on the generation under the name WATCHED.
+
+    Attributes:
+        found: Gets what is measured.
+        on_step: Told the step that begins, and how many there are.
+    """
+
+    found: AttentionShares
+    on_step: Callable[[int, int], None] = lambda step, of: None
+
+
+WATCHED = "zvl_watched"
 
 
 class Sampling:
@@ -52,6 +72,7 @@ class Sampling:
         self._from: Any = None  # hosts.forge_beginning.FromReference of the batch
         self._parts = parts
         self._weighs = weighs
+        self._watched: Watched | None = p.__dict__.get(WATCHED)
         self._weights: Any = None  # hosts.forge_attention.Weights of the pass that is going on
         self._steps = 0
         self.acted = False
@@ -66,10 +87,10 @@ class Sampling:
 
         if self._beginning is not None and self._from is None:
             self._begin_from(self._beginning, refusal)
-        if self._weighs:
+        if self._weighs or self._watched:
             from ..hosts.forge_attention import Weights
 
-            self._weights = Weights(self._p, self._parts, refusal)
+            self._weights = Weights(self._p, self._parts, refusal, self._watched and self._watched.found)
             self._weights.install(engine)
 
     def _begin_from(self, beginning: Beginning, refusal: Callable[[str], Exception]) -> None:
@@ -85,6 +106,8 @@ class Sampling:
         """A step begins, on a model that may have come since the last one."""
         denoiser = self._p.sampler.model_wrap_cfg
         self._steps += 1
+        if self._watched is not None:
+            self._watched.on_step(denoiser.step, denoiser.total_steps)
         done = way(denoiser.step, denoiser.total_steps)
         acts = not self._parts or any(part.weighting.at(done) for part in self._parts)
         self.acted = self.acted or self._began or acts
@@ -102,7 +125,7 @@ class Sampling:
             return False
         if self._from is not None and self._from.note and not forge.interrupted():
             tell(self._p, self._from.note)
-        if self._weights is not None and not self._weights.used:  # against all expectation
+        if self._weighs and self._weights is not None and not self._weights.used:  # against all expectation
             for option in OPTIONS:
                 if option.first in ("weight", "profile"):
                     parameters.pop(option.infotext, None)

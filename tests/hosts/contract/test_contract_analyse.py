@@ -200,6 +200,11 @@ def test_the_api_gives_the_numbers(client: Any, picture: Any) -> None:
         ({"image": "PICTURE", "options": {"alpha": 7}}, "alpha"),
         ({"image": "PICTURE", "options": {"alpha": {}}}, "alpha"),
         ({"image": "PICTURE", "model": "../../etc"}, "no Qwen3-VL model"),
+        ({"image": "PICTURE", "attention": "yes"}, "attention has to be true or false"),
+        ({"image": "PICTURE", "attention": True, "steps": 0}, "steps must be"),
+        ({"image": "PICTURE", "attention": True, "width": 1e9}, "width must be"),
+        ({"image": "PICTURE", "attention": True, "cfg": "7"}, "cfg must be"),
+        ({"image": "PICTURE", "seed": None}, "seed must be"),
     ],
     ids=str,
 )  # fmt: skip

@@ -18,10 +18,12 @@ from klein import DOUBLE, ROWS, SINGLE, AnotherFlux2, Flux2, KleinByHand, KleinS
 from sampling import Studio, apart
 from tokenizers import Tokenizer
 
+from zvl_ext.attention_shares import AttentionShares
 from zvl_ext.errors import ZvlError
 from zvl_ext.hosts import forge_attention, forge_encoder, forge_files
 from zvl_ext.profiles import write_profile
 from zvl_ext.webui import conditionings, run
+from zvl_ext.webui.sampling import WATCHED, Watched
 
 pytest_plugins = ["host_fixtures", "sampling"]
 
@@ -240,6 +242,18 @@ def test_every_block_takes_the_weight_and_a_block_of_its_own_can_have_one(studio
         assert apart(studio.picture(**half, blocks=f"{number}"), every) > 1e-4, number
     with pytest.raises(ZvlError, match="block"):
         forge_attention.check(studio.web.engine, f"{blocks}")
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.5])
+def test_the_attention_of_every_block_is_measured_and_the_picture_stays(studio: KleinStudio, weight: float) -> None:
+    settings = {**INSERTED, "weight": weight}
+    without, found = studio.picture(cfg=4.0, **SMALL, **settings), AttentionShares()
+    p = studio.p(cfg=4.0)
+    p.__dict__[WATCHED] = Watched(found)
+    assert torch.equal(studio.sample(studio.condition(p, **settings), **SMALL), without)
+    assert (found.blocks, found.whole) == (DOUBLE + SINGLE, True)
+    for of in (0, 1):
+        assert all(0 < share < 1 for line in found.of(of) for share in line)
 
 
 def test_a_profile_is_for_all_blocks_one_behind_another(studio: KleinStudio) -> None:

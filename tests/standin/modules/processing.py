@@ -34,6 +34,9 @@ class StableDiffusionProcessing:
     width: int = 512
     height: int = 512
     extra_generation_params: dict = dataclasses.field(default_factory=dict)
+    sd_model: object = None
+    do_not_save_samples: bool = False
+    do_not_save_grid: bool = False
 
     # One slot each, shared by all generations: key, value, extra parameters.
     cached_c = _slot()
@@ -50,6 +53,9 @@ class StableDiffusionProcessing:
     def __post_init__(self):
         self.comments = {}
         self.cached_c, self.cached_uc = StableDiffusionProcessing.cached_c, StableDiffusionProcessing.cached_uc
+
+    def close(self):
+        self.c = self.uc = None
 
     def comment(self, text):
         self.comments[text] = 1

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal, DecimalException
 from typing import Any
 
+from ...analysis.wanted import SAMPLED
 from ...declaration import Option
 from ...errors import ZvlError, shown, untitled
 from ...options import BY_NAME
@@ -23,9 +24,7 @@ ASKED = {
     for option in (
         Option("prompt", "text", "", "Prompt", "What the picture shows."),
         Option("negative_prompt", "text", "", "Negative prompt", "What it does not; acts with cfg above 1."),
-        Option("seed", "integer", 0, "Seed", "Of the picture's noise.", minimum=0, maximum=SEEDS - 1),
-        Option("steps", "integer", 8, "Steps", "Of sampling.", minimum=1, maximum=100),
-        Option("cfg", "number", 1.0, "CFG scale", "Guidance by the negative prompt.", minimum=1.0, maximum=31.0),
+        *(SAMPLED[name] for name in ("seed", "steps", "cfg")),
         Option("size", "integer", 1024, "Size", "Width and height in pixels.", minimum=64, maximum=2048),
     )
 }
