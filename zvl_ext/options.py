@@ -33,7 +33,7 @@ class Declared:
     engine: str = declared(
         "choice", _START["engine"], "Engine",
         "blend: Qwen3-VL reads the reference and the prompt. splice: Z-Image's own text encoder reads what "
-        "Qwen3-VL's vision tower sees; fewer artifacts, and an eighth of the memory.",
+        "Qwen3-VL's vision tower sees; fewer artifacts, and a fifth of the memory.",
         choices=("blend", "splice"), infotext="ZVL engine", axis="Engine", cost=0.6,
     )  # fmt: skip
     reference: Any = declared(

@@ -2,7 +2,9 @@
 it takes."""
 
 import dataclasses
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import tiny
@@ -31,6 +33,7 @@ from zvl_ext.qwen3vl.checkpoint import Checkpoint, Stored
 from zvl_ext.qwen3vl.passes import Pass
 from zvl_ext.reference import open_reference
 
+ROOT = Path(__file__).parents[2]
 MARKERS = {"image": 2, "image_no_markers": 0, "all": 2}
 
 
@@ -312,6 +315,25 @@ def test_what_is_counted_for_splice_is_what_is_loaded(checkpoint):
     assert sum(t.nbytes for t in tower.state_dict().values()) == weight_bytes(
         checkpoint, research(engine="splice"), itemsize=4
     )
+
+
+def test_the_pages_name_what_is_counted(full):
+    def needed(checkpoint, settings):
+        return f"{(weight_bytes(checkpoint, settings) + working_bytes(settings.reference_tokens)) / 2**30:.1f} GiB"
+
+    in_fp8 = qwen3vl_4b(("language_model.layers.",))
+    splice, fp8, blend = needed(full, Settings()), needed(in_fp8, research()), needed(full, research())
+    assert re.findall(r"^\| ([\d.]+ GiB)", (ROOT / "README.md").read_text(encoding="utf-8"), re.M) == [
+        splice,
+        fp8,
+        blend,
+    ]
+    page = (ROOT / ".github" / "docs" / "weights.md").read_text(encoding="utf-8")
+    said = re.search(
+        r"blend needs ([\d.]+ GiB) at layer -8.*?,\s([\d.]+ GiB)\s.*?fp8 file, splice ([\d.]+ GiB)", page, re.S
+    )
+    assert said
+    assert said.groups() == (blend, fp8, splice)
 
 
 def test_a_pass_needs_more_for_every_token():

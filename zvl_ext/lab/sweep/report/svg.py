@@ -103,7 +103,8 @@ class Chart:
 
 
 def _drawn(series: Series, at: Any) -> list[str]:
-    parts = []
+    parts: list[str] = []
+    taken: list[tuple[float, float, float]] = []
     places = [at(point.x, point.y[0]) for point in series.points]
     if series.joined and len(places) > 1:
         way = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
@@ -117,8 +118,24 @@ def _drawn(series: Series, at: Any) -> list[str]:
         parts.append(f'<path stroke-opacity=".45" d="{way}"/>')
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{_text(point.title)}</title></circle>')
         if point.text:
-            parts.append(f'<text class="n" x="{x + 6:.1f}" y="{y - 5:.1f}">{_text(point.text)}</text>')
+            line = _free(taken, x, y, point.text)
+            parts.append(f'<text class="n" x="{x + 6:.1f}" y="{line:.1f}">{_text(point.text)}</text>')
     return parts
+
+
+def _free(taken: list[tuple[float, float, float]], x: float, y: float, text: str) -> float:
+    """The line beside a point where its text stands on no other one's; the last of the lines that are tried, if none is
+    free.
+
+    Args:
+        taken: Where the others stand: from left to right, and the line. This one is added.
+    """
+    end, line = x + 5.5 * len(text), y
+    for line in (y - 5, y + 13, y - 16, y + 24):
+        if all(abs(line - other) > 9 or end < left or right < x for left, right, other in taken):
+            break
+    taken.append((x, end, line))
+    return line
 
 
 def _room(values: Sequence[float]) -> tuple[float, float]:
