@@ -135,7 +135,7 @@ def test_the_command_writes_its_results_goes_on_where_it_was_and_repeats_itself(
     assert "is not Z-Image" in written
     for row in FEW[4:]:
         assert f"| {row.name} |" in written
-    for name in ("alpha.png", "blocks.png", "layers.png", "trade_off.png", "weight.png"):
+    for name in ("alpha.svg", "blocks.svg", "layers.svg", "trade_off.svg", "weight.svg"):
         assert (tmp_path / "a" / name).is_file() == (f"({name})" in written)
 
     (tmp_path / "b").mkdir()
@@ -217,16 +217,6 @@ def test_plain_pictures_are_drawn_in_the_same_batches_whatever_was_measured_befo
 def test_two_runs_do_not_work_in_one_folder(evaluate, tmp_path):
     with held(str(tmp_path / ".lock")), pytest.raises(ZvlError, match="Another run is at work"):
         evaluate(tmp_path, QUICK_ROWS)
-
-
-def test_without_matplotlib_there_are_tables_and_a_line(evaluate, tmp_path, monkeypatch):
-    import sys
-
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    _, said = evaluate(tmp_path, FEW[:1])
-    assert any("matplotlib" in line for line in said)
-    assert (tmp_path / "evidence.md").is_file()
-    assert not list(tmp_path.glob("*.png"))
 
 
 def test_without_weights_the_command_says_so(tmp_path, capsys):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import torch
 from PIL import Image
 
 from zvl_ext.intervals import LEVEL, bootstrap, sign
-from zvl_ext.lab.evaluation import experiments
+from zvl_ext.lab.evaluation import experiments, plots
 from zvl_ext.lab.evaluation import table as tables
 from zvl_ext.lab.evaluation.experiments import SPLICE, TEXT, Plan, Row
 from zvl_ext.lab.evaluation.table import Entry, Missing, Table, difference
@@ -160,6 +162,26 @@ def test_every_claim_is_decided_where_everything_was_measured():
     decided = decide([*what_it_must_show(table), *findings(table)])
     assert [v.claim for v in decided if v.verdict == "not measured"] == []
     assert all(v.numbers and v.rule for v in decided)
+
+
+def test_the_figures_show_what_was_measured_and_are_the_same_again(tmp_path):
+    table = synthetic()
+    drawn = plots.draw(table, str(tmp_path))
+    assert drawn == [f"{name}.svg" for name in ("weight", "blocks", "roles", "trade_off", "alpha", "layers")]
+    files = {name: (tmp_path / name).read_text(encoding="utf-8") for name in drawn}
+    texts = {name: [e.text for e in ElementTree.fromstring(file).iter() if e.text] for name, file in files.items()}  # noqa: S314 - its own
+    for name in experiments.CURVES:
+        assert name in texts["trade_off.svg"]
+        assert name in texts["alpha.svg"]
+    points = re.findall(r"<title>(.*?)</title>", files["weight.svg"])
+    entry = table.named("baselines", "img2img, strength 0.4")
+    said = ", ".join(f"{entry.interval(measure)[0]:.2f}" for measure in ("similarity", "adherence"))
+    assert f"img2img, strength 0.4: {said}" in points
+    assert texts["roles.svg"].count("image rows of layer -2:0.5, -4:0.5") == 2
+    assert "nan" not in "".join(files.values()).lower()
+    assert plots.draw(table, str(tmp_path)) == drawn
+    assert {name: (tmp_path / name).read_text(encoding="utf-8") for name in drawn} == files
+    assert plots.draw(Table([]), str(tmp_path)) == []
 
 
 def test_where_nothing_was_measured_nothing_is_claimed():

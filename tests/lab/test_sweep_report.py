@@ -8,6 +8,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from zvl_ext.intervals import bootstrap
 from zvl_ext.lab.sweep import report
 from zvl_ext.lab.sweep.axes import Axis, parse
 from zvl_ext.lab.sweep.cells import Sweep, opened
-from zvl_ext.lab.sweep.report.svg import Chart, Point, Series
+from zvl_ext.lab.sweep.report.svg import Chart, Point, Series, figure
 from zvl_ext.lab.sweep.report.tables import Results, named
 from zvl_ext.measures import ADHERENCE, ARTIFACT, SIMILARITY, Metric
 
@@ -209,6 +210,20 @@ def test_a_chart_draws_each_point_within_it() -> None:
     places = [(float(x), float(y)) for x, y in re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', svg)]
     assert places == sorted(places)
     assert all(0 < x < 330 and 0 < y < 230 for x, y in places)
+
+
+def test_a_figure_is_a_file_with_its_charts_and_a_key_of_what_has_a_name() -> None:
+    both = Series([Point(0.5, (0.5, 0.4, 0.6), text="here")], "<both>", dashes="2 3")
+    line = Series([Point(0, (1, 1, 1)), Point(1, (0, 0, 0))], marked=False)
+    one, other = (Chart(title, [both, line], along=(0, 1), up=(0, 1), width=200) for title in "AB")
+    end = Series([Point(0.98, (0.5, 0.5, 0.5), text="end")], "tilted")
+    root = ElementTree.fromstring(figure([[one, other], [Chart("C", [end], names=["a long name", "b"], tilted=True)]]))  # noqa: S314
+    texts = [each.text for each in root.iter() if each.text]
+    assert texts.count("<both>") == 1
+    assert {"A", "B", "C", "a long name", "tilted"} <= set(texts)
+    assert float(root.get("width")) == 2 * 212
+    assert float(root.get("height")) > 2 * 230
+    assert sum(each.tag.endswith("circle") for each in root.iter()) == 3 + 2, "points, and two in the key"
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-12, 1e9, -3.0])

@@ -1,306 +1,189 @@
-"""The evidence as plots. matplotlib is the optional extra `evidence`."""
+"""The evidence as figures: curves and points with their intervals, as a sweep's report draws them."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
 
+from ...output import written
 from ..miniature.world import JUDGED
+from ..sweep.report.svg import COLOURS, Chart, Point, Series, figure
 from .experiments import BLOCKS, CURVES, NAMED, ROLES, WEIGHT_CURVES, WINDOWS
+from .table import Entry, Missing, Table
 
-if TYPE_CHECKING:
-    from .table import Entry, Table
-
-# Colours of Okabe and Ito, which the colour-blind tell apart; blend in solid lines, splice in dashed ones.
-_COLOURS = ("#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#009E73", "#B8A800", "#CC79A7", "#000000")
-_STYLES = {
-    name: {"color": colour, "linestyle": "--" if name.startswith("splice") else "-"}
-    for name, colour in zip(CURVES, itertools.cycle(_COLOURS))
+_DASHED, _DOTTED = "6 3", "2 3"
+_SHARE = (-0.03, 1.03)  # the ends of an axis of shares
+_ADHERENCE, _SIMILARITY = "prompt adherence", "reference similarity"
+_BASELINES = {
+    "caption": ("caption of the reference", "#444444"),
+    "img2img": ("img2img", "#888888"),
+    "adapter": ("trained adapter", "#882255"),
 }
+_STYLES = {
+    name: {"name": name, "colour": colour, "dashes": _DASHED if name.startswith("splice") else ""}
+    for name, colour in zip(CURVES, COLOURS)
+}
+Charts = list[list[Chart]]  # row by row
 
 
 def draw(table: Table, out: str) -> list[str]:
-    """Write the plots that the table has rows for.
+    """Write the figures that the table has rows for.
 
     Returns:
         Their file names.
 
     Raises:
-        ImportError: without matplotlib.
+        ZvlError: they can't be written.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    plt.rcParams.update(
-        {
-            "font.size": 9,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.alpha": 0.25,
-            "figure.dpi": 130,
-        }
-    )
     drawn = []
-    every = {
-        "weight.png": _weight,
-        "blocks.png": _blocks,
-        "roles.png": _roles,
-        "trade_off.png": _trade_off,
-        "alpha.png": _alpha,
-        "layers.png": _layers,
-    }
-    for name, make in every.items():
-        figure = make(plt, table)
-        if figure is not None:
-            # Without the date and the version that matplotlib would write: the same numbers give the same file.
-            figure.savefig(os.path.join(out, name), bbox_inches="tight", metadata={"Software": None})
-            plt.close(figure)
+    for name, make in _FIGURES.items():
+        if charts := make(table):
+            with written(os.path.join(out, name)) as path, open(path, "w", encoding="utf-8") as file:
+                file.write(figure(charts))
             drawn.append(name)
     return drawn
 
 
-def _curves(table: Table) -> dict[str, list[Entry]]:
-    from .table import Missing
-
-    found = {}
-    for name in CURVES:
-        try:
-            found[name] = table.curve(name)
-        except Missing:
-            continue
-    return found
+def _traded(points: Iterable[tuple[str, Entry]]) -> list[Point]:
+    """Entries as points of similarity and adherence, each with what stands beside it."""
+    made = []
+    for text, entry in points:
+        similar, follows = entry.interval("similarity"), entry.interval("adherence")
+        says = f"{entry.row.name}: {similar[0]:.2f}, {follows[0]:.2f}"
+        made.append(Point(similar[0], follows, similar, says, text))
+    return made
 
 
-def _bars(intervals: list[tuple[float, float, float]]) -> Any:
-    """Error bars as matplotlib takes them, [2, points]."""
-    return [[mean - low for mean, low, _ in intervals], [high - mean for mean, _, high in intervals]]
+def _over(points: Iterable[tuple[float, Entry]], measure: str) -> list[Point]:
+    """Entries as points of a measure over a number."""
+    return [Point(x, found, title=f"{x:g}: {found[0]:.2f}") for x, e in points for found in (e.interval(measure),)]
 
 
-def _line(axes: Any, x: list[float], intervals: list[tuple[float, float, float]], **style: Any) -> None:
-    from matplotlib.colors import to_rgba
-
-    faint = to_rgba(style["color"], 0.4)
-    axes.errorbar(
-        x,
-        [mean for mean, _, _ in intervals],
-        yerr=_bars(intervals),
-        marker="o",
-        markersize=3,
-        linewidth=1.4,
-        elinewidth=0.8,
-        ecolor=faint,
-        **style,
-    )
+def _compared(table: Table) -> list[Series]:
+    """The baselines as points of similarity and adherence, and where both sum to 1."""
+    found = []
+    for how, (name, colour) in _BASELINES.items():
+        entries = sorted((e for e in table.part("baselines") if e.row.how == how), key=lambda e: e.row.alpha)
+        short = [str(e.row.values["written"]) if how == "caption" else f"{_number(e):g}" for e in entries]
+        found.append(Series(_traded(zip(short, entries)), name, joined=False, colour=colour))
+    ends = [Point(x, (1 - x, 1 - x, 1 - x)) for x in (0.0, 1.0)]
+    line = Series(ends, colour="#bbbbbb", dashes=_DOTTED, marked=False)
+    return [*(series for series in found if series.points), line]
 
 
-def _compared(axes: Any, table: Table) -> None:
-    """The baselines as points of similarity and adherence."""
-    markers = {"caption": ("s", "#444444"), "img2img": ("^", "#777777"), "adapter": ("*", "#882255")}
-    for how, (marker, colour) in markers.items():
-        points = [entry for entry in table.part("baselines") if entry.row.how == how]
-        if how == "adapter":
-            points.sort(key=lambda entry: entry.row.alpha)
-        for i, entry in enumerate(points):
-            similar, follows = entry.interval("similarity"), entry.interval("adherence")
-            label = (
-                {"caption": "caption of the reference", "img2img": "img2img", "adapter": "trained adapter"}[how]
-                if i == 0
-                else None
-            )
-            size = 10 if marker == "*" else 6
-            bars = {"xerr": _bars([similar]), "yerr": _bars([follows]), "elinewidth": 0.8}
-            axes.errorbar([similar[0]], [follows[0]], fmt=marker, color=colour, markersize=size, label=label, **bars)
-            short = {
-                "caption": entry.row.values.get("written"),
-                "img2img": f"{1 - entry.row.alpha:g}",
-                "adapter": f"{entry.row.alpha:g}",
-            }[how]
-            axes.annotate(
-                short, (similar[0], follows[0]), textcoords="offset points", xytext=(6, 4), fontsize=7, color=colour
-            )
+def _number(entry: Entry) -> float:
+    """What a baseline is called by: img2img's strength, the adapter's scale."""
+    return float(entry.row.values.get("strength", entry.row.alpha))
 
 
-def _weight(plt: Any, table: Table) -> Any:
+def _weight(table: Table) -> Charts:
     """The trade-off over weight beside the baselines, and both measures over weight."""
-    from .table import Missing
-
-    curves = {}
-    for name in WEIGHT_CURVES:
-        try:
-            curves[name] = [(w, entry) for w, entry in table.by_weight(name) if w >= 0.01]
-        except Missing:
-            continue
-    if not any(curves.values()):
-        return None
-    figure, (trade, over) = plt.subplots(1, 2, figsize=(11.5, 4.6))
-    for (name, points), colour in zip(curves.items(), _COLOURS[::2]):
-        similar, follows = ([entry.interval(m) for _, entry in points] for m in ("similarity", "adherence"))
-        weights = [w for w, _ in points]
-        _line(trade, [mean for mean, _, _ in similar], follows, xerr=_bars(similar), label=name, color=colour)
-        if name == next(iter(curves)):
-            for w, x, y in zip(weights, similar, follows):
-                trade.annotate(
-                    f"{w:g}", (x[0], y[0]), textcoords="offset points", xytext=(5, 5), fontsize=7, color=colour
-                )
-        _line(over, weights, similar, label=f"{name}: similarity", color=colour)
-        _line(over, weights, follows, label=f"{name}: adherence", color=colour, linestyle=":")
-    _compared(trade, table)
-    trade.plot([0, 1], [1, 0], color="#bbbbbb", linewidth=0.8, linestyle=":")
-    trade.set(xlabel="reference similarity", ylabel="prompt adherence", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-    trade.set_title("Prompt against reference: each curve runs over weight", fontsize=10)
-    over.set(xlabel="weight", ylim=(-0.03, 1.03))
-    over.set_title("Similarity (solid) and adherence (dotted) over weight", fontsize=10)
-    trade.legend(fontsize=7.5, frameon=False)
-    figure.tight_layout()
-    return figure
+    trade, over = [], []
+    for number, (name, colour) in enumerate(zip(WEIGHT_CURVES, COLOURS)):
+        with contextlib.suppress(Missing):
+            points = [(w, entry) for w, entry in table.by_weight(name) if w >= 0.01]
+            texts = (f"{w:g}" if number == 0 else "" for w, _ in points)
+            trade.append(Series(_traded(zip(texts, (e for _, e in points))), name, colour=colour))
+            over.append(Series(_over(points, "similarity"), name, colour=colour))
+            over.append(Series(_over(points, "adherence"), colour=colour, dashes=_DOTTED))
+    if not over:
+        return []
+    size = {"width": 540, "height": 420, "up": _SHARE}
+    title = "Prompt against reference: each curve runs over weight"
+    return [[
+        Chart(title, [*trade, *_compared(table)], _SIMILARITY, _ADHERENCE, along=_SHARE, **size),
+        Chart("Similarity (lines) and adherence (dotted) over weight", over, "weight", **size),
+    ]]  # fmt: skip
 
 
-def _blocks(plt: Any, table: Table) -> Any:
+def _by_attribute(title: str, rows: list[tuple[str, Entry]], width: int) -> Chart:
+    """The reference's values in the pictures, by attribute."""
+    series = []
+    for k, (name, colour) in enumerate(zip(JUDGED, COLOURS)):
+        points = []
+        for place, (value, entry) in enumerate(rows):
+            found = entry.interval(f"reference {name}")
+            points.append(Point(place + 0.17 * (k - 1.5), found, title=f"{value}: {name} {found[0]:.2f}"))
+        series.append(Series(points, name, joined=False, colour=colour))
+    return Chart(title, series, names=[value for value, _ in rows], tilted=True, width=width, height=330, up=_SHARE)
+
+
+def _blocks(table: Table) -> Charts:
     """Which of the reference's attributes blocks and steps take over."""
-    from .table import Missing
-
-    named = ["early", "middle", "late", *map(str, range(BLOCKS))]
-    panels = {"blocks": ["all", *named], "steps": [f"{a:g} to {b:g}" for a, b in WINDOWS]}
-    found: dict[str, list[tuple[str, Entry]]] = {}
-    for part, values in panels.items():
-        try:
+    named = ["all", "early", "middle", "late", *map(str, range(BLOCKS))]
+    charts = []
+    for part, values in {"blocks": named, "steps": [f"{a:g} to {b:g}" for a, b in WINDOWS]}.items():
+        with contextlib.suppress(Missing):
             (by_value,) = table.varied(part, "splice, sequential").values()
-        except Missing:
-            continue
-        found[part] = [(value, by_value[value]) for value in values if value in by_value]
-    if not found:
-        return None
-    figure, drawn = plt.subplots(1, len(found), figsize=(5.8 * len(found), 3.8), sharey=True, squeeze=False)
-    for axes, (part, rows) in zip(drawn[0], found.items()):
-        _by_attribute(axes, rows)
-        axes.set_title(f"The reference's values that {part} take over, weight 1", fontsize=10)
-    drawn[0][-1].legend(fontsize=8, frameon=False, loc="upper left")
-    figure.tight_layout()
-    return figure
+            rows = [(value, by_value[value]) for value in values if value in by_value]
+            charts.append(_by_attribute(f"The reference's values that {part} take over, weight 1", rows, 540))
+    return [charts] if charts else []
 
 
-def _by_attribute(axes: Any, rows: list[tuple[str, Entry]]) -> None:
-    """Bars of the reference's values in the pictures, by attribute."""
-    for k, (name, colour) in enumerate(zip(JUDGED, _COLOURS[::2])):
-        intervals = [entry.interval(f"reference {name}") for _, entry in rows]
-        places = [i + 0.2 * (k - 1.5) for i in range(len(rows))]
-        axes.bar(places, [mean for mean, _, _ in intervals], 0.2, yerr=_bars(intervals), color=colour, label=name,
-                 error_kw={"elinewidth": 0.7, "ecolor": "#555555"})  # fmt: skip
-    axes.set_xticks(range(len(rows)), [value for value, _ in rows], rotation=30, ha="right")
-
-
-def _roles(plt: Any, table: Table) -> Any:
+def _roles(table: Table) -> Charts:
     """Which of the reference's attributes settings take over, where the prompt names some of them."""
-    from .table import Missing
-
-    found: dict[str, list[tuple[str, Entry]]] = {}
+    charts = []
     for names in NAMED:
         with contextlib.suppress(Missing):
             rows = table.varied("roles", f"prompt names the {names}")
             by_value = {value: entry for entries in rows.values() for value, entry in entries.items()}
-            found[names] = [(value, by_value[value]) for value in ("prompt alone", *ROLES) if value in by_value]
-    if not found:
-        return None
-    figure, drawn = plt.subplots(len(found), 1, figsize=(11, 3.9 * len(found)), sharey=True, squeeze=False)
-    for axes, (names, rows) in zip(drawn[:, 0], found.items()):
-        _by_attribute(axes, rows)
-        axes.set_title(f"The reference's values in the pictures, where the prompt names the {names}", fontsize=10)
-    drawn[0][0].legend(fontsize=8, frameon=False, loc="upper left")
-    figure.tight_layout()
-    return figure
+            kept = [(value, by_value[value]) for value in ("prompt alone", *ROLES) if value in by_value]
+            title = f"The reference's values in the pictures, where the prompt names the {names}"
+            charts.append([_by_attribute(title, kept, 1092)])
+    return charts
 
 
-def _trade_off(plt: Any, table: Table) -> Any:
-    curves = _curves(table)
-    if not curves:
-        return None
-    figure, axes = plt.subplots(figsize=(7.6, 5.2))
-    for name, curve in curves.items():
-        similar, follows = ([entry.interval(m) for entry in curve] for m in ("similarity", "adherence"))
-        _line(axes, [mean for mean, _, _ in similar], follows, xerr=_bars(similar), label=name, **_STYLES[name])
-    _compared(axes, table)
-    axes.plot([0, 1], [1, 0], color="#bbbbbb", linewidth=0.8, linestyle=":")
-    axes.set(xlabel="reference similarity", ylabel="prompt adherence", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-    axes.set_title("Prompt against reference: each curve runs over alpha, from the prompt alone", fontsize=10)
-    axes.legend(fontsize=7.5, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
-    return figure
+def _curves(table: Table) -> dict[str, list[Entry]]:
+    found = {}
+    for name in CURVES:
+        with contextlib.suppress(Missing):
+            found[name] = table.curve(name)
+    return found
 
 
-def _alpha(plt: Any, table: Table) -> Any:
-    curves = _curves(table)
-    if not curves:
-        return None
-    figure, panels = plt.subplots(1, 3, figsize=(11, 3.6))
-    titles = {
-        "adherence": "prompt adherence",
-        "similarity": "reference similarity",
-        "distance": "distance to real pictures",
-    }
-    for axes, (measure, title) in zip(panels, titles.items()):
-        for name, curve in curves.items():
-            _line(
-                axes,
-                [entry.row.alpha for entry in curve],
-                [entry.interval(measure) for entry in curve],
-                label=name,
-                **_STYLES[name],
-            )
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel("alpha")
-        if measure != "distance":
-            axes.set_ylim(-0.03, 1.03)
-    panels[-1].axhline(1, color="#999999", linewidth=0.8, linestyle=":")
-    figure.legend(
-        *panels[0].get_legend_handles_labels(),
-        loc="lower center",
-        ncol=4,
-        frameon=False,
-        fontsize=8,
-        bbox_to_anchor=(0.5, -0.14),
-    )
-    figure.tight_layout()
-    return figure
+def _trade_off(table: Table) -> Charts:
+    curves = [
+        Series(_traded(("", entry) for entry in curve), **_STYLES[name]) for name, curve in _curves(table).items()
+    ]
+    title = "Prompt against reference: each curve runs over alpha, from the prompt alone"
+    size = {"width": 760, "height": 500, "along": _SHARE, "up": _SHARE}
+    return [[Chart(title, [*curves, *_compared(table)], _SIMILARITY, _ADHERENCE, **size)]] if curves else []
 
 
-def _layers(plt: Any, table: Table) -> Any:
-    from .table import Missing
+def _alpha(table: Table) -> Charts:
+    titles = {"adherence": _ADHERENCE, "similarity": _SIMILARITY, "distance": "distance to real pictures"}
+    curves = {name: [(entry.row.alpha, entry) for entry in curve] for name, curve in _curves(table).items()}
+    charts = [
+        Chart(title, [Series(_over(points, measure), **_STYLES[name]) for name, points in curves.items()], "alpha",
+              width=360, height=330, up=None if measure == "distance" else _SHARE)
+        for measure, title in titles.items()
+    ]  # fmt: skip
+    return [charts] if curves else []
 
-    bases = []
+
+def _layers(table: Table) -> Charts:
+    charts = []
     for base in ("blend text", "blend image", "splice all + insert"):
-        try:
-            bases.append((base, table.varied("layer", base)))
-        except Missing:
-            continue
-    if not bases:
-        return None
-    figure, panels = plt.subplots(1, len(bases), figsize=(3.7 * len(bases), 3.6), sharey=True, squeeze=False)
-    for axes, (base, by_alpha) in zip(panels[0], bases):
-        for alpha, style in zip(by_alpha, (":", "-") if len(by_alpha) > 1 else ("-",)):
-            rows = sorted(by_alpha[alpha].items(), key=lambda item: int(item[0]))
-            for measure, colour in (("adherence", "#0072B2"), ("similarity", "#D55E00"), ("neither", "#777777")):
-                intervals = [entry.interval(measure) for _, entry in rows]
-                label = measure if style == "-" else None
-                _line(axes, [int(layer) for layer, _ in rows], intervals, color=colour, linestyle=style, label=label)
-        which = (
-            " and ".join(f"{alpha:g} ({kind})" for alpha, kind in zip(by_alpha, ("dotted", "solid")))
-            if len(by_alpha) > 1
-            else f"{alpha:g}"
-        )
-        axes.set_title(f"{base}\nalpha {which}", fontsize=10)
-        axes.set_xlabel("hidden layer (-1: after the last)")
-        axes.set_ylim(-0.03, 1.03)
-    figure.legend(
-        *panels[0][0].get_legend_handles_labels(),
-        loc="lower center",
-        ncol=3,
-        frameon=False,
-        fontsize=9,
-        bbox_to_anchor=(0.5, -0.06),
-    )
-    figure.tight_layout()
-    return figure
+        with contextlib.suppress(Missing):
+            by_alpha, series = table.varied("layer", base), []
+            styles = (_DOTTED, "") if len(by_alpha) > 1 else ("",)
+            for entries, dashes in zip(by_alpha.values(), styles):
+                points = sorted((float(layer), entry) for layer, entry in entries.items())
+                for measure, colour in (("adherence", COLOURS[0]), ("similarity", COLOURS[1]), ("neither", "#777777")):
+                    name = "" if dashes else measure
+                    series.append(Series(_over(points, measure), name, colour=colour, dashes=dashes))
+            which = " and ".join(f"{a:g}{' (dotted)' if d else ''}" for a, d in zip(by_alpha, styles))
+            charts.append(Chart(f"{base}, alpha {which}", series, "hidden layer (-1: after the last)",
+                                width=360, height=330, up=_SHARE))  # fmt: skip
+    return [charts] if charts else []
+
+
+_FIGURES = {
+    "weight.svg": _weight,
+    "blocks.svg": _blocks,
+    "roles.svg": _roles,
+    "trade_off.svg": _trade_off,
+    "alpha.svg": _alpha,
+    "layers.svg": _layers,
+}

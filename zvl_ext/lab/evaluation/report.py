@@ -1,4 +1,4 @@
-"""The evidence as files: results.json, evidence.md and the plots."""
+"""The evidence as files: results.json, evidence.md and the figures."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from dataclasses import asdict
 from typing import Any
 
 from ...intervals import RESAMPLES
+from ...output import written
 from ..miniature.family import LAYERS, SAMPLING
 from ..miniature.world import ATTRIBUTES, JUDGED
+from . import plots
 from .experiments import BLOCKS, PRESET_NAMES, SPLICE, TEXT, Plan, Row
 from .table import Entry, Missing, Table, caption_accuracy, with_interval
 from .verdicts import Verdict, decide, findings, what_it_must_show
@@ -253,13 +255,13 @@ def _other_parts(table: Table) -> list[str]:
     return [line for name in names if name not in (*_PLACED, "captions", "statistics") for line in _part(table, name)]
 
 
-def report(table: Table, shown: list[Verdict], checked: list[Verdict], plots: list[str]) -> str:
+def report(table: Table, shown: list[Verdict], checked: list[Verdict], drawn: list[str]) -> str:
     """evidence.md.
 
     Args:
         shown: The verdicts on what it must show.
         checked: Those on the published findings.
-        plots: File names beside it.
+        drawn: File names of the figures beside it.
     """
     from .bench import REAL
 
@@ -277,7 +279,7 @@ def report(table: Table, shown: list[Verdict], checked: list[Verdict], plots: li
         "## The published findings, one by one",
         "Verdicts follow from the numbers by the rule beside them; none is written by hand.",
         _verdict_table(checked),
-        *(f"![{os.path.splitext(name)[0].replace('_', ' ')}]({name})" for name in plots),
+        *(f"![{os.path.splitext(name)[0].replace('_', ' ')}]({name})" for name in drawn),
         *_captions(table),
     ]
     for part in _PLACED:
@@ -290,7 +292,7 @@ def report(table: Table, shown: list[Verdict], checked: list[Verdict], plots: li
 def write(
     out: str, measured: list[tuple[Row, dict[str, Any]]], weights: str, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Write results.json, evidence.md and the plots into a folder.
+    """Write results.json, evidence.md and the figures into a folder.
 
     Returns:
         What results.json holds: `weights`, `rows` (each with its settings and `measured`: n, and [mean, low, high] by
@@ -308,19 +310,15 @@ def write(
             for e in entries
         ],
     }
-    with open(os.path.join(out, "results.json"), "w", encoding="utf-8") as file:
-        json.dump(results, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-    try:
-        from . import plots
-
-        drawn = plots.draw(table, out)
-    except ImportError:
-        say("No plots: matplotlib is not installed. Install it with: python -m pip install matplotlib")
-        drawn = []
-    with open(os.path.join(out, "evidence.md"), "w", encoding="utf-8") as file:
-        file.write(report(table, shown, checked, drawn))
+    drawn = plots.draw(table, out)
+    files = {
+        "results.json": json.dumps(results, indent=1, ensure_ascii=False) + "\n",
+        "evidence.md": report(table, shown, checked, drawn),
+    }
+    for name, text in files.items():
+        with written(os.path.join(out, name)) as path, open(path, "w", encoding="utf-8") as file:
+            file.write(text)
     for verdict in (*shown, *checked):
         say(f"{verdict.claim}: {verdict.verdict}.")
-    say(f"Written to {out}: results.json, evidence.md{', ' + ', '.join(drawn) if drawn else ''}")
+    say(f"Written to {out}: {', '.join([*files, *drawn])}")
     return results
