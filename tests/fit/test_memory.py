@@ -1,5 +1,8 @@
 """The memory of learning: what is calculated is what torch keeps."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -106,3 +109,41 @@ def test_what_a_block_keeps_for_a_lora_is_what_is_counted():
 @pytest.mark.parametrize(("side", "rows", "tokens"), [(512, 1, 1056), (80, 40, 96), (1024, 64, 4160)])
 def test_tokens_are_filled_as_the_image_model_does(side, rows, tokens):
     assert tokens_of(side, rows) == tokens
+
+
+def test_the_page_names_what_is_calculated_for_the_real_sizes():
+    """Z-Image as diffusers declares it, a conditioning of 384 rows: a prompt of 60 tokens and a reference of 324."""
+    from diffusers import ZImageTransformer2DModel
+
+    from zvl_ext.fit.adapters import Form
+
+    with torch.device("meta"):
+        transformer = ZImageTransformer2DModel()
+    parameters, blocks = sum(each.numel() for each in transformer.parameters()), 34
+    lora = Form().learned(transformer, blocks)
+
+    def takes(side, learned):
+        return needed(Shape(parameters, blocks, 30, 3840), 2, tokens_of(side, 384), 1, True, 600, 384 * 5120, learned)
+
+    def gib(side, learned, digits):
+        need = takes(side, learned)
+        return f"{(need.weights + need.activations + need.learned) / 2**30:.{digits}f} GiB"
+
+    page = (Path(__file__).parents[2] / ".github" / "docs" / "research.md").read_text(encoding="utf-8")
+    profile, projection, adapter = re.findall(r"(?:Calculated|How much it takes).*?(?:\n\n|\n- )", page, re.S)
+    assert [gib(512, Learned(), 1), gib(1024, Learned(), 0)] == re.findall(r"[\d.]+ GiB", profile)
+    operations = takes(512, Learned()).operations
+    assert f"{operations / 1e12:.0f} TFLOP for" in profile
+    assert 14 <= 1000 * operations / 60e12 / 60 <= 16, "a quarter of an hour at 60 TFLOP/s"
+    assert [gib(512, lora, 1), gib(1024, lora, 0)] == re.findall(r"[\d.]+ GiB", adapter)
+    assert f"{lora.numbers / 1e6:.0f} million numbers" in adapter
+    assert f"the\nfile has {2 * lora.numbers / 2**20:.0f} MiB" in adapter
+
+    from zvl_ext.fit import projection as fitting
+
+    for hidden, number in ((4096, "42 MB"), (2048, "21 MB")):
+        assert number == f"{4 * 2560 * (hidden + 1) / 1e6:.3g} MB"
+        assert number in projection
+    assert f"{fitting.memory(4096, 2560, 3) / 2**30:.1f} GiB" == "1.9 GiB"
+    assert f"{fitting.memory(2048, 2560, 3) / 2**30:.1f}" == "0.6"
+    assert "1.9 GiB of main memory for 8B and\n  three layers, 0.6 for 2B" in projection
