@@ -188,7 +188,7 @@ def check(settings: Settings) -> None:
 
     if plain_picture(settings) or not inserts(settings):
         raise ZvlError(
-            "Fitting is about the rows that a reference inserts, and with these settings there are none. Leave length "
+            "Fitting is about the tokens that a reference inserts, and with these settings there are none. Leave length "
             "match at insert, token mode at all, and weight and alpha above 0."
         )
     if settings.profile:
