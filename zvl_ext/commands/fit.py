@@ -188,8 +188,8 @@ def check(settings: Settings) -> None:
 
     if plain_picture(settings) or not inserts(settings):
         raise ZvlError(
-            "Fitting is about the tokens that a reference inserts, and with these settings there are none. Leave length "
-            "match at insert, token mode at all, and weight and alpha above 0."
+            "Fitting is about the tokens that a reference inserts, and with these settings there are none. Leave "
+            "length match at insert, token mode at all, and weight and alpha above 0."
         )
     if settings.profile:
         raise ZvlError("Fitting begins without a profile: what is learned would be about both. Leave out profile.")
