@@ -10,6 +10,8 @@ from .errors import ZvlError
 from .outside import plain
 
 ENDING = ".safetensors"
+# How it was made: how long learning took, and the command, which anyone may type again.
+MAKING = ("seconds", "command")
 _LONGEST = 2000  # characters of a text that is told
 
 About = tuple[tuple[str, str], ...]  # names, each with a text

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import ZvlError
+from .learned import ENDING, MAKING
 from .outside import plain
 from .profiles import FITTED_FOR
 from .tensor_files import read, save
@@ -21,7 +22,6 @@ from .tensor_files import read, save
 if TYPE_CHECKING:
     import torch
 
-ENDING = ".safetensors"
 PREFIX = "diffusion_model."  # in front of a layer's name
 DOWN, UP, ALPHA = ".lora_A.weight", ".lora_B.weight", ".alpha"  # behind it: [rank, inputs], [outputs, rank], a number
 STRONGEST = 10.0
@@ -29,7 +29,7 @@ STRONGEST = 10.0
 # What is told of a LoRA in its file, as texts; `base_model` is the image model, `gained` is JSON.
 ABOUT = (
     "base_model", "width", "rank", "alpha", "layers", *FITTED_FOR, "weight", "curve", "pictures", "steps", "seed",
-    "gained",
+    "gained", *MAKING,
 )  # fmt: skip
 
 _FORMAT = "zvl-lora-1"

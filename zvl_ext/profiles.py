@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import ZvlError, shown
-from .learned import ENDING, About, FromFile, about_of, check_format
+from .learned import ENDING, MAKING, About, FromFile, about_of, check_format
 from .outside import plain
 from .tensor_files import read, save
 
@@ -30,7 +30,7 @@ MAIN, REFINER = "main", "refiner"  # the file's tensors, float32 [blocks, heads]
 FITTED_FOR = ("engine", "positions", "hidden_layer", "block_place", "merge")
 # What is told of a profile in its file, as texts. `width` is that of the image model's blocks, `weight` and `curve` are
 # those that it is meant for, `gained` is JSON.
-ABOUT = ("image_model", "width", *FITTED_FOR, "weight", "curve", "pictures", "steps", "seed", "gained")
+ABOUT = ("image_model", "width", *FITTED_FOR, "weight", "curve", "pictures", "steps", "seed", "gained", *MAKING)
 
 _LIMIT = 2**20  # bytes of a file: a thousand numbers have 4,000
 _MOST = 512  # blocks, and heads of a block

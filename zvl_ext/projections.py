@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import ZvlError, shown
-from .learned import ENDING, About, FromFile, about_of, check_format
+from .learned import ENDING, MAKING, About, FromFile, about_of, check_format
 from .outside import plain
 from .tensor_files import read, save
 
@@ -27,7 +27,7 @@ FORMAT = "zvl-projection-1"
 # What is told of a projection in its file, as texts. `model`, `layers` and `fingerprint` are those of the Qwen3-VL that
 # it was fitted for, `explained` is JSON.
 ABOUT = (
-    "image_model", "model", "layers", "fingerprint", "method", "texts", "pictures", "rows", "explained",
+    "image_model", "model", "layers", "fingerprint", "method", "texts", "pictures", "rows", "explained", *MAKING,
 )  # fmt: skip
 MOST = 16  # hidden layers: of Qwen3-VL-8B each takes 42 MB
 _LIMIT = 2**30  # bytes of a file

@@ -68,7 +68,7 @@ def test_it_says_what_it_does_before_and_after(fitted):
 def test_its_state_lies_beside_it(fitted):
     _, out, _ = fitted
     names = {path.name for path in out.with_suffix(".fit").iterdir()}
-    assert names == {"state.safetensors", "curve.csv", "captions.json"}
+    assert names == {"state.safetensors", "curve.csv", "seconds.txt", "captions.json"}
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ TOLD = {
     "image_model": "Z-Image", "width": "64", "engine": "splice", "positions": "sequential", "hidden_layer": "-8",
     "block_place": "front", "merge": "1", "weight": "1", "curve": "constant",
     "pictures": 600, "steps": 200, "seed": 0, "gained": {"kept": [0.8, 0.7, 0.9]},
+    "seconds": "38", "command": "zvl fit weights --seed 2",
 }  # fmt: skip
 
 

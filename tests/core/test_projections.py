@@ -23,6 +23,7 @@ from zvl_ext.projections import (
 TOLD = {
     "image_model": "Z-Image", "model": "Qwen3-VL-2B", "layers": "28", "fingerprint": "ab12", "method": "ridge",
     "texts": "100", "pictures": "20", "rows": "900", "explained": {"-2": 0.9},
+    "seconds": "4", "command": "zvl fit projection",
 }  # fmt: skip
 GENERATOR = torch.Generator().manual_seed(3)
 FIRST = torch.randn(4, generator=GENERATOR)

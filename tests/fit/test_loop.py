@@ -175,4 +175,4 @@ def test_waited_counts_looks_since_the_best():
 
 def test_nothing_is_pickled(tmp_path):
     fitted(Quadratic(), tmp_path)
-    assert {path.name for path in Path(tmp_path).iterdir()} == {"state.safetensors", "curve.csv"}
+    assert {path.name for path in Path(tmp_path).iterdir()} == {"state.safetensors", "curve.csv", "seconds.txt"}

@@ -7,25 +7,32 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zvl_ext.lab.evaluation.claims.fitted import FITTED, SMALL_TRAINING
-from zvl_ext.lab.evaluation.experiments import FRESH, PROFILE, WEIGHTED, Plan, Row, experiments, fitted, pairs
+from zvl_ext.lab.evaluation.bench import Bench
+from zvl_ext.lab.evaluation.claims.fitted import FITTED, HALF, KINDS, SMALL_TRAINING
+from zvl_ext.lab.evaluation.experiments import FRESH, LORA, PROFILE, PROJECTION, WEIGHTED, Plan, experiments, fitted
+from zvl_ext.lab.evaluation.report_fitted import fitted_table, learned_for
+from zvl_ext.lab.evaluation.rows import Row, pairs
 from zvl_ext.lab.evaluation.table import Entry, Table, difference
-from zvl_ext.lab.miniature import family, world
+from zvl_ext.lab.miniature import family, learned, world
 
 PAIRS = 40
 
 
-def entry(name: str, kept: float, filled: float, how: str = "settings") -> Entry:
-    """A row of half-specified prompts that keeps and fills these shares, over all attributes alike."""
+def entry(name: str, kept: float, filled: float, how: str = "settings", half: bool = True, **more: Any) -> Entry:
+    """A row that keeps and fills these shares, over all attributes alike; of half-specified prompts, or full ones."""
 
     def shown(share: float) -> str:
         order = np.random.default_rng(5).permutation(PAIRS)
         return "".join("1" if place < round(share * PAIRS) else "0" for place in order)
 
-    row = Row("fitted", f"half prompts: {name}", how, dict(WEIGHTED), PAIRS, half=True, first=FRESH)
+    asked = "half" if half else "full"
+    row = Row("fitted", f"{asked} prompts: {name}", how, dict(WEIGHTED), PAIRS, half=half, first=FRESH, **more)
     values: dict[str, Any] = {
         "prompt": {a: shown(kept) for a in world.JUDGED},
         "reference": {a: shown(filled) for a in world.JUDGED},
+        "distance": [1.5] * PAIRS,
+        "cosine": [0.25] * PAIRS,
+        "frechet": 77.7,
     }
     return Entry(row, values)
 
@@ -37,19 +44,75 @@ CASES = {
 }
 
 
+OTHERS = [
+    entry("one weight, 0.1", 0.85, 0.65),
+    entry("one weight, 0.35", 0.5, 0.7),
+    entry("blend, 0.1", 0.8, 0.6),
+    entry("projection, blend, 0.2", 0.2, 0.6),
+    entry("LoRA, 0.5", 0.3, 0.5),
+    entry("trained adapter, scale 1", 0.5, 0.6, "adapter"),
+]
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_rules(case: str) -> None:
     (kept, filled), wanted = CASES[case]
-    table = Table(
-        [
-            entry("profile, 0.2", kept, filled),
-            entry("profile, 0.35", 0.2, 0.7),
-            entry("one weight, 0.1", 0.85, 0.65),
-            entry("one weight, 0.35", 0.5, 0.7),
-            entry("trained adapter, scale 1", 0.5, 0.6, "adapter"),
-        ]
-    )
+    table = Table([entry("profile, 0.2", kept, filled), entry("profile, 0.35", 0.2, 0.7), *OTHERS])
     assert [claim.judge(table)[1] for claim in (*FITTED, SMALL_TRAINING)] == wanted
+
+
+@pytest.mark.parametrize("kind", ["projection, blend, 0.2", "LoRA, 0.5"])
+def test_whatever_was_learned_may_bridge_the_gap(kind: str) -> None:
+    others = [each for each in OTHERS if each.row.name != HALF + kind]
+    table = Table([entry("profile, 0.2", 0.3, 0.3), entry(kind, 1.0, 0.95), *others])
+    numbers, verdict = SMALL_TRAINING.judge(table)
+    assert numbers.startswith(f"{kind}: kept 1.00")
+    assert "profile, 0.2: kept 0.30" in numbers
+    assert verdict == "holds"
+
+
+def test_what_needs_no_training_is_more_than_one_weight() -> None:
+    better = [entry("blend, 0.1", 1.0, 1.0), *(each for each in OTHERS if "half prompts: blend" not in each.row.name)]
+    numbers, verdict = SMALL_TRAINING.judge(Table([entry("profile, 0.2", 0.85, 0.65), *better]))
+    assert "minus blend, 0.1: kept -0." in numbers
+    assert verdict == "holds in part"
+
+
+def test_the_table_has_a_line_for_each_way() -> None:
+    entries = [
+        entry("prompt alone", 0.9, 0.1, "prompt"),
+        entry("profile, 0.2", 0.85, 0.65),
+        entry("one weight, 0.1", 0.85, 0.65),
+        entry("one weight, 0.35", 0.5, 0.7),
+        entry("LoRA, 0.5", 0.9, 0.6, lora=LORA),
+        entry("trained adapter, scale 1", 0.5, 0.6, "adapter"),
+    ]
+    full = [entry(each.row.name.removeprefix(HALF), 0.4, 0.2, each.row.how, False) for each in entries[:3]]
+    header, lines = fitted_table(Table(entries + full), family.WEIGHTS)
+    assert {len(line) for line in lines} == {len(header)}
+    by_name = {line[0].strip("*"): dict(zip(header, line)) for line in lines}
+    assert len(by_name) == len(entries)
+    own = by_name["profile, 0.2"]
+    assert own["half: kept"].startswith("0.85 [")
+    assert own["half: filled"].startswith("0.65 [")
+    assert own["half: lost"].startswith("0.65 [")
+    assert own["half: Fréchet"] == "77.7"
+    assert own["full: adherence"].startswith("0.40 [")
+    assert by_name["LoRA, 0.5"]["full: adherence"] == ""
+    assert by_name["prompt alone"]["parameters"] == "0"
+    assert by_name["trained adapter, scale 1"]["parameters"] == "111,000"
+    best = {line[0].strip("*") for line in lines if line[0].startswith("**")}
+    assert best == {"profile, 0.2", "one weight, 0.1", "LoRA, 0.5", "trained adapter, scale 1"}
+
+
+def test_lost_is_what_the_prompt_names_and_the_reference_has_instead() -> None:
+    row = Row("fitted", "", "prompt", {}, 1, half=True)
+    (pair,) = row.drawn()
+    named, other = sorted(pair.said), sorted(set(world.JUDGED) - pair.said)
+    shown = {named[0]: "1", named[1]: "0", other[0]: "1", other[1]: "1"}
+    made = Entry(row, {"prompt": dict.fromkeys(world.JUDGED, "0"), "reference": shown})
+    assert made.metric("lost").tolist() == [0.5]
+    assert made.metric("similarity").tolist() == [1.0]
 
 
 def test_the_pairs_are_none_of_those_that_anything_was_chosen_on() -> None:
@@ -70,11 +133,57 @@ def test_rows_of_other_pairs_have_other_keys_and_are_not_compared() -> None:
         difference(*(Entry(row, {"prompt": bits, "reference": bits}) for row in (own, other)), "adherence")
 
 
-def test_a_profile_fitted_anew_is_another_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    from zvl_ext.lab.evaluation import experiments as table
+SHIPPED = {"profile": PROFILE, "projection": PROJECTION, "lora": LORA}
 
-    assert PROFILE in family.profiles()
-    (row, *_) = [row for row in fitted(2) if row.values.get("profile")]
+
+@pytest.mark.parametrize("kind", SHIPPED)
+def test_what_is_fitted_anew_is_another_row(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from zvl_ext.lab.evaluation import rows as table
+
+    (row, *_) = [row for row in fitted(2) if kind in row.learned]
+    assert row.learned == {kind: SHIPPED[kind]}
     before = row.key
-    monkeypatch.setattr(table, "profile_digest", lambda name: "another")
+    monkeypatch.setattr(table, "learned", lambda kind, name: learned.Learned("another", 1, 1.0))
     assert row.key != before
+
+
+@pytest.mark.parametrize("kind", SHIPPED)
+def test_what_is_shipped_tells_how_it_was_made(kind: str) -> None:
+    from zvl_ext.tensor_files import read
+
+    (row, *_) = [row for row in fitted(2) if kind in row.learned]
+    told = learned_for(row, family.WEIGHTS)["learned"]
+    assert told["parameters"] > 20
+    assert told["seconds"] > 1
+    _, metadata = read(learned.files(kind)[SHIPPED[kind]])
+    command = {"profile": "weights", "projection": "projection", "lora": "lora"}[kind]
+    assert metadata["command"].startswith(f"zvl fit {command}")
+
+
+def test_every_kind_has_rows_of_both_sorts_of_prompts() -> None:
+    names = [row.name for row in fitted(2)]
+    assert len(set(names)) == len(names)
+    for kind in KINDS:
+        both = [[name[len(HALF) :] for name in names if name.startswith(f"{how} prompts: {kind}")] for how in ("half", "full")]
+        assert both[0] == both[1] != []
+
+
+def test_a_lora_acts_on_its_own_rows_alone() -> None:
+    pytest.importorskip("peft")
+    bench = Bench(family.WEIGHTS, 2)
+    values = WEIGHTED | {"weight": 0.5}
+    row, own = Row("", "", "settings", values, 2), Row("", "", "settings", values, 2, lora=LORA)
+    before, with_it, after = ([each.tobytes() for each in bench.pictures(which)] for which in (row, own, row))
+    assert before == after
+    assert before[0] != with_it[0]
+    assert row.key != own.key
+
+
+def test_a_projection_acts_on_its_own_rows_alone() -> None:
+    bench = Bench(family.WEIGHTS, 1)
+    values = WEIGHTED | {"engine": "blend", "weight": 0.5}
+    plain, own = (
+        bench.conditioning(Row("", "", "settings", values | more, 1), 0, 1) for more in ({}, {"projection": PROJECTION})
+    )
+    assert plain.rows.shape == own.rows.shape
+    assert not plain.rows.equal(own.rows)

@@ -6,11 +6,12 @@ import argparse
 import difflib
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..declaration import Option
+from ..declaration import FILES, Option
 from ..errors import ZvlError
 from ..options import BY_NAME, Settings
 from ..outside import no_file
@@ -136,6 +137,34 @@ def given(pairs: list[str]) -> dict[str, Any]:
             said = str(error) if isinstance(error, ZvlError) else str(option.refuse(text, f"a {option.kind}"))
             raise ZvlError(f"--set {pair}: " + said.removeprefix("Z-Image VL: ")) from None
     return values
+
+
+# Arguments that name files and machines of a person's own, or decide nothing about what comes out.
+_OWN = ("command", "what", "pictures", "texts", "out", "state", "z_image", "qwen3_vl", "device", "at_once", "checkpointing")
+
+
+def repeatable(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str:
+    """What was asked for, as it may be typed again: without the names of files, which a file that is passed on is not
+    to tell.
+
+    Args:
+        parser: The command's.
+    """
+    typed = parser.prog.split()[-2:]
+    for name, given in vars(args).items():
+        if name in _OWN or callable(given) or given is None or given == parser.get_default(name):
+            continue
+        for each in given if isinstance(given, list) else [given]:
+            typed.append("--" + name.replace("_", "-"))
+            typed += [] if each is True else [_nameless(str(each))]
+    return " ".join(["zvl", *map(shlex.quote, typed)])
+
+
+def _nameless(text: str) -> str:
+    """`NAME=VALUE`, a file's value without its folders."""
+    name, sign, value = text.partition("=")
+    filed = name.strip() in BY_NAME and BY_NAME[name.strip()].kind in FILES
+    return f"{name}{sign}{os.path.basename(value)}" if filed else text
 
 
 def _switch(text: str) -> Any:

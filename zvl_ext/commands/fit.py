@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ZvlError
 from ..options import Settings
 from . import fit_projection
-from .common import add_command, add_dtype, bar, check_out, device, given, say, whole
+from .common import add_command, add_dtype, bar, check_out, device, given, repeatable, say, whole
 
 if TYPE_CHECKING:
     from ..fit.gathering import Told, Wish
@@ -52,7 +53,7 @@ def _add_weights(what: Any) -> None:
         "the profile to write, .safetensors",
     )
     parser.add_argument("--rate", type=_above(10), default=0.05, help="learning rate; default: %(default)s")
-    parser.set_defaults(run=run_weights)
+    parser.set_defaults(run=run_weights, typed=functools.partial(repeatable, parser))
 
 
 def _add_lora(what: Any) -> None:
@@ -75,7 +76,7 @@ def _add_lora(what: Any) -> None:
     parser.add_argument(
         "--rate", type=_above(10), help="learning rate; default: 0.0001, on the miniature 0.001 (it is small)"
     )
-    parser.set_defaults(run=run_lora)
+    parser.set_defaults(run=run_lora, typed=functools.partial(repeatable, parser))
 
 
 def _learning(what: Any, name: str, about: str, out: str) -> Any:
@@ -220,6 +221,7 @@ def _wish(args: argparse.Namespace, settings: Settings) -> Wish:
         device(args.device),
         args.dtype,
         {"on": True, "off": False}.get(args.checkpointing),
+        command=args.typed(args),
         **more,
     )
 

@@ -4,12 +4,14 @@ engine blend."""
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ZvlError
-from .common import add_command, add_dtype, bar, check_out, device, say, whole
+from .common import add_command, add_dtype, bar, check_out, device, repeatable, say, whole
 
 if TYPE_CHECKING:
     from ..fit.pairs import Readers
@@ -67,7 +69,7 @@ def add(what: Any) -> None:
     add_dtype(parser)
     parser.add_argument("--state", metavar="FOLDER", help="where captions are kept; default: the file's, .fit")
     parser.add_argument("--anyway", action="store_true", help="write the projection where nothing was gained, too")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, typed=functools.partial(repeatable, parser))
 
 
 def _layers(text: str) -> tuple[int, ...]:
@@ -87,6 +89,7 @@ def run(args: argparse.Namespace) -> None:
         raise ZvlError("Name what to learn from: --pictures FOLDER, --texts FILE, or both.")
     from ..fit import projection as fit
 
+    began = time.monotonic()
     texts = fit.texts_of(args.texts) if args.texts else []
     readers, extractor, question = _readers(args)
     checkpoint, width = extractor.checkpoint, readers.width
@@ -128,6 +131,8 @@ def run(args: argparse.Namespace) -> None:
         "method": args.method,
         "texts": str(len(texts)),
         "pictures": str(len(pictures)),
+        "seconds": f"{time.monotonic() - began:.0f}",
+        "command": args.typed(args),
     }
     fit.write(args.out, gathered, found, about)
     say(f"{args.out} is written. In the web UI it belongs into models/qwen3_vl/projections.")

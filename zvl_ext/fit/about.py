@@ -26,4 +26,6 @@ def about(wish: Wish, material: Material, progress: Progress) -> dict[str, str]:
         "pictures": str(material.pictures),
         "steps": str(progress.best),
         "seed": str(wish.schedule.seed),
+        "seconds": f"{material.seconds + progress.seconds:.0f}",
+        "command": wish.command,
     }

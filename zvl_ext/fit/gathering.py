@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,7 @@ class Wish:
         checkpointing: Whether activations are computed again instead of kept; None: where the image model is large.
         question: What Qwen3-VL is asked for a caption; None: the usual.
         prompts: What the text encoder's statistics are measured on; None: the usual.
+        command: What a person typed, as the file tells it.
     """
 
     pictures: str
@@ -63,6 +65,7 @@ class Wish:
     checkpointing: bool | None = None
     question: str | None = None
     prompts: tuple[str, ...] | None = None
+    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ class Material:
         learned, deciding, saying: To learn from, to decide when to stop, and to say what was gained.
         pictures: How many pictures there are in all.
         folder: Of the fit's state.
+        seconds: How long it took to have all this.
     """
 
     model: ZImage
@@ -100,6 +104,7 @@ class Material:
     saying: Prepared
     pictures: int
     folder: Folder
+    seconds: float
 
     @property
     def shift(self) -> float:
@@ -119,6 +124,7 @@ def gather(wish: Wish, crew: Crew, told: Told, form: Form | None = None) -> Mate
     from ..hosts.standalone import ZImage
     from .prepare import prepare, side_of
 
+    began = time.monotonic()
     make_folder(wish.state)
     known = {} if wish.prompts is None else {"reference_prompts": wish.prompts}
     dtype = "bfloat16" if crew.bf16 and wish.dtype == "auto" else wish.dtype
@@ -144,7 +150,7 @@ def gather(wish: Wish, crew: Crew, told: Told, form: Form | None = None) -> Mate
     transformer.to(model.device)
     if recompute:
         transformer.enable_gradient_checkpointing()
-    return Material(model, learned, deciding, saying, len(pictures), folder)
+    return Material(model, learned, deciding, saying, len(pictures), folder, time.monotonic() - began)
 
 
 def begin(wish: Wish, told: Told, form: Form | None = None) -> tuple[Crew, Told, Material, Judge]:

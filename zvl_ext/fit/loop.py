@@ -160,8 +160,10 @@ class _Run:
             tensors[f"value.{name}"] = each.detach().clone()
             for key, moment in self._adam.state.get(each, {}).items():
                 tensors[f"{key}.{name}"] = moment.detach().clone()
+        now = time.monotonic()
+        self._progress.seconds += now - self._saved
+        self._saved = now
         self._folder.save(self._progress, tensors)
-        self._saved = time.monotonic()
 
     def _resume(self) -> None:
         import torch

@@ -15,7 +15,8 @@ from ..tensor_files import read, save
 if TYPE_CHECKING:
     import torch
 
-_STATE, _CURVE = "state.safetensors", "curve.csv"
+_STATE, _CURVE, _SECONDS = "state.safetensors", "curve.csv", "seconds.txt"
+_LONGEST = 40  # characters of a number of seconds
 _LARGEST = 2**34  # bytes of a state: of a LoRA of all blocks, and four times that of what learns it
 
 
@@ -29,6 +30,7 @@ class Progress:
         seen: Held-out losses by step.
         best: The step of the least held-out loss; 0 before there is one.
         over: Whether it has ended.
+        seconds: How long it has learned, in all runs together; it decides nothing.
     """
 
     step: int = 0
@@ -36,6 +38,7 @@ class Progress:
     seen: dict[int, float] = field(default_factory=dict)
     best: int = 0
     over: bool = False
+    seconds: float = field(default=0.0, compare=False)
 
     @property
     def waited(self) -> int:
@@ -84,7 +87,7 @@ class Folder:
             told = json.loads(metadata["fit"])
             key, seen = told["key"], {int(step): float(loss) for step, loss in told["seen"].items()}
             losses = tensors.pop("losses").tolist()
-            progress = Progress(len(losses), losses, seen, int(told["best"]), bool(told["over"]))
+            progress = Progress(len(losses), losses, seen, int(told["best"]), bool(told["over"]), self._seconds())
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise ZvlError(f"{plain(path, 120)} is damaged. Delete it; the fit begins anew then.") from error
         if key != self._key:
@@ -93,6 +96,13 @@ class Folder:
                 "settings. Delete that folder, or name another with --state."
             )
         return progress, tensors
+
+    def _seconds(self) -> float:
+        try:
+            with open(os.path.join(self.path, _SECONDS), encoding="ascii") as file:
+                return float(file.read(_LONGEST))
+        except (OSError, ValueError):
+            return 0.0
 
     def save(self, progress: Progress, tensors: dict[str, torch.Tensor]) -> None:
         """Write the state and its curve. The last one stays where that fails."""
@@ -110,5 +120,7 @@ class Folder:
             loss = f"{progress.losses[step - 1]:.6f}" if step else ""
             held = f"{progress.seen[step]:.6f}" if step in progress.seen else ""
             lines.append(f"{step},{loss},{held}")
-        with written(os.path.join(self.path, _CURVE)) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
+        # Apart from the state, which is the same whenever the same is learned.
+        for name, text in ((_CURVE, "\n".join(lines)), (_SECONDS, f"{progress.seconds:.1f}")):
+            with written(os.path.join(self.path, name)) as temporary, open(temporary, "w", encoding="utf-8") as file:
+                file.write(text + "\n")

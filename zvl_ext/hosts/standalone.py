@@ -27,6 +27,7 @@ from ..mixing.prompts import REFERENCE_PROMPTS
 from ..mixing.statistics import ReferenceStatistics, measure_all
 from ..options import Settings
 from ..profiles import Profile
+from ..projections import Projection
 from ..qwen3vl import language, vision, writing
 from ..qwen3vl.checkpoint import Checkpoint
 from ..qwen3vl.files import open_checkpoint
@@ -303,9 +304,11 @@ class ZImage:
         seed: int = 0,
         say: Callable[[str], None] = lambda line: None,
         profile: Profile | None = None,
+        projection: Projection | None = None,
     ) -> Conditioning:
         """What the image model gets for a prompt as text, for `generate`."""
-        units = [] if plain_picture(settings) else [Unit(settings, reference, profile=profile)]
+        unit = Unit(settings, reference, profile=profile, projection=projection)
+        units = [] if plain_picture(settings) else [unit]
         return self.condition_units(units, prompt, seed, say)
 
     def condition_units(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ZvlError, shown
@@ -40,6 +41,21 @@ def add_loras(pipeline: Any, loras: Sequence[Named]) -> None:
             pipeline.load_lora_weights(tensors, adapter_name=name)
     pipeline.set_adapters(names, [lora.strength for lora in acting])
     pipeline.transformer.requires_grad_(False)
+
+
+@contextlib.contextmanager
+def added_loras(pipeline: Any, loras: Sequence[Named]) -> Iterator[None]:
+    """As `add_loras`, for a while: the image model is as it was afterwards.
+
+    Args:
+        pipeline: It has no others.
+    """
+    add_loras(pipeline, loras)
+    try:
+        yield
+    finally:
+        if any(lora.strength for lora in loras):
+            pipeline.unload_lora_weights()
 
 
 def _converted(pipeline: Any, lora: Named) -> dict[str, torch.Tensor]:

@@ -19,9 +19,8 @@ from PIL import Image
 from .. import __version__
 from ..errors import ZvlError, shown
 from ..options import Settings
-from ..profiles import read_profile
 from ..reference import Reference, open_reference
-from .miniature import family, world
+from .miniature import family, learned, world
 
 if TYPE_CHECKING:
     import torch
@@ -98,7 +97,7 @@ class Weights:
 
     def files(self, kind: str) -> dict[str, str]:
         """The miniature's own of a kind of learned numbers, name -> path."""
-        return family.profiles() if self.miniature and kind == "profile" else {}
+        return learned.files(kind) if self.miniature else {}
 
     def file(self, kind: str, name: str) -> Any:
         """The one of that name, which is only looked up.
@@ -109,7 +108,7 @@ class Weights:
         there = self.files(kind)
         if name not in there:
             raise ZvlError(f"There is no {kind} {shown(name)} here (there is {', '.join(there) or 'none'}).")
-        return read_profile(there[name])
+        return learned.READERS[kind](there[name])
 
     def reference(self) -> Reference | None:
         """A reference to begin with; None with the real weights."""

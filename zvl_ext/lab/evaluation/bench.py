@@ -14,19 +14,22 @@ from PIL import Image
 
 from ... import conditioner
 from ...conditioning import Conditioning
+from ...declaration import LEARNED
 from ...hosts.standalone_attention import weighted
+from ...hosts.standalone_lora import added_loras
+from ...loras import Named
 from ...mixing.select import Rows
 from ...options import Settings
-from ...profiles import Profile, read_profile
 from ...qwen3vl.vision import patches
 from ...reference import Reference, open_reference
 from ...sequence import build_sequence
-from ..miniature import adapter, family, world
+from ..miniature import adapter, family, learned, world
 from ..miniature.measure import as_tensor, follows, frechet_distance, load_classifier, read, unlike_any
 from ..miniature.world import JUDGED
-from .experiments import CAPTION, Row, pairs
+from .experiments import CAPTION
 from .hidden_states import hidden_state_statistics
 from .row_changes import ROW_CHANGES
+from .rows import Row, pairs
 from .table import SHOWN
 
 BATCH = 32
@@ -146,8 +149,8 @@ class Bench:
             reference, settings = self.references[number if shown is None else shown], Settings.from_mapping(values)
             if row.change:
                 return self._changed(row.change, settings, reference, prompt)
-            profile = _profile(settings.profile) if settings.profile else None
-            return self.model.condition(settings, reference, prompt, seed, profile=profile)
+            acting = {kind: _read(kind, getattr(settings, kind)) for kind in LEARNED if getattr(settings, kind)}
+            return self.model.condition(settings, reference, prompt, seed, **acting)
         text = self.model.text(prompt).embeddings
         if row.how == "tower":
             settings, tokens = Settings.from_mapping(row.values), self.image_tokens[number]
@@ -189,12 +192,12 @@ class Bench:
         # Conditionings of like length share a batch: the image model pads them to a multiple of 32 tokens.
         order = sorted(range(len(places)), key=lambda i: -(-len(rows[i]) // 32))
         made: dict[int, Image.Image] = {}
-        for start in range(0, len(order), BATCH):
-            batch = order[start : start + BATCH]
-            numbers = [places[i][0] for i in batch]
-            made.update(
-                zip(batch, self._generate(row, [rows[i] for i in batch], [seed_of(*places[i]) for i in batch], numbers))
-            )
+        loras = [Named(learned.files("lora")[row.lora])] if row.lora else []
+        with added_loras(self.model.pipeline, loras):
+            for start in range(0, len(order), BATCH):
+                batch = order[start : start + BATCH]
+                numbers, seeds = [places[i][0] for i in batch], [seed_of(*places[i]) for i in batch]
+                made.update(zip(batch, self._generate(row, [rows[i] for i in batch], seeds, numbers)))
         return [made[i] for i in range(len(places))]
 
     def _generate(
@@ -349,8 +352,8 @@ class Bench:
 
 
 @functools.lru_cache(maxsize=4)
-def _profile(name: str) -> Profile:
-    return read_profile(family.profiles()[name])
+def _read(kind: str, name: str) -> Any:
+    return learned.READERS[kind](learned.files(kind)[name])
 
 
 def pixel_distance(a: Image.Image, b: Image.Image) -> float:

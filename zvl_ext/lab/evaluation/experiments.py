@@ -1,151 +1,17 @@
-"""What the evidence measures, as data: the pairs of a prompt and a reference, and the table of experiments."""
+"""What the evidence measures, as data: the table of experiments."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import hashlib
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ...presets import PRESETS, START
-from ...profiles import read_profile
-from ..miniature.family import LAYERS, layer_at_same_depth, profiles
-from ..miniature.world import JUDGED, Scene, caption, contradicting, random_scene
+from ..miniature.family import LAYERS, layer_at_same_depth
 from .row_changes import ROW_CHANGES
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A prompt and a reference that disagree.
-
-    Attributes:
-        wanted: The scene that the prompts are about.
-        shown: The scene that the reference shows: another shape, colour, background and style.
-        prompt: A caption of `wanted` with all four attributes.
-        half: A caption of `wanted` with only two of them.
-        said: Those two.
-        drawing: The seed of the reference's drawing.
-    """
-
-    wanted: Scene
-    shown: Scene
-    prompt: str
-    half: str
-    said: frozenset[str]
-    drawing: int
-
-    def naming(self, attributes: frozenset[str]) -> str:
-        """A caption of `wanted` with these attributes alone; the same every time."""
-        return caption(self.wanted, np.random.default_rng((self.drawing, len(attributes))), attributes)
-
-
-@functools.lru_cache(maxsize=8)
-def profile_digest(name: str) -> str:
-    """Of a profile that comes with the miniature: its file may be fitted anew."""
-    return read_profile(profiles()[name]).digest
-
-
-@functools.lru_cache(maxsize=8)
-def pairs(count: int, seed: int = 2026) -> tuple[Pair, ...]:
-    """The first `count` of one fixed row of pairs; every scene is of a combination that training never showed."""
-    rng = np.random.default_rng(seed)
-    made = []
-    for number in range(count):
-        wanted = random_scene(rng, held_out=True)
-        shown = contradicting(wanted, rng, held_out=True)
-        said = frozenset(rng.choice(JUDGED, 2, replace=False).tolist())
-        made.append(
-            Pair(
-                wanted, shown, caption(wanted, rng, frozenset(JUDGED)), caption(wanted, rng, said), said, 10**6 + number
-            )
-        )
-    return tuple(made)
-
-
-# What prompts speak of that leave the rest to the reference: what things are, or how they look.
-NAMED: dict[str, frozenset[str]] = {
-    "shape": frozenset({"shape"}),
-    "look": frozenset({"colour", "background", "style"}),
-}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measurement: a way of making a picture from a pair, over a number of pairs.
-
-    Attributes:
-        part: The table it belongs to.
-        name: What the table calls it.
-        how: `settings` (this product's, with `values`; CAPTION in the text for Qwen3-VL is the reference's caption),
-            `swap` (the same twice, with the pair's reference and with the next pair's), `tower` (the vision tower's
-            tokens as they are, with `values`), `prompt`, `caption` (the prompt with Qwen3-VL's caption of the reference
-            behind it; `values` says how it is written), `img2img` (`values` has the strength, and `settings` where the
-            reference is also the conditioning), `adapter` (`values` has the scale), `real` (a drawing of the prompt's
-            scene), `autoencoder` (such a drawing through the autoencoder); or, of no picture, `captions` and
-            `statistics`.
-        values: Settings as named values, or the way's own number.
-        pairs: How many pairs, from the first.
-        half: Whether the prompt speaks of two attributes only.
-        names: A key of NAMED, where the prompt speaks of these attributes only.
-        seeds: Pictures of each pair; their diversity is measured where there are more than one.
-        change: A key of ROW_CHANGES, where something is done to the reference's rows first.
-        first: The number of its first pair.
-    """
-
-    part: str
-    name: str
-    how: str
-    values: dict[str, Any] = field(default_factory=dict)
-    pairs: int = 0
-    half: bool = False
-    seeds: int = 1
-    names: str = ""
-    change: str = ""
-    first: int = 0
-
-    @property
-    def numbers(self) -> range:
-        """Its pairs'."""
-        return range(self.first, self.first + self.pairs)
-
-    @property
-    def pictures(self) -> int:
-        """How many are made for it."""
-        return self.pairs * self.seeds
-
-    def drawn(self) -> tuple[Pair, ...]:
-        """Its pairs."""
-        return pairs(self.first + self.pairs)[self.first :]
-
-    def said(self, pair: Pair) -> frozenset[str]:
-        """The attributes that a pair's prompt speaks of."""
-        return NAMED[self.names] if self.names else pair.said if self.half else frozenset(JUDGED)
-
-    def prompt(self, pair: Pair) -> str:
-        """What is asked for with a pair."""
-        return pair.naming(NAMED[self.names]) if self.names else pair.half if self.half else pair.prompt
-
-    @property
-    def key(self) -> str:
-        """Identifies the measurement, whatever table it is in."""
-        what = {key: value for key, value in dataclasses.asdict(self).items() if key not in ("part", "name")}
-        for later in ("names", "change", "first"):
-            if not what[later]:
-                del what[later]
-        if profile := self.values.get("profile"):
-            what["profile"] = profile_digest(profile)
-        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
-
-    @property
-    def alpha(self) -> float:
-        """How strongly the reference acts: alpha, the adapter's scale or img2img's 1 - strength."""
-        if self.how == "img2img":
-            return 1 - self.values["strength"]
-        return self.values.get("alpha", self.values.get("scale", 0.0))
+from .rows import NAMED, Row
+from .rows import Pair as Pair
+from .rows import pairs as pairs
 
 
 @dataclass(frozen=True)
@@ -258,11 +124,13 @@ WEIGHT_CURVES: dict[str, dict[str, Any]] = {
 }
 INSERTING = ("Balanced", "Fill in", "Close variation")  # the presets with a weight
 FRESH = 200  # the first pair that nothing was chosen on: what is fitted is compared from here on
-PROFILE = "Keeps what is named"
+PROFILE, PROJECTION, LORA = "Keeps what is named", "As the text encoder", "Reads references"  # the miniature's own
 # What does best beside a caption, of some hundred settings tried on pairs 100 to 159 (by late blocks, MRoPE, steps,
 # alpha, layer and normalization): inserted rows of the blend that block 4 sees most.
 CHOSEN_BLOCKS = ("4", "4, 5:0.5", "all:0.1, 4")
 WEIGHTS_OF_FITTED = (0.05, 0.1, 0.15, 0.2, 0.25, 0.35)
+WEIGHTS_ALONE = (*WEIGHTS_OF_FITTED, 0.5, 1.0)
+WEIGHTS_OF_LORA = (0.1, 0.2, 0.35, 0.5, 1.0)  # it learns to read rows that weigh more
 WEIGHTS_OF_HALF = (0.1, 0.2, 0.35, 0.5, 1.0)
 WEIGHTS_OF_SEEDS = (0.2, 0.5, 1.0)
 CAPTION = "{caption}"
@@ -342,21 +210,28 @@ def proposals(count: int) -> list[Row]:
 
 def fitted(count: int) -> list[Row]:
     """What was learned with little training beside what was not, over pairs that none of it was chosen on."""
-    profile = {"profile": PROFILE}
-    ease_out = {"curve": "ease out"}
-    ways: list[tuple[str, str, dict[str, Any]]] = [
-        ("prompt alone", "prompt", {}),
-        ("caption behind the prompt", "caption", {"written": "sentence"}),
-        *((f"trained adapter, scale {s:g}", "adapter", {"scale": s}) for s in (0.5, 0.75, 1.0)),
+    blended = WEIGHTED | {"engine": "blend"}
+    # A way's name, its settings, the LoRA that acts, and the weights that are tried.
+    weighted: tuple[tuple[str, dict[str, Any], str, tuple[float, ...]], ...] = (
+        ("one weight", WEIGHTED, "", WEIGHTS_ALONE),
+        ("profile", WEIGHTED | {"profile": PROFILE}, "", WEIGHTS_OF_FITTED),
+        ("blend", blended, "", WEIGHTS_OF_FITTED),
+        ("projection, blend", blended | {"projection": PROJECTION}, "", WEIGHTS_OF_FITTED),
+        ("LoRA", WEIGHTED, LORA, WEIGHTS_OF_LORA),
+    )
+    ways: list[tuple[str, str, dict[str, Any], str]] = [
+        ("prompt alone", "prompt", {}, ""),
+        ("caption behind the prompt", "caption", {"written": "sentence"}, ""),
+        *((f"trained adapter, scale {s:g}", "adapter", {"scale": s}, "") for s in (0.5, 0.75, 1.0)),
     ]
-    for w in WEIGHTS_OF_FITTED:
-        for name, more in (("one weight", {}), ("profile", profile)):
-            for curve, change in (("", {}), (", ease out", ease_out)):
-                ways.append((f"{name}, {w:g}{curve}", "settings", WEIGHTED | {"weight": w} | more | change))
+    for name, values, lora, weights in weighted:
+        for w in weights:
+            for curve, change in (("", {}), (", ease out", {"curve": "ease out"})):
+                ways.append((f"{name}, {w:g}{curve}", "settings", values | {"weight": w} | change, lora))
     return [
-        Row("fitted", f"{asked} prompts: {name}", how, values, count, half=half, first=FRESH)
+        Row("fitted", f"{asked} prompts: {name}", how, values, count, half=half, first=FRESH, lora=lora)
         for asked, half in (("half", True), ("full", False))
-        for name, how, values in ways
+        for name, how, values, lora in ways
     ]
 
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from ...output import written
 from ..miniature.world import JUDGED
 from ..sweep.report.svg import COLOURS, Chart, Point, Series, figure
-from .experiments import BLOCKS, CURVES, NAMED, ROLES, WEIGHT_CURVES, WINDOWS
+from .experiments import BLOCKS, CURVES, ROLES, WEIGHT_CURVES, WINDOWS
+from .rows import NAMED
 from .table import Entry, Missing, Table
 
 _DASHED, _DOTTED = "6 3", "2 3"

@@ -10,10 +10,12 @@ from typing import Any
 
 from ...intervals import RESAMPLES
 from ...output import written
-from ..miniature.family import LAYERS, SAMPLING
+from ..miniature.family import LAYERS, SAMPLING, WEIGHTS
 from ..miniature.world import ATTRIBUTES, JUDGED
 from . import plots
-from .experiments import BLOCKS, PRESET_NAMES, SPLICE, TEXT, Plan, Row
+from .experiments import BLOCKS, PRESET_NAMES, SPLICE, TEXT, Plan
+from .report_fitted import fitted_table, learned_for
+from .rows import Row
 from .table import Entry, Missing, Table, caption_accuracy, with_interval
 from .verdicts import Verdict, decide, findings, what_it_must_show
 
@@ -99,9 +101,14 @@ _NOTES = {
     "stand beside its text rows with a weight. Below, its text rows alone, with other texts for it to read. (*Dual "
     "extraction*, image rows read without the prompt, is what every setting does: they stand before it, and the model "
     "looks back only.)",
-    "fitted": "A profile (log-weights by block and head, which `zvl fit weights` fits in minutes) beside one weight "
-    "for all heads, a caption and the trained adapter, on pairs that nothing was chosen on. Half prompts speak of two "
-    "of the four attributes: adherence is what they keep of them, similarity what the reference fills of the rest.",
+    "fitted": "What needs no training (a caption; one weight for all heads; engine blend with a weight, and without a "
+    "projection) beside what was learned: a profile (`zvl fit weights`), a projection (`zvl fit projection`), a LoRA "
+    "(`zvl fit lora`) and the trained adapter, on pairs that nothing was chosen on. Numbers behind a name are the "
+    "weight, or the adapter's scale. **Half** prompts speak of two of the four attributes: *kept* is the share of "
+    "these, *filled* the share of the other two that are the reference's, *lost* the share of the first two that are "
+    "the reference's instead. **Full** prompts speak of all four. *parameters* were learned in so many *seconds*, with "
+    "reading what they were learned from, on one or two cores that had other work as well. In bold: of each kind the "
+    "setting that keeps and fills most on every other pair.",
     "beside a caption": "Inserted rows of the blend at weight 2, seen most by one of the late blocks. These settings "
     "were chosen on pairs 100 to 159; measured are pairs from 200 on.",
     "blocks": "Weight 1 in some of the image model's {blocks} main blocks, 0 in the others.",
@@ -232,7 +239,7 @@ def _verdict_table(verdicts: list[Verdict]) -> str:
     )
 
 
-def _part(table: Table, part: str) -> list[str]:
+def _part(table: Table, part: str, weights: str) -> list[str]:
     entries = table.part(part)
     if not entries:
         return []
@@ -241,6 +248,8 @@ def _part(table: Table, part: str) -> list[str]:
         parts.append(_NOTES[part].format(blocks=BLOCKS))
     if part == "reference swap":
         return [*parts, _swap_table(entries)]
+    if part == "fitted":
+        return [*parts, _markdown(*fitted_table(table, weights))]
     columns = {
         "diversity": ("diversity", "adherence", "similarity"),
         "weight": ("adherence", "similarity", "neither", "unlike", "distance", "cosine", "moved"),
@@ -249,19 +258,22 @@ def _part(table: Table, part: str) -> list[str]:
     return [*parts, "By attribute:", _attribute_table(entries)] if part in _BY_ATTRIBUTE else parts
 
 
-def _other_parts(table: Table) -> list[str]:
+def _other_parts(table: Table, weights: str) -> list[str]:
     """Every part of pictures that has no place of its own."""
     names = dict.fromkeys(entry.row.part for entry in table.entries)
-    return [line for name in names if name not in (*_PLACED, "captions", "statistics") for line in _part(table, name)]
+    return [line for name in names if name not in (*_PLACED, "captions", "statistics") for line in _part(table, name, weights)]
 
 
-def report(table: Table, shown: list[Verdict], checked: list[Verdict], drawn: list[str]) -> str:
+def report(
+    table: Table, shown: list[Verdict], checked: list[Verdict], drawn: list[str], weights: str = WEIGHTS
+) -> str:
     """evidence.md.
 
     Args:
         shown: The verdicts on what it must show.
         checked: Those on the published findings.
         drawn: File names of the figures beside it.
+        weights: The miniature family's folder.
     """
     from .bench import REAL
 
@@ -283,16 +295,24 @@ def report(table: Table, shown: list[Verdict], checked: list[Verdict], drawn: li
         *_captions(table),
     ]
     for part in _PLACED:
-        parts += _part(table, part)
+        parts += _part(table, part, weights)
     if table.part("statistics"):
         parts += _hidden_states(table.statistics)
-    return "\n\n".join([*parts, *_other_parts(table)]) + "\n"
+    return "\n\n".join([*parts, *_other_parts(table, weights)]) + "\n"
 
 
 def write(
-    out: str, measured: list[tuple[Row, dict[str, Any]]], weights: str, say: Callable[[str], None]
+    out: str,
+    measured: list[tuple[Row, dict[str, Any]]],
+    digest: str,
+    say: Callable[[str], None],
+    weights: str = WEIGHTS,
 ) -> dict[str, Any]:
     """Write results.json, evidence.md and the figures into a folder.
+
+    Args:
+        digest: Of the miniature family's weights.
+        weights: Their folder.
 
     Returns:
         What results.json holds: `weights`, `rows` (each with its settings and `measured`: n, and [mean, low, high] by
@@ -302,18 +322,23 @@ def write(
     table = Table(entries)
     shown, checked = decide(what_it_must_show(table)), decide(findings(table))
     results = {
-        "weights": weights,
+        "weights": digest,
         "must_show": [asdict(verdict) for verdict in shown],
         "findings": [asdict(verdict) for verdict in checked],
         "rows": [
-            {**asdict(e.row), "alpha": e.row.alpha, "measured": e.summary() if "frechet" in e.values else e.values}
+            {
+                **asdict(e.row),
+                "alpha": e.row.alpha,
+                **learned_for(e.row, weights),
+                "measured": e.summary() if "frechet" in e.values else e.values,
+            }
             for e in entries
         ],
     }
     drawn = plots.draw(table, out)
     files = {
         "results.json": json.dumps(results, indent=1, ensure_ascii=False) + "\n",
-        "evidence.md": report(table, shown, checked, drawn),
+        "evidence.md": report(table, shown, checked, drawn, weights),
     }
     for name, text in files.items():
         with written(os.path.join(out, name)) as path, open(path, "w", encoding="utf-8") as file:

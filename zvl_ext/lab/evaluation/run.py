@@ -7,6 +7,7 @@ order changes its numbers.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 
 from ...errors import ZvlError
+from ...hosts.standalone_lora import NEEDED
 from ..crew import Crew
 from ..digests import weights_digest
 from ..kept import Kept
@@ -22,7 +24,8 @@ from ..processes import Process
 from ..work import Done, attended, handed_out
 from . import report
 from .bench import Bench
-from .experiments import QUICK, Plan, Row, experiments
+from .experiments import QUICK, Plan, experiments
+from .rows import Row
 
 ROWS = "rows.jsonl"
 _AHEAD = 32  # rows that are handed over for each process: enough to choose those of its own layer
@@ -71,11 +74,14 @@ def run(
     if not os.path.isfile(os.path.join(weights, adapter.FILE)):
         say(f"No {adapter.FILE} in {weights}: the trained adapter is left out.")
         rows = [row for row in rows if row.how != "adapter"]
+    if not importlib.util.find_spec("peft"):
+        say(f"The LoRA's rows are left out: peft is not there. {NEEDED}")
+        rows = [row for row in rows if not row.lora]
     digest = weights_digest(weights)
     kept = kept_in(out, digest)
     with kept.opened():
         _measure(rows, kept, weights, digest, workers or min(os.cpu_count() or 1, 8), say)
-        return report.write(out, [(row, kept.done[row.key]["values"]) for row in rows], digest, say)
+        return report.write(out, [(row, kept.done[row.key]["values"]) for row in rows], digest, say, weights)
 
 
 def _measure(rows: list[Row], kept: Kept, weights: str, digest: str, workers: int, say: Callable[[str], None]) -> None:
@@ -115,4 +121,4 @@ def _measure(rows: list[Row], kept: Kept, weights: str, digest: str, workers: in
 
 
 def _nearness(row: Row) -> tuple:
-    return (row.how, row.values.get("engine", ""), -row.values.get("hidden_layer", 0), row.values.get("positions", ""))
+    return (row.how, row.lora, row.values.get("engine", ""), -row.values.get("hidden_layer", 0), row.values.get("positions", ""))

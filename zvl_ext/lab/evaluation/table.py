@@ -9,7 +9,7 @@ import numpy as np
 
 from ...intervals import Interval, bootstrap
 from ..miniature.world import JUDGED
-from .experiments import Row
+from .rows import Row
 
 SHOWN = 0.5  # a picture shows a value when the classifier finds it at least this probable
 
@@ -41,8 +41,8 @@ class Entry:
 
         Args:
             name: `adherence`: share of the prompt's attributes that the picture shows. `similarity`: share of the
-                reference's (where the prompt is half-specified: of those it leaves open). `neither`: share of the four
-                that are neither's. `prompt X`, `reference X`: of attribute X alone. `unlike`, `cosine`, `distance`,
+                reference's (where the prompt is half-specified: of those it leaves open). `lost`: share of the prompt's
+                attributes that are the reference's instead. `neither`: share of the four that are neither's. `prompt X`, `reference X`: of attribute X alone. `unlike`, `cosine`, `distance`,
                 `moved`, `diversity` and those of exchanged references: as measured.
         """
         whose, _, attribute = name.partition(" ")
@@ -52,6 +52,8 @@ class Entry:
             return self._share("prompt", self._said(True))
         if name == "similarity":
             return self._share("reference", self._said(False))
+        if name == "lost":
+            return self._share("reference", self._said(True))
         if name == "neither":
             every = {name: np.ones(self.row.pairs) for name in JUDGED}
             return 1 - self._share("prompt", every) - self._share("reference", every)

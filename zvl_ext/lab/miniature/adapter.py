@@ -8,6 +8,7 @@ scale weighs the sum.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Callable, Iterator
 
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from . import family
+from .learned import Learned, digest_of
 
 WIDTH = 72  # of the projected reference tokens
 FILE = "adapter.safetensors"
@@ -94,6 +96,19 @@ class _Decoupled:
         added = torch.zeros_like(output)
         added[: len(self.key), : self.rows] = attn.to_out[0](seen.transpose(1, 2).flatten(2))
         return output + self.scale * added
+
+
+def made(folder: str = family.WEIGHTS) -> Learned:
+    """What the trained adapter is; how long it took is told by the log of the miniature's training, if there is one."""
+    from safetensors.torch import load_file
+
+    tensors = load_file(os.path.join(folder, FILE))
+    try:
+        with open(os.path.join(folder, "training.json"), encoding="utf-8") as file:
+            seconds = 60 * float(json.load(file)["adapter"][-1]["minutes"])
+    except (OSError, ValueError, LookupError, TypeError):
+        seconds = None
+    return Learned(digest_of(tensors), sum(each.numel() for each in tensors.values()), seconds)
 
 
 def for_model(transformer: nn.Module) -> Adapter:

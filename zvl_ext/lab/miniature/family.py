@@ -12,7 +12,6 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from ...learned import ENDING
 from ...sequence import TEMPLATE
 from .world import SIZE
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
     from ...hosts.standalone import ZImage
 
-PROFILES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "profiles")
 WEIGHTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "weights")
 
 HIDDEN, LAYERS = 96, 8
@@ -236,14 +234,6 @@ def layer_at_same_depth(layer: int, layers: int = LAYERS, of: int = 36) -> int:
         return -1
     deep = round((of + 1 + layer) / of * layers)
     return min(max(deep, 1), layers - 1) - layers - 1
-
-
-def profiles() -> dict[str, str]:
-    """The profiles that were fitted for it, name -> path."""
-    if not os.path.isdir(PROFILES):
-        return {}
-    files = sorted(name for name in os.listdir(PROFILES) if name.endswith(ENDING))
-    return {name.removesuffix(ENDING): os.path.join(PROFILES, name) for name in files}
 
 
 def be_quiet() -> None:

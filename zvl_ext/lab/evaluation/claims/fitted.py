@@ -1,4 +1,4 @@
-"""What little training brings: a few learned numbers beside one weight, and beside a trained adapter."""
+"""What little training brings: learned numbers beside what needs no training, and beside a trained adapter."""
 
 from __future__ import annotations
 
@@ -8,22 +8,38 @@ from .claim import NOT_SHOWN, SHOWN, Claim, Judged, in_part, signed
 from .must_show import CHOSEN_ON, MEASURED_ON
 
 KEPT, FILLED = 0.8, 0.6  # of half-specified prompts: of what they name, and of what they leave open
+HALF, FULL = "half prompts: ", "full prompts: "  # how the names of rows begin
+TRAINING_FREE = ("one weight", "blend")
+SMALL = ("profile", "projection", "LoRA")  # what little training makes
+ADAPTER = "trained adapter"
+KINDS = (*TRAINING_FREE, *SMALL, ADAPTER)  # how a row's name goes on
 
 
-def _half(table: Table, kind: str) -> list[Entry]:
-    entries = [e for e in table.part("fitted") if e.row.half and e.row.name.startswith(f"half prompts: {kind}")]
-    if not entries:
-        raise Missing(f"fitted: {kind}")
-    return entries
+def _half(table: Table, *kinds: str) -> list[Entry]:
+    """The rows of half-specified prompts of some kinds."""
+    found = []
+    for kind in kinds:
+        of_kind = [e for e in table.part("fitted") if e.row.half and e.row.name.startswith(HALF + kind)]
+        if not of_kind:
+            raise Missing(f"fitted: {kind}")
+        found += of_kind
+    return found
 
 
-def _score(entry: Entry, part: slice) -> float:
-    return sum(float(entry.metric(name)[part].mean()) for name in ("adherence", "similarity"))
+def _score(entry: Entry) -> float:
+    return sum(float(entry.metric(name)[CHOSEN_ON].mean()) for name in ("adherence", "similarity"))
 
 
-def _best(entries: list[Entry]) -> Entry:
-    """The one that keeps and fills most, on every other pair."""
-    return max(entries, key=lambda entry: _score(entry, CHOSEN_ON))
+def best_of(table: Table, *kinds: str) -> Entry:
+    """The setting that keeps and fills most, on every other pair.
+
+    Args:
+        kinds: Of KINDS.
+
+    Raises:
+        Missing: one was not measured.
+    """
+    return max(_half(table, *kinds), key=_score)
 
 
 def _gaps(entry: Entry, other: Entry) -> tuple[tuple[float, float, float], ...]:
@@ -40,35 +56,33 @@ def _beside(entry: Entry, others: list[Entry]) -> tuple[str, list[bool]]:
         kept, filled = _gaps(entry, other)
         signs = sign(kept), sign(filled)
         beaten.append(1 in signs and -1 not in signs)
-        name = other.row.name.removeprefix("half prompts: ")
-        said.append(f"{name}: kept {signed(kept)}, filled {signed(filled)}")
+        said.append(f"{other.row.name.removeprefix(HALF)}: kept {signed(kept)}, filled {signed(filled)}")
     return "; ".join(said), beaten
 
 
 def _told(entry: Entry) -> str:
     kept, filled = (bootstrap(entry.metric(name)[MEASURED_ON]) for name in ("adherence", "similarity"))
-    name = entry.row.name.removeprefix("half prompts: ")
-    return f"{name}: kept {with_interval(kept)}, filled {with_interval(filled)}"
+    return f"{entry.row.name.removeprefix(HALF)}: kept {with_interval(kept)}, filled {with_interval(filled)}"
 
 
 def reaches(table: Table) -> Judged:
-    best = _best(_half(table, "profile"))
+    best = best_of(table, "profile")
     kept, filled = (float(best.metric(name)[MEASURED_ON].mean()) for name in ("adherence", "similarity"))
     return _told(best), SHOWN if kept >= KEPT and filled >= FILLED else NOT_SHOWN
 
 
 def beats_every_weight(table: Table) -> Judged:
-    best, others = _best(_half(table, "profile")), _half(table, "one weight")
+    best, others = best_of(table, "profile"), _half(table, "one weight")
     numbers, beaten = _beside(best, others)
     return f"{_told(best)}; minus {numbers}", SHOWN if all(beaten) else NOT_SHOWN
 
 
 def bridges_the_gap(table: Table) -> Judged:
     """The findings: small amounts of training might bridge the quality gap."""
-    best = _best(_half(table, "profile"))
-    weight, adapter = _best(_half(table, "one weight")), _best(_half(table, "trained adapter"))
-    numbers, beaten = _beside(best, [weight, adapter])
-    return f"{_told(best)}; minus {numbers}", in_part(beaten)
+    best = best_of(table, *SMALL)
+    others = [_told(each) for each in (best_of(table, kind) for kind in SMALL) if each is not best]
+    numbers, beaten = _beside(best, [best_of(table, *TRAINING_FREE), best_of(table, ADAPTER)])
+    return f"{_told(best)}; minus {numbers}; the others' best: {'; '.join(others)}", in_part(beaten)
 
 
 FITTED = [
@@ -86,7 +100,7 @@ FITTED = [
 ]
 SMALL_TRAINING = Claim(
     "Small amounts of training might bridge the quality gap",
-    "the profile's best setting, as above, against the best single weight and the best trained adapter, chosen alike: "
-    "kept or filled clearly higher, and neither clearly lower",
+    "the best setting of all profiles, projections and LoRAs, as above, against the best without training and the best "
+    "of the trained adapter, chosen alike: kept or filled clearly higher, and neither clearly lower",
     bridges_the_gap,
 )

@@ -9,7 +9,7 @@ import numpy as np
 from ....intervals import Interval, bootstrap
 from ....presets import START
 from ...miniature.world import ATTRIBUTES, JUDGED
-from ..experiments import NAMED
+from ..rows import NAMED
 from ..table import Entry, Missing, Table, with_interval
 from .claim import NOT_SHOWN, SHOWN, Claim, Judged
 from .must_show import CHOSEN_ON, MEASURED_ON
