@@ -110,12 +110,29 @@ def _claims(_: str) -> str:
     )
 
 
+def _fitted(_: str) -> str:
+    rows = []
+    for name in ("prompt alone", "caption behind the prompt", *results()["best of fitted"]):
+        half, full = (
+            next(each for each in results()["rows"] if each["part"] == "fitted" and each["name"] == f"{asked}: {name}")
+            for asked in ("half prompts", "full prompts")
+        )
+        made = half.get("learned", {"parameters": 0, "seconds": 0})
+        shares = [half["measured"][share][0] for share in ("adherence", "similarity")]
+        shares += [full["measured"][share][0] for share in ("adherence", "similarity")]
+        told = [f"{made['parameters']:,}", f"{made['seconds']:.0f}", *(f"{share:.2f}" for share in shares)]
+        rows.append(f"| {name} | {' | '.join(told)} |")
+    columns = ["", "numbers", "seconds", "half: kept", "half: filled in", "full: prompt", "full: reference"]
+    return "\n".join(["", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *rows, ""])
+
+
 MADE: dict[str, Callable[[str], str]] = {
     "options": _options,
     "presets": _presets,
     "axes": _axes,
     "shares": _evidence,
     "claims": _claims,
+    "fitted": _fitted,
     "evidence": _number,
     "claim": _claimed,
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 WEIGHTS = "zvl_ext/lab/miniature/weights/"
-PROFILES = "zvl_ext/lab/miniature/profiles/"
+LEARNED = [f"zvl_ext/lab/miniature/{kind}/" for kind in ("profiles", "projections", "loras")]
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +54,13 @@ def run(installed: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_it_holds_every_module_and_the_weights_and_nothing_else(wheel, root):
     package = root / "zvl_ext"
     modules = {path.relative_to(root).as_posix() for path in package.rglob("*.py")}
-    weights, profiles = (
+    brought = [
         {path.relative_to(root).as_posix() for path in (root / folder).rglob("*") if path.is_file()}
-        for folder in (WEIGHTS, PROFILES)
-    )
-    assert weights
-    assert profiles
+        for folder in (WEIGHTS, *LEARNED)
+    ]
+    assert all(brought)
     page = {f"zvl_ext/lab/sweep/report/page.{kind}" for kind in ("css", "js")}
-    assert of_package(wheel) == modules | weights | profiles | page | {"zvl_ext/py.typed"}
+    assert of_package(wheel) == modules | set().union(*brought) | page | {"zvl_ext/py.typed"}
 
 
 def test_the_weights_are_whole(wheel, root):

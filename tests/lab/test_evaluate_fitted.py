@@ -164,7 +164,10 @@ def test_every_kind_has_rows_of_both_sorts_of_prompts() -> None:
     names = [row.name for row in fitted(2)]
     assert len(set(names)) == len(names)
     for kind in KINDS:
-        both = [[name[len(HALF) :] for name in names if name.startswith(f"{how} prompts: {kind}")] for how in ("half", "full")]
+        both = [
+            [name[len(HALF) :] for name in names if name.startswith(f"{how} prompts: {kind}")]
+            for how in ("half", "full")
+        ]
         assert both[0] == both[1] != []
 
 

@@ -6,6 +6,10 @@ import contextlib
 
 import torch
 
+from zvl_ext.fit.loop import Schedule
+
+SHORT = Schedule(steps=6, batch=4, at_once=2, rate=0.1, every=3, patience=30)  # two parts to a step
+
 
 class Alone:
     """A `fit.crew.Crew` of this process alone, without accelerate."""

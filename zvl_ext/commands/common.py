@@ -140,7 +140,9 @@ def given(pairs: list[str]) -> dict[str, Any]:
 
 
 # Arguments that name files and machines of a person's own, or decide nothing about what comes out.
-_OWN = ("command", "what", "pictures", "texts", "out", "state", "z_image", "qwen3_vl", "device", "at_once", "checkpointing")
+_OWN = (
+    "command", "what", "pictures", "texts", "out", "state", "z_image", "qwen3_vl", "device", "at_once", "checkpointing",
+)  # fmt: skip
 
 
 def repeatable(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str:

@@ -238,7 +238,9 @@ def fitted(count: int) -> list[Row]:
 def beside_caption(count: int) -> list[Row]:
     """The settings chosen for it beside a caption, over pairs that they were not chosen on."""
     blend = WEIGHT_CURVES["blend, all + insert"] | {"weight": 2.0}
-    rows = [Row("beside a caption", "caption behind the prompt", "caption", {"written": "sentence"}, count, first=FRESH)]
+    rows = [
+        Row("beside a caption", "caption behind the prompt", "caption", {"written": "sentence"}, count, first=FRESH)
+    ]
     return rows + [
         Row(
             "beside a caption", f"blend, weight 2, blocks {blocks}", "settings", blend | {"blocks": blocks}, count,

@@ -14,7 +14,7 @@ from ..miniature.family import LAYERS, SAMPLING, WEIGHTS
 from ..miniature.world import ATTRIBUTES, JUDGED
 from . import plots
 from .experiments import BLOCKS, PRESET_NAMES, SPLICE, TEXT, Plan
-from .report_fitted import fitted_table, learned_for
+from .report_fitted import best_settings, fitted_table, learned_for
 from .rows import Row
 from .table import Entry, Missing, Table, caption_accuracy, with_interval
 from .verdicts import Verdict, decide, findings, what_it_must_show
@@ -261,12 +261,15 @@ def _part(table: Table, part: str, weights: str) -> list[str]:
 def _other_parts(table: Table, weights: str) -> list[str]:
     """Every part of pictures that has no place of its own."""
     names = dict.fromkeys(entry.row.part for entry in table.entries)
-    return [line for name in names if name not in (*_PLACED, "captions", "statistics") for line in _part(table, name, weights)]
+    return [
+        line
+        for name in names
+        if name not in (*_PLACED, "captions", "statistics")
+        for line in _part(table, name, weights)
+    ]
 
 
-def report(
-    table: Table, shown: list[Verdict], checked: list[Verdict], drawn: list[str], weights: str = WEIGHTS
-) -> str:
+def report(table: Table, shown: list[Verdict], checked: list[Verdict], drawn: list[str], weights: str = WEIGHTS) -> str:
     """evidence.md.
 
     Args:
@@ -316,7 +319,7 @@ def write(
 
     Returns:
         What results.json holds: `weights`, `rows` (each with its settings and `measured`: n, and [mean, low, high] by
-        measure), `must_show` and `findings`.
+        measure), `must_show`, `findings` and `best of fitted`.
     """
     entries = [Entry(row, values) for row, values in measured]
     table = Table(entries)
@@ -325,6 +328,7 @@ def write(
         "weights": digest,
         "must_show": [asdict(verdict) for verdict in shown],
         "findings": [asdict(verdict) for verdict in checked],
+        "best of fitted": best_settings(table),
         "rows": [
             {
                 **asdict(e.row),

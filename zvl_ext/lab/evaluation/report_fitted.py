@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import Any
 
@@ -46,7 +47,7 @@ def fitted_table(table: Table, weights: str) -> tuple[list[str], list[list[str]]
     """
     entries = {entry.row.name: entry for entry in table.part("fitted")}
     names = dict.fromkeys(name.removeprefix(HALF).removeprefix(FULL) for name in entries)
-    best = {entry.row.name.removeprefix(HALF) for entry in _bests(table)}
+    best = best_settings(table)
     header = ["setting", "parameters", "seconds"]
     for asked, own in (("half", _HALF), ("full", _FULL)):
         header += [f"{asked}: {column}" for column in (*own, *_BOTH, "Fréchet")]
@@ -58,13 +59,12 @@ def fitted_table(table: Table, weights: str) -> tuple[list[str], list[list[str]]
     return header, lines
 
 
-def _bests(table: Table) -> list[Entry]:
+def best_settings(table: Table) -> list[str]:
+    """Of each kind that was measured the setting that keeps and fills most on every other pair, by its name."""
     found = []
     for kind in KINDS:
-        try:
-            found.append(best_of(table, kind))
-        except Missing:
-            continue
+        with contextlib.suppress(Missing):
+            found.append(best_of(table, kind).row.name.removeprefix(HALF))
     return found
 
 

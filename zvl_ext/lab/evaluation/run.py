@@ -121,4 +121,10 @@ def _measure(rows: list[Row], kept: Kept, weights: str, digest: str, workers: in
 
 
 def _nearness(row: Row) -> tuple:
-    return (row.how, row.lora, row.values.get("engine", ""), -row.values.get("hidden_layer", 0), row.values.get("positions", ""))
+    return (
+        row.how,
+        row.lora,
+        row.values.get("engine", ""),
+        -row.values.get("hidden_layer", 0),
+        row.values.get("positions", ""),
+    )

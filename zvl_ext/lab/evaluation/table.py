@@ -42,8 +42,9 @@ class Entry:
         Args:
             name: `adherence`: share of the prompt's attributes that the picture shows. `similarity`: share of the
                 reference's (where the prompt is half-specified: of those it leaves open). `lost`: share of the prompt's
-                attributes that are the reference's instead. `neither`: share of the four that are neither's. `prompt X`, `reference X`: of attribute X alone. `unlike`, `cosine`, `distance`,
-                `moved`, `diversity` and those of exchanged references: as measured.
+                attributes that are the reference's instead. `neither`: share of the four that are neither's. `prompt
+                X`, `reference X`: of attribute X alone. `unlike`, `cosine`, `distance`, `moved`, `diversity` and those
+                of exchanged references: as measured.
         """
         whose, _, attribute = name.partition(" ")
         if attribute:
