@@ -47,6 +47,9 @@ def test_it_writes_a_profile_that_tells_how_it_was_made(fitted):
     with safe_open(out, "pt") as file:
         told = file.metadata()
     assert {"engine": "splice", "pictures": "8", "seed": "0"}.items() <= told.items()
+    command = "zvl fit weights --set reference_tokens=4 --examples 12 --steps 3 --batch 4 --anyway"
+    assert told["command"] == command, "without the names of a person's own folders"
+    assert float(told["seconds"]) >= 0
     gained = json.loads(told["gained"])
     assert gained["pictures"] == 2
     assert gained["gained"][1] <= gained["gained"][2]
@@ -99,3 +102,19 @@ def test_pictures_are_drawn_into_a_new_folder_alone(cli, tmp_path):
     assert made.code == 0
     assert {path.name for path in (tmp_path / "drawn").iterdir()} == {"0000.png", "0000.txt", "0001.png", "0001.txt"}
     assert_refused(cli("fit", "pictures", "--out", str(tmp_path / "drawn")), "has something in it")
+
+
+def test_the_command_in_a_file_names_no_folders():
+    import argparse
+
+    from zvl_ext.commands.common import repeatable
+
+    parser = argparse.ArgumentParser(prog="python -m zvl_ext fit weights")
+    parser.add_argument("--pictures")
+    parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--anyway", action="store_true")
+    words = ["--pictures", "/home/me/mine", "--set", "projection=/home/me/my own.safetensors", "--set", "weight=0.3"]
+    args = parser.parse_args([*words, "--steps", "7", "--anyway"])
+    told = repeatable(parser, args)
+    assert told == "zvl fit weights --set 'projection=my own.safetensors' --set weight=0.3 --steps 7 --anyway"

@@ -55,6 +55,12 @@ def written(album: Path, resized: dict[int, str], tmp_path_factory: pytest.TempP
     return said.getvalue(), read_projection(str(out))
 
 
+def test_it_tells_the_command_without_a_persons_own_folders(written: tuple[str, Projection]) -> None:
+    _, made = written
+    assert made.told("command") == "zvl fit projection"
+    assert float(made.told("seconds")) >= 0
+
+
 def test_it_writes_a_projection_and_says_how_good_it_is(
     written: tuple[str, Projection], resized: dict[int, str]
 ) -> None:
