@@ -18,15 +18,17 @@ from zvl_ext.lab.miniature import family, learned, world
 PAIRS = 40
 
 
-def entry(name: str, kept: float, filled: float, how: str = "settings", half: bool = True, **more: Any) -> Entry:
+def entry(
+    name: str, kept: float, filled: float, how: str = "settings", half: bool = True, part: str = "fitted", **more: Any
+) -> Entry:
     """A row that keeps and fills these shares, over all attributes alike; of half-specified prompts, or full ones."""
 
     def shown(share: float) -> str:
-        order = np.random.default_rng(5).permutation(PAIRS)
-        return "".join("1" if place < round(share * PAIRS) else "0" for place in order)
+        order = np.repeat(np.random.default_rng(5).permutation(PAIRS // 2), 2)  # every other pair as the rest
+        return "".join("1" if place < round(share * PAIRS / 2) else "0" for place in order)
 
     asked = "half" if half else "full"
-    row = Row("fitted", f"{asked} prompts: {name}", how, dict(WEIGHTED), PAIRS, half=half, first=FRESH, **more)
+    row = Row(part, f"{asked} prompts: {name}", how, dict(WEIGHTED), PAIRS, half=half, first=FRESH, **more)
     values: dict[str, Any] = {
         "prompt": {a: shown(kept) for a in world.JUDGED},
         "reference": {a: shown(filled) for a in world.JUDGED},
@@ -58,7 +60,25 @@ OTHERS = [
 def test_the_rules(case: str) -> None:
     (kept, filled), wanted = CASES[case]
     table = Table([entry("profile, 0.2", kept, filled), entry("profile, 0.35", 0.2, 0.7), *OTHERS])
-    assert [claim.judge(table)[1] for claim in (*FITTED, SMALL_TRAINING)] == wanted
+    assert [claim.judge(table)[1] for claim in (*FITTED[:2], SMALL_TRAINING)] == wanted
+
+
+@pytest.mark.parametrize(
+    ("kept", "filled", "verdict"),
+    [
+        (0.9, 0.7, "shown"),  # one weight keeps 0.65 there
+        (0.65, 0.7, "not shown"),
+        (0.5, 0.7, "not shown"),
+        (0.8, 0.6, "not shown"),  # what one weight keeps where it fills as little
+        (1.0, 0.6, "shown"),
+        (1.0, 0.3, "not shown"),  # fills less than any weight
+    ],
+)
+def test_at_the_same_filling_a_profile_keeps_more_or_not(kept: float, filled: float, verdict: str) -> None:
+    rows = [("one weight, 0.1", 0.8, 0.6), ("one weight, 0.35", 0.5, 0.8), ("profile, 0.2", kept, filled)]
+    numbers, decided = FITTED[2].judge(Table([entry(*row, part="beside one weight") for row in rows]))
+    assert decided == verdict
+    assert numbers.startswith(f"profile, 0.2: kept {kept:.2f}")
 
 
 @pytest.mark.parametrize("kind", ["projection, blend, 0.2", "LoRA, 0.5"])

@@ -235,6 +235,19 @@ def fitted(count: int) -> list[Row]:
     ]
 
 
+def beside_one_weight(count: int) -> list[Row]:
+    """A profile and one weight for all heads, at some strengths, over half-specified prompts as in `fitted`."""
+    ways = (("one weight", WEIGHTED), ("profile", WEIGHTED | {"profile": PROFILE}))
+    return [
+        Row(
+            "beside one weight", f"half prompts: {name}, {w:g}", "settings", values | {"weight": w}, count, half=True,
+            first=FRESH,
+        )
+        for name, values in ways
+        for w in WEIGHTS_OF_FITTED
+    ]  # fmt: skip
+
+
 def beside_caption(count: int) -> list[Row]:
     """The settings chosen for it beside a caption, over pairs that they were not chosen on."""
     blend = WEIGHT_CURVES["blend, all + insert"] | {"weight": 2.0}
@@ -361,7 +374,8 @@ def experiments(plan: Plan) -> list[Row]:
     rows += recipes(plan.factor_pairs)
     rows += proposals(plan.factor_pairs)
     rows += fitted(plan.pairs)
-    rows += beside_caption(4 * plan.pairs)  # small differences: enough pairs for clear ones
+    rows += beside_one_weight(4 * plan.pairs)  # small differences: enough pairs for clear ones
+    rows += beside_caption(4 * plan.pairs)
     rows += [
         Row("reference swap", f"{base} {mode}, layer {layer}", "swap", values, plan.factor_pairs)
         for base, mode, layer, values in _swapped()

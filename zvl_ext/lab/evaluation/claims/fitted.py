@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ....intervals import bootstrap, sign
 from ..table import Entry, Missing, Table, with_interval
 from .claim import NOT_SHOWN, SHOWN, Claim, Judged, in_part, signed
@@ -77,6 +79,29 @@ def beats_every_weight(table: Table) -> Judged:
     return f"{_told(best)}; minus {numbers}", SHOWN if all(beaten) else NOT_SHOWN
 
 
+def keeps_more_at_the_same_filling(table: Table) -> Judged:
+    """Against the two weights that fill a little less and a little more, mixed so that they fill as much."""
+    entries = table.part("beside one weight")
+    profile = [entry for entry in entries if entry.row.name.startswith(f"{HALF}profile")]
+    if not profile:
+        raise Missing("beside one weight")
+
+    def filled(entry: Entry) -> float:
+        return float(entry.metric("similarity")[CHOSEN_ON].mean())
+
+    best = max(profile, key=_score)
+    weights = sorted((entry for entry in entries if entry not in profile), key=filled)
+    place = float(np.interp(filled(best), [filled(each) for each in weights], range(len(weights))))
+    below = int(place)
+    share, less, more = place - below, weights[below], weights[min(below + 1, len(weights) - 1)]
+    kept, fills = (
+        bootstrap((best.metric(name) - (1 - share) * less.metric(name) - share * more.metric(name))[MEASURED_ON])
+        for name in ("adherence", "similarity")
+    )
+    numbers = f"{_told(best)}; minus one weight where it fills as much: kept {signed(kept)}, filled {signed(fills)}"
+    return numbers, SHOWN if sign(kept) > 0 and sign(fills) >= 0 else NOT_SHOWN
+
+
 def bridges_the_gap(table: Table) -> Judged:
     """The findings: small amounts of training might bridge the quality gap."""
     best = best_of(table, *SMALL)
@@ -96,6 +121,13 @@ FITTED = [
         "… and does so better than every single weight",
         "the same setting: against each single weight kept or filled clearly higher, and neither clearly lower",
         beats_every_weight,
+    ),
+    Claim(
+        "Where one weight fills as much, a profile keeps more of what the prompt names",
+        "the profile's weight that keeps and fills most on every other pair, against the two single weights that fill "
+        "next to as much, mixed so that they fill as much there; on the rest kept clearly higher, filled not clearly "
+        "lower",
+        keeps_more_at_the_same_filling,
     ),
 ]
 SMALL_TRAINING = Claim(

@@ -168,8 +168,8 @@ MUST_SHOW = (
     ),
     Claim(
         "A setting does better than a caption of the reference",
-        f"{len(CHOSEN_BLOCKS)} settings chosen on other pairs: for one of them neither adherence nor similarity is lower "
-        "than the caption's, and one is clearly higher",
+        f"{len(CHOSEN_BLOCKS)} settings chosen on other pairs: for one of them neither adherence nor similarity is "
+        "lower than the caption's, and one is clearly higher",
         chosen_settings_beat_caption,
     ),
     Claim(
