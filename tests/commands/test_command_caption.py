@@ -29,10 +29,10 @@ def test_it_is_printed_and_told_as_json(process, cli, arguments, writer):
     told = strict(cli(*arguments, "--json").out)
     assert told["caption"].strip() == done.out.strip()
     assert (told["model"], told["ended"]) == (open_checkpoint(str(writer)).name, "length")
-    assert strict(cli(*arguments, "--json", "--instruction", "What is this?").out)["caption"] != told["caption"]
     assert strict(cli(*arguments, "--json", "--language", "German").out)["caption"] != told["caption"]
     longer = strict(cli(*arguments[:-1], "medium", "--json", "--instruction", "What is this?").out)["caption"]
     shorter = strict(cli(*arguments, "--json", "--instruction", "What is this?").out)["caption"]
+    assert shorter != told["caption"]
     assert longer.startswith(shorter.rstrip("\ufffd"))
     assert len(longer) > len(shorter)
 

@@ -100,7 +100,7 @@ def test_every_command_runs(page: Path, place: Path, capfd: pytest.CaptureFixtur
 
 
 _LESS = {
-    "fit pictures": ["--count", "24"],
+    "fit pictures": ["--count", "12"],
     "fit weights": ["--examples", "12", "--steps", "1", "--batch", "1", "--anyway"],
 }
 
