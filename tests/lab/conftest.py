@@ -51,11 +51,11 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of two profiles that come with the miniature: "soft" and "hard"."""
     import miniature
 
-    from zvl_ext.lab.miniature import family
+    from zvl_ext.lab.miniature import learned
 
     folder = tmp_path / "profiles"
     folder.mkdir()
-    monkeypatch.setattr(family, "PROFILES", str(folder))
+    monkeypatch.setitem(learned.FOLDERS, "profile", str(folder))
     miniature.write_profile(folder, "soft")
     miniature.write_profile(folder, "hard", -6.0)
     return folder
