@@ -86,7 +86,8 @@ def test(release: str | None, arguments: list[str]) -> int:
     if release and release.startswith("4."):
         packages += PANEL  # transformers 5 needs another huggingface-hub: the panel is tested beside transformers 4
     python = environment(f".venv-test-{release or 'newest'}", *packages)
-    return subprocess.run([python, "-m", "pytest", *arguments], cwd=ROOT).returncode
+    workers = ["-n", str(min(os.cpu_count() or 1, 4))]  # each takes 2 GB at most; an -n of the user's own comes later
+    return subprocess.run([python, "-m", "pytest", *workers, *arguments], cwd=ROOT).returncode
 
 
 def demo(arguments: list[str]) -> int:

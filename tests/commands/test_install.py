@@ -82,6 +82,7 @@ def test_the_demo_and_the_tests_use_them(install: Any, monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "argv", ["install.py", "demo", "--seed", "3"])
     assert install.main() == 0
     assert install.ran[-1] == ["-m", "zvl_ext", "--seed", "3"]
-    monkeypatch.setattr(sys, "argv", ["install.py", "test", "--transformers", "4.57.6", "tests/core", "-x"])
+    monkeypatch.setattr(sys, "argv", ["install.py", "test", "--transformers", "4.57.6", "tests/core", "-n", "0"])
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
     assert install.main() == 0
-    assert install.ran[-1] == ["-m", "pytest", "tests/core", "-x"]
+    assert install.ran[-1] == ["-m", "pytest", "-n", "4", "tests/core", "-n", "0"], "pytest takes the last one"
