@@ -54,7 +54,7 @@ def test_an_environment_is_made_once(install: Any, tmp_path: Path, capsys: pytes
     assert len(install.ran) == 1, "what is there is not installed again"
     assert capsys.readouterr().out == ""
     install.environment(".venv-demo", "numpy", "torch", "gradio==4.40.0")
-    assert install.ran[1:] == [[*_PIP, "torch", "gradio==4.40.0"]]
+    assert install.ran[1:] == [[*_PIP, "numpy", "torch", "gradio==4.40.0"]]
 
 
 def test_one_that_was_not_finished_is_finished(install: Any, monkeypatch: pytest.MonkeyPatch) -> None:
