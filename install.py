@@ -30,6 +30,7 @@ FITTING = ("accelerate", "peft")
 # but does not work with newer releases of these two.
 PANEL = ("gradio==4.40.0", "fastapi<0.113", "pydantic<2.11")
 BESIDE_PANEL = "4.57.6"
+NOTES = (".pytest_cache", ".hypothesis")  # folders that the tests leave
 
 
 def check() -> None:
@@ -72,11 +73,13 @@ def _size(folder: str) -> int:
 
 
 def remove() -> int:
-    """Delete the environments that `test` and `demo` have made."""
+    """Delete the environments that `test` and `demo` have made, and what pytest has noted."""
     for folder in sorted(glob.glob(os.path.join(glob.escape(ROOT), ".venv-*"))):
         if os.path.isfile(os.path.join(folder, "pyvenv.cfg")) and not os.path.islink(folder):
             print(f"Removing {folder}: {_size(folder) / 1e9:.1f} GB", flush=True)
             shutil.rmtree(folder)
+    for name in NOTES:
+        shutil.rmtree(os.path.join(ROOT, name), ignore_errors=True)
     return 0
 
 

@@ -73,10 +73,12 @@ def test_they_can_be_removed(install: Any, tmp_path: Path, monkeypatch: pytest.M
     install.environment(".venv-demo", "torch")
     mine = tmp_path / ".venv-notes"
     mine.mkdir()
-    (tmp_path / "other").mkdir()
+    for name in ("other", ".hypothesis", ".pytest_cache"):
+        (tmp_path / name / "v").mkdir(parents=True)
     monkeypatch.setattr(sys, "argv", ["install.py", "remove"])
     assert install.main() == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".venv-notes", "other"], "only environments go"
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [".venv-notes", "other"], "only environments go, and what the tests have noted"
 
 
 def test_the_demo_and_the_tests_use_them(install: Any, monkeypatch: pytest.MonkeyPatch) -> None:
