@@ -302,3 +302,17 @@ def test_a_single_file_with_a_misshapen_telling_tensor_is_refused(name, shape, s
     path = tiny.save_single(state, tmp_path / "one.safetensors")
     with refused(r"one\.safetensors"):
         load(open_checkpoint(str(path)), torch.float32)
+
+
+@pytest.mark.parametrize("size", ["2B", "8B"])
+def test_another_size_is_opened_for_whoever_has_a_projection(size, copied, refused, monkeypatch):
+    from zvl_ext.qwen3vl import kinds
+
+    width = json.loads((copied / "config.json").read_text())["text_config"]["hidden_size"]
+    monkeypatch.setitem(kinds._SIZES["Qwen3-VL"], width, size)
+    with refused(f"copied is not a Qwen3-VL-4B: it is a Qwen3-VL-{size}"):
+        open_checkpoint(str(copied))
+    opened = open_checkpoint(str(copied), any_size=True)
+    assert opened.hidden_size == width
+    with refused(f"copied: .* is {width} wide, the image model's text encoder 2560.*projection"):
+        opened.require_width(2560)

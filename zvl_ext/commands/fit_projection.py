@@ -150,7 +150,7 @@ def _readers(args: argparse.Namespace) -> tuple[Readers, StandaloneExtractor, st
     own = not args.z_image
     args.z_image = args.z_image or os.path.join(family.WEIGHTS, "z-image")
     args.qwen3_vl = args.qwen3_vl or os.path.join(family.WEIGHTS, "qwen3-vl")
-    checkpoint = open_checkpoint(args.qwen3_vl)
+    checkpoint = open_checkpoint(args.qwen3_vl, any_size=True)
     layers = args.layers or tuple(
         sorted({family.layer_at_same_depth(layer, checkpoint.layers) for layer in LAYERS} if own else LAYERS)
     )

@@ -123,7 +123,7 @@ def _no_such(found: Listing, name: str) -> str:
 @functools.lru_cache(maxsize=4)
 def _opened(path: str, name: str, signature: tuple) -> Checkpoint:
     """The headers, read once for each state of the files: the panel asks for them whenever a control moves."""
-    return open_checkpoint(path, name)
+    return open_checkpoint(path, name, any_size=True)
 
 
 def _signature(path: str) -> tuple:

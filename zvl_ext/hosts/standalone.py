@@ -167,7 +167,7 @@ class ZImage:
 
         self._extractor: StandaloneExtractor | None = None
         if qwen3_vl:
-            self._extractor = StandaloneExtractor(open_checkpoint(qwen3_vl), device, dtype)
+            self._extractor = StandaloneExtractor(open_checkpoint(qwen3_vl, any_size=True), device, dtype)
             self.device, self.dtype = self._extractor.device, self._extractor.dtype
         else:
             self.device = _device(device)

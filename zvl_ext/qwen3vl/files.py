@@ -23,8 +23,12 @@ from .wanted import WANTED
 __all__ = ["find", "open_checkpoint"]
 
 
-def open_checkpoint(path: str, name: str = "") -> Checkpoint:
+def open_checkpoint(path: str, name: str = "", any_size: bool = False) -> Checkpoint:
     """Read the headers of a folder's files or of one file.
+
+    Args:
+        any_size: Whether a whole Qwen3-VL of another size than 4B is opened, too: engine blend can read with it through
+            a projection, and whoever reads says when there is none (`Checkpoint.require_width`).
 
     Raises:
         ZvlError: not there, not weights, damaged, or not a Qwen3-VL-4B.
@@ -32,19 +36,19 @@ def open_checkpoint(path: str, name: str = "") -> Checkpoint:
     name = name or os.path.basename(os.path.normpath(path))
     what = no_file(path)
     if what == "a folder":
-        return _open_folder(path, name)
+        return _open_folder(path, name, any_size)
     if what == "not there":
         raise ZvlError(f"{name}: there is nothing at {path}. {WANTED}.")
     if what:
         raise ZvlError(f"{name}: it is {what}. {WANTED}.")
-    return _open_file(path, name)
+    return _open_file(path, name, any_size)
 
 
-def _open_folder(path: str, name: str) -> Checkpoint:
+def _open_folder(path: str, name: str, any_size: bool) -> Checkpoint:
     files, folders = _weights(path, name)
     config = _config(path, name, files, folders)
     kind = kinds.of_config(config) or Kind("another model")
-    _require(kind, name, ", by its config.json")
+    _require(kind, name, any_size, ", by its config.json")
     try:
         names = main_files(path, files) or folders
     except FolderError as error:
@@ -59,7 +63,7 @@ def _open_folder(path: str, name: str) -> Checkpoint:
     return Checkpoint(path, name, config, own_head_only(tensors, config), scales)
 
 
-def _open_file(path: str, name: str) -> Checkpoint:
+def _open_file(path: str, name: str, any_size: bool) -> Checkpoint:
     if is_unfinished(path):
         raise ZvlError(f"{name} is a download that has not finished. Let it finish, or download the file again.")
     if not is_weights(path):
@@ -74,7 +78,7 @@ def _open_file(path: str, name: str) -> Checkpoint:
     if kind.eyes_apart and not tower:
         raise ZvlError(f"{name} is {kind.name}. Put its mmproj file, the vision tower, beside it.")
     if not tower:
-        _require(kind, name)
+        _require(kind, name, any_size)
     tensors, scales, metadata = read_headers([path, tower] if tower else [path], name)
     shapes = readable_shapes(tensors)
     config = configuration.from_metadata(metadata)
@@ -115,8 +119,8 @@ def _config(path: str, name: str, files: list[str], others: list[str]) -> Any:
     raise ZvlError(f"{name}: config.json can't be read ({problem}). {instead}.")
 
 
-def _require(kind: Kind, name: str, by: str = "") -> None:
-    if not kind.fits:
+def _require(kind: Kind, name: str, any_size: bool, by: str = "") -> None:
+    if not (kind.fits or (any_size and kind.projectable)):
         raise ZvlError(f"{name} is not a Qwen3-VL-4B: it is {kind.name}{by}. {WANTED}.")
 
 

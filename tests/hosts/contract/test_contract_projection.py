@@ -18,6 +18,7 @@ from infotexts import parsed
 from zvl_ext.errors import ZvlError
 from zvl_ext.hosts import forge_files
 from zvl_ext.projections import Affine, Projection, write_projection
+from zvl_ext.qwen3vl import kinds
 from zvl_ext.qwen3vl.files import open_checkpoint
 from zvl_ext.webui import run
 
@@ -56,8 +57,9 @@ def write(name: str, seed: int = 0, hidden: int = WIDE, width: int = HIDDEN, **t
 
 
 @pytest.fixture
-def wide(web: WebUI, wide_folder: Path) -> WebUI:
-    """A web UI that also has the wide model."""
+def wide(web: WebUI, wide_folder: Path, monkeypatch: pytest.MonkeyPatch) -> WebUI:
+    """A web UI that also has the wide model, whose width is that of a published size other than 4B."""
+    monkeypatch.setitem(kinds._SIZES["Qwen3-VL"], WIDE, "8B")
     (web.weights / "tiny-wide").symlink_to(wide_folder)
     return web
 
@@ -151,7 +153,7 @@ def test_without_a_reference_s_part_it_is_the_plain_picture(wide: WebUI, picture
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_read(wide: WebUI, picture: Any, wide_folder: Path) -> None:
-    own = open_checkpoint(str(wide_folder)).fingerprint
+    own = open_checkpoint(str(wide_folder), any_size=True).fingerprint
     write("mine", fingerprint=own), write("others", 1, fingerprint="0" * 16, model="Qwen3-VL-2B")
     write("narrow", hidden=32), write("small", width=32)
     ran(wide, picture, projection="mine")
