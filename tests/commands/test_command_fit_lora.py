@@ -57,7 +57,7 @@ def test_it_writes_a_lora_that_tells_how_it_was_made(fitted):
     }
     assert (expected | {"pictures": "8", "seed": "0", "engine": "splice"}).items() <= told.items()
     assert told["command"].startswith("zvl fit lora --set reference_tokens=4")
-    assert {"--rank 2", "--alpha 3", "--rate 0.001"} <= {f"--{each.strip()}" for each in told["command"].split("--")}
+    assert {"--rank 2", "--alpha 3.0", "--rate 0.001"} <= {f"--{each.strip()}" for each in told["command"].split("--")}
     gained = json.loads(told["gained"])
     assert gained["gained"][1] <= gained["gained"][2]
     assert set(gained["reading"]) == {"before", "after", "more"}
