@@ -195,7 +195,9 @@ def test_the_headers_are_read_once_for_each_state_of_the_files(
 ) -> None:
     opened: list[str] = []
     real = forge_files.open_checkpoint
-    monkeypatch.setattr(forge_files, "open_checkpoint", lambda path, name, **more: opened.append(name) or real(path, name, **more))
+    monkeypatch.setattr(
+        forge_files, "open_checkpoint", lambda path, name, **more: opened.append(name) or real(path, name, **more)
+    )
     for layer in range(-1, -9, -1):
         assert memory_line(hidden_layer=layer)
     assert opened == ["tiny-vl"]
