@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from ....intervals import bootstrap, sign
+from ....intervals import Interval, bootstrap, sign
 from ..table import Entry, Missing, Table, with_interval
 from .claim import NOT_SHOWN, SHOWN, Claim, Judged, in_part, signed
 from .must_show import CHOSEN_ON, MEASURED_ON
@@ -17,13 +19,13 @@ ADAPTER = "trained adapter"
 KINDS = (*TRAINING_FREE, *SMALL, ADAPTER)  # how a row's name goes on
 
 
-def _half(table: Table, *kinds: str) -> list[Entry]:
+def _half(table: Table, *kinds: str, part: str = "fitted") -> list[Entry]:
     """The rows of half-specified prompts of some kinds."""
     found = []
     for kind in kinds:
-        of_kind = [e for e in table.part("fitted") if e.row.half and e.row.name.startswith(HALF + kind)]
+        of_kind = [e for e in table.part(part) if e.row.half and e.row.name.startswith(HALF + kind)]
         if not of_kind:
-            raise Missing(f"fitted: {kind}")
+            raise Missing(f"{part}: {kind}")
         found += of_kind
     return found
 
@@ -44,18 +46,20 @@ def best_of(table: Table, *kinds: str) -> Entry:
     return max(_half(table, *kinds), key=_score)
 
 
-def _gaps(entry: Entry, other: Entry) -> tuple[tuple[float, float, float], ...]:
-    """How much more an entry keeps and fills, on the pairs that it was not chosen on."""
-    return tuple(
-        bootstrap((entry.metric(name) - other.metric(name))[MEASURED_ON]) for name in ("adherence", "similarity")
-    )
+def _gaps(entry: Entry, other: Callable[[str], np.ndarray]) -> tuple[Interval, ...]:
+    """How much more an entry keeps and fills, on the pairs that it was not chosen on.
+
+    Args:
+        other: The measures of what it is compared with, as `Entry.metric`.
+    """
+    return tuple(bootstrap((entry.metric(name) - other(name))[MEASURED_ON]) for name in ("adherence", "similarity"))
 
 
 def _beside(entry: Entry, others: list[Entry]) -> tuple[str, list[bool]]:
     """In words how an entry compares with others, and of each whether it is clearly beaten."""
     said, beaten = [], []
     for other in others:
-        kept, filled = _gaps(entry, other)
+        kept, filled = _gaps(entry, other.metric)
         signs = sign(kept), sign(filled)
         beaten.append(1 in signs and -1 not in signs)
         said.append(f"{other.row.name.removeprefix(HALF)}: kept {signed(kept)}, filled {signed(filled)}")
@@ -81,23 +85,17 @@ def beats_every_weight(table: Table) -> Judged:
 
 def keeps_more_at_the_same_filling(table: Table) -> Judged:
     """Against the two weights that fill a little less and a little more, mixed so that they fill as much."""
-    entries = table.part("beside one weight")
-    profile = [entry for entry in entries if entry.row.name.startswith(f"{HALF}profile")]
-    if not profile:
-        raise Missing("beside one weight")
+    profile, weights = (_half(table, kind, part="beside one weight") for kind in ("profile", "one weight"))
 
     def filled(entry: Entry) -> float:
         return float(entry.metric("similarity")[CHOSEN_ON].mean())
 
     best = max(profile, key=_score)
-    weights = sorted((entry for entry in entries if entry not in profile), key=filled)
+    weights = sorted(weights, key=filled)
     place = float(np.interp(filled(best), [filled(each) for each in weights], range(len(weights))))
     below = int(place)
     share, less, more = place - below, weights[below], weights[min(below + 1, len(weights) - 1)]
-    kept, fills = (
-        bootstrap((best.metric(name) - (1 - share) * less.metric(name) - share * more.metric(name))[MEASURED_ON])
-        for name in ("adherence", "similarity")
-    )
+    kept, fills = _gaps(best, lambda name: (1 - share) * less.metric(name) + share * more.metric(name))
     numbers = f"{_told(best)}; minus one weight where it fills as much: kept {signed(kept)}, filled {signed(fills)}"
     return numbers, SHOWN if sign(kept) > 0 and sign(fills) >= 0 else NOT_SHOWN
 

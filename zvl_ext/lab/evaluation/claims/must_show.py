@@ -113,11 +113,9 @@ def against_captions(table: Table, part: str) -> Judged:
 
 def chosen_settings_beat_caption(table: Table) -> Judged:
     """Of settings that were chosen on other pairs: is there one that keeps both, and has clearly more of one?"""
-    caption, *chosen = table.part("beside a caption") or [None]
-    if caption is None:
-        raise Missing("beside a caption")
+    caption = table.named("beside a caption", "caption behind the prompt")
     lines, met = [], []
-    for entry in chosen:
+    for entry in of_settings(table, "beside a caption"):
         gains = [difference(entry, caption, name) for name in ("adherence", "similarity")]
         met.append(all(gain[0] >= 0 for gain in gains) and any(sign(gain) > 0 for gain in gains))
         lines.append(f"{entry.row.name}: adherence {signed(gains[0])}, similarity {signed(gains[1])}")
