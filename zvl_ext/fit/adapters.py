@@ -76,9 +76,9 @@ class Adapters:
 
     def learn(self, step: int, members: range) -> float:
         lot = self._lots.of(step, members)
+        wanted = self._judge.wanted(self._learned, lot)
         with learning(self._judge.transformer, lot.conditionings, lot.ways, **self._plain):
-            errors = self._judge.errors(self._learned, lot.numbers, lot.noise, lot.places)
-            loss = errors.sum() / self._batch
+            loss = self._judge.errors(self._learned, lot, wanted).sum() / self._batch
             loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 

@@ -1,4 +1,4 @@
-"""The image model's error about the way from noise to a picture: what is to become small."""
+"""The image model's velocity on the way from noise to a picture, and how noisy a place on it is."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def noise_levels(places: torch.Tensor, shift: float) -> torch.Tensor:
     return shift * places / (1 + (shift - 1) * places)
 
 
-def errors(
+def velocities(
     transformer: Any, latents: torch.Tensor, noise: torch.Tensor, levels: torch.Tensor, rows: Sequence[torch.Tensor]
 ) -> torch.Tensor:
-    """The mean squared error of each picture's velocity, float32 [batch].
+    """What the image model says of each picture's way, float32 [batch, channels, height, width].
 
-    Flow matching after Lipman et al., arXiv 2210.02747, in diffusers' Z-Image's way of counting: its time is 1 less the
-    noise level, and it gives the picture less the noise.
+    In diffusers' Z-Image's way of counting: its time is 1 less the noise level, and its velocity is about the picture
+    less the noise.
 
     Args:
         latents, noise: [batch, channels, height, width].
@@ -39,5 +39,4 @@ def errors(
     level = levels[:, None, None, None]
     noisy = ((1 - level) * latents + level * noise).to(kind)
     output = transformer(list(noisy[:, :, None].unbind()), (1 - levels).to(kind.device), list(rows), return_dict=False)
-    made = torch.stack(output[0])[:, :, 0].float()
-    return (made - (latents - noise).to(made)).square().mean((1, 2, 3))
+    return torch.stack(output[0])[:, :, 0].float()

@@ -18,7 +18,7 @@ from .album import open_album
 from .clauses import Captions
 from .describing import Captioner
 from .loop import Schedule
-from .memory import Learned, Shape, needed, tokens_of
+from .memory import Learned, Shape, latents_bytes, needed, tokens_of
 from .state import Folder, Progress, make_folder
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .judge import Judge
     from .prepare import Prepared
 
+_METHOD = "taught by the whole caption"  # what is learned is another thing where this changes
 _LARGE = 10**9  # parameters of an image model whose activations are computed again instead of kept
 
 
@@ -183,6 +184,8 @@ def _need(
     form: Form | None,
 ) -> str:
     """What it will take: calculated for the longest prompt."""
+    from .judge import LOOKS
+
     transformer, config = model.pipeline.transformer, model.pipeline.transformer.config
     refiners = len(transformer.noise_refiner) + len(transformer.context_refiner)
     shape = Shape(_parameters(transformer), len(transformer.layers) + refiners, config.n_heads, config.dim)
@@ -192,8 +195,9 @@ def _need(
     rows = longest + inserted_tokens(wish.settings, max(math.prod(grid) for grid in grids))
     size = model.dtype.itemsize
     learned = Learned() if form is None else form.learned(transformer, shape.blocks)
-    tokens, row = tokens_of(side, rows), model.hidden * size
-    need = needed(shape, size, tokens, wish.schedule.at_once, recompute, len(prompts), rows * row, learned)
+    tokens, row = tokens_of(side, rows), rows * model.hidden * size
+    kept_out = sum(map(len, parts[1:])) * LOOKS * latents_bytes(config.in_channels, side)
+    need = needed(shape, size, tokens, wish.schedule.at_once, recompute, len(prompts), row, learned, kept_out)
     return need.line(wish.schedule.batch, str(model.device))
 
 
@@ -208,6 +212,6 @@ def _key(wish: Wish, pictures: list[Picture], model: ZImage, side: int, form: Fo
     config = {name: value for name, value in model.pipeline.transformer.config.items() if not name.startswith("_")}
     settings = {name: value for name, value in asdict(wish.settings).items() if value is not None}
     models = [os.path.abspath(path) for path in (wish.z_image, wish.qwen3_vl)]
-    key = [how, seen, config, settings, wish.examples, side, models, str(model.dtype)]
+    key: list[Any] = [_METHOD, how, seen, config, settings, wish.examples, side, models, str(model.dtype)]
     key += [] if form is None else [asdict(form)]
     return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()

@@ -3,41 +3,16 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from .judge import noise_of
+from .judge import Lot, noise_of
 
 if TYPE_CHECKING:
-    from ..conditioning import Conditioning
     from .loop import Schedule
     from .prepare import Prepared
-
-
-@dataclass(frozen=True)
-class Lot:
-    """Some members of a step's batch.
-
-    Attributes:
-        numbers: Of their examples.
-        noise: float32 [members, channels, height, width].
-        places: As `flow.noise_levels` has them, float32 [members].
-        conditionings: Of their examples.
-    """
-
-    numbers: list[int]
-    noise: torch.Tensor
-    places: torch.Tensor
-    conditionings: list[Conditioning]
-
-    @property
-    def ways(self) -> list[float]:
-        """The share of the steps that are done, of each."""
-        ways: list[float] = (1 - self.places).tolist()
-        return ways
 
 
 class Lots:

@@ -17,6 +17,7 @@ _ATTENTION = 2 * 4
 # of them once more while the state is written.
 _LEARNED = 8 * 4
 _PICTURE, _CAPTION = 16, 32  # pixels along a token of a picture; captions are filled to a multiple
+_LATENT = 8  # pixels along one of the autoencoder's
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Need:
 
     Attributes:
         weights, activations, learned: Bytes on the device: of the image model, for gradients, and for what is learned.
-        conditionings: Bytes of main memory, of all examples.
+        conditionings: Bytes of main memory, of all examples and of what is wanted of those that are kept out.
         operations: Floating-point ones for a picture.
     """
 
@@ -82,6 +83,11 @@ def tokens_of(side: int, rows: int) -> int:
     return sum(-(-part // _CAPTION) * _CAPTION for part in (picture, rows))
 
 
+def latents_bytes(channels: int, side: int) -> int:
+    """Of a square picture's latents, float32."""
+    return 4 * channels * (side // _LATENT) ** 2
+
+
 def needed(
     shape: Shape,
     itemsize: int,
@@ -91,6 +97,7 @@ def needed(
     examples: int,
     row_bytes: int,
     learned: Learned = Learned(),
+    wanted: int = 0,
 ) -> Need:
     """What learning takes.
 
@@ -100,12 +107,15 @@ def needed(
         at_once: Pictures that go through it together.
         recompute: Whether blocks run again for their gradients.
         examples: How many are held, with their conditionings.
-        row_bytes: Of one conditioning, as it is with the reference and without.
+        row_bytes: Of one conditioning. An example has it with the reference and without, and its whole caption.
         learned: What is learned, where that is more than a number for each head.
+        wanted: Bytes of what is wanted of the examples that are kept out.
     """
     between = at_once * tokens * shape.width * itemsize
     block = KEPT_BY_BLOCK * between + _ATTENTION * at_once * shape.heads * tokens**2 + at_once * tokens * learned.kept
     activations = shape.blocks * between + block if recompute else shape.blocks * block
-    # Two operations for a weight and a token: once forward, once for the gradients, once more to run again.
-    work = 2.0 * (shape.parameters + learned.numbers) * tokens * (3 if recompute else 2)
-    return Need(shape.parameters * itemsize, activations, 2 * examples * row_bytes, work, _LEARNED * learned.numbers)
+    # Two operations for a weight and a token: once forward with the whole caption, once with the reference, once for the
+    # gradients, once more to run again.
+    work = 2.0 * (shape.parameters + learned.numbers) * tokens * (4 if recompute else 3)
+    held = 3 * examples * row_bytes + wanted
+    return Need(shape.parameters * itemsize, activations, held, work, _LEARNED * learned.numbers)

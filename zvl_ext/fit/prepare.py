@@ -25,18 +25,20 @@ _MARKED = 0.5  # a weight with which rows are marked; with 1 there would be noth
 Bar = Callable[[Sequence[Any], str], Iterable[Any]]  # shows how far it is with what
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prepared:
     """What is learned from, on the CPU.
 
     Attributes:
         examples: In their order.
         latents: Of pictures by their number, float32 [channels, height, width].
+        captions: Text embeddings of their whole captions, likewise, [tokens, hidden].
         conditionings: Of the examples.
     """
 
     examples: list[Example]
     latents: dict[int, torch.Tensor]
+    captions: dict[int, torch.Tensor]
     conditionings: list[Conditioning]
 
     def __len__(self) -> int:
@@ -44,7 +46,7 @@ class Prepared:
 
     def first(self, most: int) -> Prepared:
         """The first examples alone."""
-        return Prepared(self.examples[:most], self.latents, self.conditionings[:most])
+        return Prepared(self.examples[:most], self.latents, self.captions, self.conditionings[:most])
 
     def weighted(self, number: int, weight: float | None) -> Conditioning:
         """An example's conditioning with another weight; None: with its own."""
@@ -98,16 +100,17 @@ def prepare(
     kept = torch.zeros((), dtype=model.dtype)
     knob, marked = settings.weight, replace(settings, weight=_MARKED)
     latents: dict[int, torch.Tensor] = {}
+    captions: dict[int, torch.Tensor] = {}
     conditionings = []
     for each in bar(examples, "reading"):
         if each.picture not in latents:
-            latents[each.picture] = latents_of(
-                model.pipeline.vae, squared(pictures[each.picture].reference.image, side)
-            )
+            own = pictures[each.picture]
+            latents[each.picture] = latents_of(model.pipeline.vae, squared(own.reference.image, side))
+            captions[each.picture] = model.text(own.caption).embeddings.to(kept.device, kept.dtype)
         seen = reference_of(view(pictures[each.reference].reference.image, each.view), "")
         made = fitted(model.condition(marked, seen, each.prompt), kept)
         conditionings.append(_bare(of_weight(made, knob)))
-    return Prepared(examples, latents, conditionings)
+    return Prepared(examples, latents, captions, conditionings)
 
 
 def _bare(made: Conditioning) -> Conditioning:

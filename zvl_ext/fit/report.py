@@ -49,8 +49,9 @@ class Gain:
         """For a person."""
         percent = 100 * self.gained[0] / self.single
         return [
-            f"Loss on {self.pictures} pictures kept out: {self.without:.4f} without the reference, {self.single:.4f} "
-            f"with one weight ({self.weight:g}), {self.learned:.4f} as learned.",
+            f"On {self.pictures} pictures kept out, distance from what the image model makes of the whole caption: "
+            f"{self.without:.4f} without the reference, {self.single:.4f} with one weight ({self.weight:g}), "
+            f"{self.learned:.4f} as learned.",
             f"Gained over one weight: {_written(self.gained)} ({percent:.2g} %; {LEVEL:.0%} interval over pictures).",
             *(f"  {kind}: {_written(each)}" for kind, each in self.by_kind.items()),
         ]

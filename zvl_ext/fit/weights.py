@@ -45,8 +45,9 @@ class HeadWeights:
 
     def learn(self, step: int, members: range) -> float:
         lot, batch = self._lots.of(step, members), self._schedule.batch
+        wanted = self._judge.wanted(self._learned, lot)
         with learning(self._judge.transformer, lot.conditionings, lot.ways, **self.parameters):
-            loss = self._judge.errors(self._learned, lot.numbers, lot.noise, lot.places).sum() / batch
+            loss = self._judge.errors(self._learned, lot, wanted).sum() / batch
             if members.start == 0:  # once in a batch
                 loss = loss + self._together * spread(self.parameters)
             loss.backward()  # type: ignore[no-untyped-call]

@@ -58,6 +58,19 @@ def added_loras(pipeline: Any, loras: Sequence[Named]) -> Iterator[None]:
             pipeline.unload_lora_weights()
 
 
+@contextlib.contextmanager
+def without_loras(transformer: Any) -> Iterator[None]:
+    """Let diffusers' image model be as if no LoRA had been added to it, for a while."""
+    if not getattr(transformer, "_hf_peft_config_loaded", False):
+        yield
+        return
+    transformer.disable_adapters()
+    try:
+        yield
+    finally:
+        transformer.enable_adapters()
+
+
 def _converted(pipeline: Any, lora: Named) -> dict[str, torch.Tensor]:
     """A LoRA's tensors under diffusers' names, each of which fits a layer."""
     read = read_lora(lora.path)
