@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..fit.state import Progress
 
 PRESET = "Fill in"  # what is fitted where nothing else is said
+LORA_WEIGHT = 1.0  # with a LoRA, references can be shown as strongly as the prompt
 _DRAW = "fit pictures --out pictures"
 _HERE, _REAL = (
     "fit {} --pictures pictures --out mine.safetensors",
@@ -71,13 +72,13 @@ def _add_lora(what: Any) -> None:
     parser.add_argument(
         "--layers",
         choices=("attention", "blocks"),
-        default="attention",
+        default="blocks",
         help="which layers learn: those of attention, or all of the blocks; default: %(default)s",
     )
     parser.add_argument(
-        "--rate", type=_above(10), help="learning rate; default: 0.0001, on the miniature 0.001 (it is small)"
+        "--rate", type=_above(10), help="learning rate; default: 0.0001, on the miniature 0.003 (it is small)"
     )
-    parser.set_defaults(run=run_lora, typed=functools.partial(repeatable, parser))
+    parser.set_defaults(run=run_lora, typed=functools.partial(repeatable, parser), examples=1200, steps=500)
 
 
 def _learning(what: Any, name: str, about: str, out: str) -> Any:
@@ -155,7 +156,7 @@ def run_weights(args: argparse.Namespace) -> None:
 
 def run_lora(args: argparse.Namespace) -> None:
     if args.rate is None:
-        args.rate = 1e-4 if args.z_image else 1e-3
+        args.rate = 1e-4 if args.z_image else 3e-3
 
     def fit(wish: Wish, told: Told) -> None:
         from ..fit.adapters import Form
@@ -164,13 +165,17 @@ def run_lora(args: argparse.Namespace) -> None:
         form = Form(args.rank, float(args.rank if args.alpha is None else args.alpha), args.layers)
         fit_lora(wish, form, args.out, args.anyway, told)
 
-    _run(args, fit)
+    _run(args, fit, weight=LORA_WEIGHT)
 
 
-def _run(args: argparse.Namespace, fit: Callable[[Wish, Told], None]) -> None:
-    """Check what is asked for, and do it."""
+def _run(args: argparse.Namespace, fit: Callable[[Wish, Told], None], **usual: float) -> None:
+    """Check what is asked for, and do it.
+
+    Args:
+        usual: Options that are so where nothing else is said.
+    """
     check_out(args.out)
-    settings = Settings.from_mapping({"preset": PRESET, **given(args.set)})
+    settings = Settings.from_mapping({"preset": PRESET, **usual, **given(args.set)})
     check(settings)
     if bool(args.z_image) != bool(args.qwen3_vl):
         raise ZvlError("--z-image and --qwen3-vl go together: name both, or neither for the miniature.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,8 @@ class Crew:
         self.count: int = self._accelerator.num_processes
         self.device = str(self._accelerator.device)
         self.bf16: bool = self._accelerator.mixed_precision == "bf16"
+        if self.count > 1:  # however it ends: threads of the group that outlive it abort the process
+            atexit.register(self._accelerator.end_training)
 
     @property
     def first(self) -> bool:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .prepare import Prepared
 
 _METHOD = "taught by the whole caption"  # what is learned is another thing where this changes
+_LOOKED_AT = 120  # examples at most that decide when to stop: they are looked at again and again
 _LARGE = 10**9  # parameters of an image model whose activations are computed again instead of kept
 
 
@@ -169,9 +170,11 @@ def begin(wish: Wish, told: Told, form: Form | None = None) -> tuple[Crew, Told,
 
 def _examples(wish: Wish, pictures: list[Picture]) -> Iterator[list[recipes.Example]]:
     captions, seed = Captions([picture.caption for picture in pictures]), wish.schedule.seed
-    for number, part in enumerate(recipes.parts(len(pictures), seed)):
-        count = wish.examples if number == 0 else max(len(recipes.KINDS) * len(part), wish.examples // 6)
-        yield recipes.examples(captions, part, count, seed)
+    learned, deciding, saying = recipes.parts(len(pictures), seed)
+    every, each = len(recipes.KINDS), wish.examples // 6
+    yield recipes.examples(captions, learned, wish.examples, seed)
+    yield recipes.examples(captions, deciding, min(_LOOKED_AT, max(every * len(deciding), each)), seed)
+    yield recipes.examples(captions, saying, max(every * len(saying), each), seed)
 
 
 def _need(

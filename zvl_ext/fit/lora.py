@@ -24,6 +24,8 @@ def fit_lora(wish: Wish, form: Form, out: str, anyway: bool, told: Told) -> tupl
         ZvlError: something can't be read, does not fit or can't be written; the loss is no number any more; or nothing
             was gained.
     """
+    import torch
+
     from .weights import best_single
 
     crew, told, material, judge = begin(wish, told, form)
@@ -45,7 +47,7 @@ def fit_lora(wish: Wish, form: Form, out: str, anyway: bool, told: Told) -> tupl
             "more, may help; --anyway writes the file all the same."
         )
     if crew.first:
-        kind = material.model.dtype
+        kind = torch.bfloat16 if material.model.dtype == torch.bfloat16 else torch.float16  # as LoRAs are shared
         halved = {layer: (down.to(kind), up.to(kind)) for layer, (down, up) in pairs.items()}
         said = about(wish, material, progress)
         own = {"base_model": said["image_model"], "rank": str(form.rank), "alpha": f"{form.alpha:g}"}
