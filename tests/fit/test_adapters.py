@@ -225,6 +225,9 @@ def test_a_file_that_does_not_fit_is_refused_and_nothing_is_added(model, file, t
 
 
 def test_its_memory_is_counted(whole):
-    learned = Form(4, 4.0).learned(whole, BLOCKS)
+    learned = Form(4, 4.0, "attention").learned(whole, BLOCKS)
     assert learned.numbers == BLOCKS * 4 * 4 * (2 * 120)
     assert learned.kept == 4 * 4 * (120 + 4)
+    learned = Form(4, 4.0).learned(whole, BLOCKS)
+    assert learned.numbers == BLOCKS * 4 * (4 * (2 * 120) + 3 * (120 + 320)), "two of 120 to 320, one of 320 to 120"
+    assert learned.kept == 4 * (6 * (120 + 4) + (320 + 4))

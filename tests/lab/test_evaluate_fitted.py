@@ -40,10 +40,11 @@ def entry(
 
 
 CASES = {
-    "better in both": ((1.0, 0.95), ["shown", "shown", "holds"]),
-    "as a weight is": ((0.85, 0.65), ["shown", "not shown", "holds in part"]),
-    "keeps more and fills less": ((1.0, 0.3), ["not shown", "not shown", "does not hold"]),
+    "better in both": ((1.0, 0.95), ["shown", "holds"]),
+    "as a weight is": ((0.85, 0.65), ["shown", "holds in part"]),
+    "keeps more and fills less": ((1.0, 0.3), ["not shown", "does not hold"]),
 }
+REACHES, BEATS, BEATS_EASED, LORA_BEATS = FITTED
 
 
 OTHERS = [
@@ -60,25 +61,46 @@ OTHERS = [
 def test_the_rules(case: str) -> None:
     (kept, filled), wanted = CASES[case]
     table = Table([entry("profile, 0.2", kept, filled), entry("profile, 0.35", 0.2, 0.7), *OTHERS])
-    assert [claim.judge(table)[1] for claim in (*FITTED[:2], SMALL_TRAINING)] == wanted
+    assert [claim.judge(table)[1] for claim in (REACHES, SMALL_TRAINING)] == wanted
+
+
+@pytest.mark.parametrize("curve", ["", ", ease out"])
+@pytest.mark.parametrize(
+    ("kept", "filled", "verdict"),
+    [
+        (0.9, 0.8, "shown"),  # one weight keeps 0.5 there, and fills 0.6 where it keeps most
+        (0.65, 0.7, "not shown"),
+        (0.5, 0.7, "not shown"),
+        (0.8, 0.6, "not shown"),
+        (1.0, 0.6, "not shown"),  # keeps more, but fills what the weakest one does
+        (1.0, 0.8, "shown"),
+        (0.5, 0.9, "not shown"),  # fills more, but keeps what the strongest one does
+        (1.0, 0.3, "not shown"),  # fills less than any weight
+    ],
+)
+def test_a_profile_is_better_than_one_weight_in_both_or_not(kept: float, filled: float, verdict: str, curve: str):
+    rows = [("one weight, 0.1", 0.8, 0.6), ("one weight, 0.35", 0.5, 0.8), ("profile, 0.2", kept, filled)]
+    values = {"curve": "ease out"} if curve else {}
+    others = [entry("one weight, 0.15, ease out" if not curve else "one weight, 0.15", 1.0, 1.0)]
+    others[0].row.values["curve"] = "constant" if curve else "ease out"
+    own = [entry(name + curve, *shares) for name, *shares in rows]
+    for each in own:
+        each.row.values.update(values)
+    numbers, decided = (BEATS_EASED if curve else BEATS).judge(Table(own + others))
+    assert decided == verdict, "weights of the other curve are not asked"
+    assert numbers.startswith(f"profile, 0.2{curve}: kept {kept:.2f}")
 
 
 @pytest.mark.parametrize(
     ("kept", "filled", "verdict"),
-    [
-        (0.9, 0.7, "shown"),  # one weight keeps 0.65 there
-        (0.65, 0.7, "not shown"),
-        (0.5, 0.7, "not shown"),
-        (0.8, 0.6, "not shown"),  # what one weight keeps where it fills as little
-        (1.0, 0.6, "shown"),
-        (1.0, 0.3, "not shown"),  # fills less than any weight
-    ],
+    [(1.0, 0.9, "shown"), (0.85, 0.85, "shown"), (0.85, 0.65, "not shown"), (1.0, 0.4, "not shown")],
 )
-def test_at_the_same_filling_a_profile_keeps_more_or_not(kept: float, filled: float, verdict: str) -> None:
-    rows = [("one weight, 0.1", 0.8, 0.6), ("one weight, 0.35", 0.5, 0.8), ("profile, 0.2", kept, filled)]
-    numbers, decided = FITTED[2].judge(Table([entry(*row, part="beside one weight") for row in rows]))
+def test_a_lora_is_better_than_each_of_the_others_or_not(kept: float, filled: float, verdict: str) -> None:
+    others = [each for each in OTHERS if "LoRA" not in each.row.name]
+    numbers, decided = LORA_BEATS.judge(Table([entry("LoRA, 1", kept, filled), *others]))
     assert decided == verdict
-    assert numbers.startswith(f"profile, 0.2: kept {kept:.2f}")
+    assert "minus one weight, 0.1: kept" in numbers
+    assert "trained adapter, scale 1: kept" in numbers
 
 
 @pytest.mark.parametrize("kind", ["projection, blend, 0.2", "LoRA, 0.5"])
@@ -139,7 +161,7 @@ def test_the_pairs_are_none_of_those_that_anything_was_chosen_on() -> None:
     rows = [row for row in experiments(Plan()) if row.part == "fitted"]
     before = {str(pair) for pair in pairs(max(row.pairs for row in experiments(Plan()) if not row.first))}
     for row in rows:
-        assert row.numbers == range(FRESH, FRESH + Plan().pairs)
+        assert row.numbers == range(FRESH, FRESH + Plan().pairs * (4 if row.half else 1))
         assert len(row.drawn()) == row.pairs
     assert before.isdisjoint(map(str, rows[0].drawn()))
 

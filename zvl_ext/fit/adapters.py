@@ -37,7 +37,7 @@ class Form:
 
     rank: int = 16
     alpha: float = 16.0
-    layers: str = "attention"
+    layers: str = "blocks"
 
     def of(self, transformer: Any) -> dict[str, tuple[int, int]]:
         """The layers that have one, by name, with their inputs and outputs."""

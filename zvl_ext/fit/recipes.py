@@ -2,8 +2,8 @@
 
 A drawn world can show what a prompt names and, in all it leaves open, what a reference shows. Of photographs nobody has
 that picture, but its parts are there: where the reference is another picture, the prompt names all that the picture has
-and the reference does not. So whatever the prompt leaves open the reference does show, the target is always a real
-picture, and captions alone say which is which.
+and the reference does not. So whatever the prompt leaves open the reference does show, the picture is always a real one
+whose whole caption says what is wanted (`judge`), and captions alone say which is which.
 
 Pure functions on captions and numbers: a seed gives the same examples everywhere.
 """

@@ -76,7 +76,7 @@ def best_single(judge: Judge, prepared: Prepared) -> float:
 
 def centred(tables: Tables) -> Tables:
     """Log-weights moved together so that their mean is 0: what heads differ in is learned, how strong a reference is in
-    all stays the user's, whose weight they are multiplied with. (The loss alone would have it weak: it knows nothing of
-    guidance, which carries what the reference does several times as far.)"""
+    all stays the user's, whose weight they are multiplied with. (The loss alone would have it weak: a reference
+    that contradicts what is wanted costs more than another one gains.)"""
     mean = torch.cat([table.flatten() for table in tables.values()]).mean()
     return {name: table - mean for name, table in tables.items()}

@@ -130,7 +130,7 @@ PROFILE, PROJECTION, LORA = "Keeps what is named", "As the text encoder", "Reads
 CHOSEN_BLOCKS = ("4", "4, 5:0.5", "all:0.1, 4")
 WEIGHTS_OF_FITTED = (0.05, 0.1, 0.15, 0.2, 0.25, 0.35)
 WEIGHTS_ALONE = (*WEIGHTS_OF_FITTED, 0.5, 1.0)
-WEIGHTS_OF_LORA = (0.1, 0.2, 0.35, 0.5, 1.0)  # it learns to read rows that weigh more
+WEIGHTS_OF_LORA = (0.35, 0.5, 1.0, 1.5, 2.0)  # it learns to read rows that weigh more
 WEIGHTS_OF_HALF = (0.1, 0.2, 0.35, 0.5, 1.0)
 WEIGHTS_OF_SEEDS = (0.2, 0.5, 1.0)
 CAPTION = "{caption}"
@@ -209,7 +209,8 @@ def proposals(count: int) -> list[Row]:
 
 
 def fitted(count: int) -> list[Row]:
-    """What was learned with little training beside what was not, over pairs that none of it was chosen on."""
+    """What was learned with little training beside what was not, over pairs that none of it was chosen on: four times as many
+    where prompts are half-specified."""
     blended = WEIGHTED | {"engine": "blend"}
     # A way's name, its settings, the LoRA that acts, and the weights that are tried.
     weighted: tuple[tuple[str, dict[str, Any], str, tuple[float, ...]], ...] = (
@@ -229,23 +230,10 @@ def fitted(count: int) -> list[Row]:
             for curve, change in (("", {}), (", ease out", {"curve": "ease out"})):
                 ways.append((f"{name}, {w:g}{curve}", "settings", values | {"weight": w} | change, lora))
     return [
-        Row("fitted", f"{asked} prompts: {name}", how, values, count, half=half, first=FRESH, lora=lora)
-        for asked, half in (("half", True), ("full", False))
+        Row("fitted", f"{asked} prompts: {name}", how, values, pairs, half=half, first=FRESH, lora=lora)
+        for asked, half, pairs in (("half", True, 4 * count), ("full", False, count))  # half: small differences
         for name, how, values, lora in ways
     ]
-
-
-def beside_one_weight(count: int) -> list[Row]:
-    """A profile and one weight for all heads, at some strengths, over half-specified prompts as in `fitted`."""
-    ways = (("one weight", WEIGHTED), ("profile", WEIGHTED | {"profile": PROFILE}))
-    return [
-        Row(
-            "beside one weight", f"half prompts: {name}, {w:g}", "settings", values | {"weight": w}, count, half=True,
-            first=FRESH,
-        )
-        for name, values in ways
-        for w in WEIGHTS_OF_FITTED
-    ]  # fmt: skip
 
 
 def beside_caption(count: int) -> list[Row]:
@@ -374,7 +362,6 @@ def experiments(plan: Plan) -> list[Row]:
     rows += recipes(plan.factor_pairs)
     rows += proposals(plan.factor_pairs)
     rows += fitted(plan.pairs)
-    rows += beside_one_weight(4 * plan.pairs)  # small differences: enough pairs for clear ones
     rows += beside_caption(4 * plan.pairs)
     rows += [
         Row("reference swap", f"{base} {mode}, layer {layer}", "swap", values, plan.factor_pairs)

@@ -73,7 +73,6 @@ _TITLES = {
     "presets": "The presets",
     "recipes": "Recipes found by users",
     "fitted": "What little training brings",
-    "beside one weight": "A profile beside one weight",
     "beside a caption": "Beside a caption",
     "proposals": "The findings' own proposals",
     "blocks": "By block",
@@ -105,13 +104,11 @@ _NOTES = {
     "fitted": "What needs no training (a caption; one weight for all heads; engine blend with a weight, and without a "
     "projection) beside what was learned: a profile (`zvl fit weights`), a projection (`zvl fit projection`), a LoRA "
     "(`zvl fit lora`) and the trained adapter, on pairs that nothing was chosen on. Numbers behind a name are the "
-    "weight, or the adapter's scale. **Half** prompts speak of two of the four attributes: *kept* is the share of "
-    "these, *filled* the share of the other two that are the reference's, *lost* the share of the first two that are "
+    "weight, or the adapter's scale. **Half** prompts (of four times as many pairs) speak of two of the four "
+    "attributes: *kept* is the share of these, *filled* the share of the other two that are the reference's, *lost* the share of the first two that are "
     "the reference's instead. **Full** prompts speak of all four. *parameters* were learned in so many *seconds*, with "
     "reading what they were learned from, on one or two cores that had other work as well. In bold: of each kind the "
     "setting that keeps and fills most on every other pair.",
-    "beside one weight": "Half-specified prompts, as above, on more pairs: adherence is what is kept of what they "
-    "name, similarity what the reference fills of the rest. The weight acts as strongly in every step.",
     "beside a caption": "Inserted rows of the blend at weight 2, seen most by one of the late blocks. These settings "
     "were chosen on pairs 100 to 159; measured are pairs from 200 on.",
     "blocks": "Weight 1 in some of the image model's {blocks} main blocks, 0 in the others.",

@@ -16,18 +16,24 @@ HALF, FULL = "half prompts: ", "full prompts: "  # how the names of rows begin
 TRAINING_FREE = ("one weight", "blend")
 SMALL = ("profile", "projection", "LoRA")  # what little training makes
 ADAPTER = "trained adapter"
+CONSTANT, EASED = "constant", "ease out"
+_NEXT = "next to it, mixed so that they fill, or keep, as much"
 KINDS = (*TRAINING_FREE, *SMALL, ADAPTER)  # how a row's name goes on
 
 
-def _half(table: Table, *kinds: str, part: str = "fitted") -> list[Entry]:
+def _half(table: Table, *kinds: str) -> list[Entry]:
     """The rows of half-specified prompts of some kinds."""
     found = []
     for kind in kinds:
-        of_kind = [e for e in table.part(part) if e.row.half and e.row.name.startswith(HALF + kind)]
+        of_kind = [e for e in table.part("fitted") if e.row.half and e.row.name.startswith(HALF + kind)]
         if not of_kind:
-            raise Missing(f"{part}: {kind}")
+            raise Missing(f"fitted: {kind}")
         found += of_kind
     return found
+
+
+def _of_curve(entries: list[Entry], curve: str) -> list[Entry]:
+    return [each for each in entries if each.row.values.get("curve", CONSTANT) == curve]
 
 
 def _score(entry: Entry) -> float:
@@ -77,27 +83,54 @@ def reaches(table: Table) -> Judged:
     return _told(best), SHOWN if kept >= KEPT and filled >= FILLED else NOT_SHOWN
 
 
-def beats_every_weight(table: Table) -> Judged:
-    best, others = best_of(table, "profile"), _half(table, "one weight")
-    numbers, beaten = _beside(best, others)
-    return f"{_told(best)}; minus {numbers}", SHOWN if all(beaten) else NOT_SHOWN
+def _gaps_where(entry: Entry, others: list[Entry], alike: str) -> tuple[Interval, ...]:
+    """How much more an entry keeps and fills than others where they are alike in one of the two: the two of them that
+    are next to it, mixed so that they are as it is. Next and alike by the pairs that it was chosen on.
 
+    Args:
+        alike: The measure in which they are.
+    """
 
-def keeps_more_at_the_same_filling(table: Table) -> Judged:
-    """Against the two weights that fill a little less and a little more, mixed so that they fill as much."""
-    profile, weights = (_half(table, kind, part="beside one weight") for kind in ("profile", "one weight"))
+    def mean(one: Entry) -> float:
+        return float(one.metric(alike)[CHOSEN_ON].mean())
 
-    def filled(entry: Entry) -> float:
-        return float(entry.metric("similarity")[CHOSEN_ON].mean())
-
-    best = max(profile, key=_score)
-    weights = sorted(weights, key=filled)
-    place = float(np.interp(filled(best), [filled(each) for each in weights], range(len(weights))))
+    others = sorted(others, key=mean)
+    place = float(np.interp(mean(entry), [mean(each) for each in others], range(len(others))))
     below = int(place)
-    share, less, more = place - below, weights[below], weights[min(below + 1, len(weights) - 1)]
-    kept, fills = _gaps(best, lambda name: (1 - share) * less.metric(name) + share * more.metric(name))
-    numbers = f"{_told(best)}; minus one weight where it fills as much: kept {signed(kept)}, filled {signed(fills)}"
-    return numbers, SHOWN if sign(kept) > 0 and sign(fills) >= 0 else NOT_SHOWN
+    share, less, more = place - below, others[below], others[min(below + 1, len(others) - 1)]
+    return _gaps(entry, lambda name: (1 - share) * less.metric(name) + share * more.metric(name))
+
+
+def _beside_weights(table: Table, curve: str) -> tuple[str, list[bool]]:
+    """The best profile of a curve beside one weight of that curve, in words; and whether, where one weight fills as
+    much, it keeps clearly more, and where one keeps as much, it fills clearly more."""
+    profiles, weights = (_of_curve(_half(table, kind), curve) for kind in ("profile", "one weight"))
+    if not profiles or not weights:
+        raise Missing(f"fitted: {curve}")
+    best = max(profiles, key=_score)
+    kept, fills = _gaps_where(best, weights, "similarity")
+    keeps, filled = _gaps_where(best, weights, "adherence")
+    numbers = (
+        f"{_told(best)}; minus one weight where it fills as much: kept {signed(kept)}, filled {signed(fills)}; where "
+        f"it keeps as much: kept {signed(keeps)}, filled {signed(filled)}"
+    )
+    return numbers, [sign(kept) > 0 and sign(fills) >= 0, sign(filled) > 0 and sign(keeps) >= 0]
+
+
+def beats_every_weight(table: Table) -> Judged:
+    numbers, better = _beside_weights(table, CONSTANT)
+    return numbers, SHOWN if all(better) else NOT_SHOWN
+
+
+def beats_eased_weights(table: Table) -> Judged:
+    numbers, better = _beside_weights(table, EASED)
+    return numbers, SHOWN if all(better) else NOT_SHOWN
+
+
+def lora_beats_all(table: Table) -> Judged:
+    best = best_of(table, "LoRA")
+    numbers, beaten = _beside(best, [best_of(table, kind) for kind in (*TRAINING_FREE, ADAPTER)])
+    return f"{_told(best)}; minus {numbers}", SHOWN if all(beaten) else NOT_SHOWN
 
 
 def bridges_the_gap(table: Table) -> Judged:
@@ -117,15 +150,21 @@ FITTED = [
     ),
     Claim(
         "… and does so better than every single weight",
-        "the same setting: against each single weight kept or filled clearly higher, and neither clearly lower",
+        f"constant weights; the profile's that keeps and fills most on every other pair, against the two single ones "
+        f"{_NEXT}; on the rest it keeps clearly more where they fill as much, and fills clearly more where they keep "
+        "as much",
         beats_every_weight,
     ),
     Claim(
-        "Where one weight fills as much, a profile keeps more of what the prompt names",
-        "the profile's weight that keeps and fills most on every other pair, against the two single weights that fill "
-        "next to as much, mixed so that they fill as much there; on the rest kept clearly higher, filled not clearly "
-        "lower",
-        keeps_more_at_the_same_filling,
+        "… also than one that eases out along the steps",
+        "the same with weights that ease out, the profile's as well",
+        beats_eased_weights,
+    ),
+    Claim(
+        "A LoRA reads references better than anything without training, and than the trained adapter",
+        "the best setting of each (LoRA, one weight, blend, adapter), chosen on every other pair: on the rest the LoRA "
+        "keeps or fills clearly more than each of the others, and neither clearly less",
+        lora_beats_all,
     ),
 ]
 SMALL_TRAINING = Claim(
