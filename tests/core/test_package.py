@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -253,14 +254,25 @@ def test_the_package_imports_itself_relatively():
 # --- what a start costs
 
 
-def loaded_by(statement: str, root: Path) -> set[str]:
-    """Top-level packages in memory after a statement in a fresh interpreter."""
-    script = f"import sys\n{statement}\nprint('\\n'.join({{name.partition('.')[0] for name in sys.modules}}))"
-    return set(
-        subprocess.run(
-            [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True
-        ).stdout.split()
+def loaded_by(modules: Sequence[str], root: Path) -> dict[str, set[str]]:
+    """Top-level packages that each module brings into memory, imported one after the other in a fresh interpreter."""
+    script = (
+        "import importlib, json, sys\nfound = {}\n"
+        f"for name in {list(modules)!r}:\n"
+        "    before = set(sys.modules)\n"
+        "    importlib.import_module(name)\n"
+        "    found[name] = sorted({each.partition('.')[0] for each in set(sys.modules) - before})\n"
+        "print(json.dumps(found))"
     )
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
+    return {name: set(packages) for name, packages in json.loads(done.stdout).items()}
+
+
+def assert_without(packages: Iterable[str], modules: Sequence[str], root: Path) -> None:
+    """None of the modules brings one of the packages, whatever was imported before it."""
+    found = {name: loaded & set(packages) for name, loaded in loaded_by(modules, root).items()}
+    assert list(found) == list(modules)
+    assert {name: brought for name, brought in found.items() if brought} == {}
 
 
 LIGHT = (
@@ -268,43 +280,33 @@ LIGHT = (
     "zvl_ext.store", "zvl_ext.caption", "zvl_ext.mixing", "zvl_ext.qwen3vl", "zvl_ext.engines", "zvl_ext.budget",
     "zvl_ext.hosts", "zvl_ext.webui", "zvl_ext.webui.settings", "zvl_ext.lab", "zvl_ext.commands", "zvl_ext.__main__",
 )  # fmt: skip
+WITHOUT_TORCH = (
+    "zvl_ext.reference", "zvl_ext.sequence", "zvl_ext.qwen3vl.config", "zvl_ext.qwen3vl.files",
+    "zvl_ext.qwen3vl.checkpoint", "zvl_ext.webui.axes", "zvl_ext.webui.host", "zvl_ext.webui.infotext",
+    "zvl_ext.lab.demo",
+)  # fmt: skip
+WITHOUT_TRANSFORMERS = (
+    "zvl_ext.qwen3vl.language", "zvl_ext.conditioner", "zvl_ext.hosts.standalone", "zvl_ext.lab.benchmark.run",
+    "zvl_ext.lab.evaluation.run",
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("module", LIGHT)
-def test_a_start_that_does_not_generate_loads_nothing_heavy(module, root):
-    assert not loaded_by(f"import {module}", root) & set(HEAVY)
+def test_what_a_module_brings_is_found(root):
+    found = loaded_by(("json.tool", "zvl_ext.mixing.normalize"), root)
+    assert "argparse" in found["json.tool"]
+    assert "torch" in found["zvl_ext.mixing.normalize"]
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "zvl_ext.reference",
-        "zvl_ext.sequence",
-        "zvl_ext.qwen3vl.config",
-        "zvl_ext.qwen3vl.files",
-        "zvl_ext.qwen3vl.checkpoint",
-        "zvl_ext.webui.axes",
-        "zvl_ext.webui.host",
-        "zvl_ext.webui.infotext",
-        "zvl_ext.lab.demo",
-    ],
-)
-def test_references_sequences_and_headers_do_not_need_torch(module, root):
-    assert not loaded_by(f"import {module}", root) & {"torch", "transformers", "gradio"}
+def test_a_start_that_does_not_generate_loads_nothing_heavy(root):
+    assert_without(HEAVY, LIGHT, root)
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "zvl_ext.qwen3vl.language",
-        "zvl_ext.conditioner",
-        "zvl_ext.hosts.standalone",
-        "zvl_ext.lab.benchmark.run",
-        "zvl_ext.lab.evaluation.run",
-    ],
-)
-def test_transformers_is_imported_on_first_use_only(module, root):
-    assert not loaded_by(f"import {module}", root) & {"transformers", "gradio", "tokenizers"}
+def test_references_sequences_and_headers_do_not_need_torch(root):
+    assert_without(("torch", "transformers", "gradio"), WITHOUT_TORCH, root)
+
+
+def test_transformers_is_imported_on_first_use_only(root):
+    assert_without(("transformers", "gradio", "tokenizers"), WITHOUT_TRANSFORMERS, root)
 
 
 def test_no_import_of_a_module_imports_what_takes_seconds():
