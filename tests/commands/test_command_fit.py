@@ -118,3 +118,19 @@ def test_the_command_in_a_file_names_no_folders():
     args = parser.parse_args([*words, "--steps", "7", "--anyway"])
     told = repeatable(parser, args)
     assert told == "zvl fit weights --set 'projection=my own.safetensors' --set weight=0.3 --steps 7 --anyway"
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "patience"), [(3, 10, 5), (80, 10, 5), (200, 10, 7), (500, 25, 7), (6000, 300, 7)]
+)
+def test_a_long_run_is_looked_at_less_often_and_waited_for(monkeypatch, tmp_path, steps, every, patience):
+    from zvl_ext.__main__ import main
+    from zvl_ext.fit import profile
+
+    wishes = []
+    monkeypatch.setattr(profile, "fit_weights", lambda wish, *rest: wishes.append(wish))
+    out = str(tmp_path / "own.safetensors")
+    assert main(["fit", "weights", "--pictures", str(tmp_path), "--out", out, "--steps", str(steps)]) == 0
+    schedule = wishes[0].schedule
+    assert (schedule.every, schedule.patience) == (every, patience)
+    assert 3 * every * patience >= steps

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..fit.state import Progress
 
 PRESET = "Fill in"  # what is fitted where nothing else is said
+_LOOK, _LOOKS, _PATIENCE = 10, 20, 5  # steps from look to look at least, looks at most, and those without a gain
 LORA_WEIGHT = 1.0  # with a LoRA, references can be shown as strongly as the prompt
 _DRAW = "fit pictures --out pictures"
 _HERE, _REAL = (
@@ -215,13 +216,16 @@ def _wish(args: argparse.Namespace, settings: Settings) -> Wish:
         args.z_image, args.qwen3_vl = (os.path.join(family.WEIGHTS, name) for name in ("z-image", "qwen3-vl"))
         more = {"question": "", "prompts": family.REFERENCE_PROMPTS}
     at_once = min(args.batch, args.at_once or (args.batch if own else 1))
+    every = max(_LOOK, args.steps // _LOOKS)
+    # The rate falls over the last third of the steps, where most settles: who waits as long has not stopped before it.
+    patience = max(_PATIENCE, -(-args.steps // (3 * every)))
     return Wish(
         args.pictures,
         args.z_image,
         args.qwen3_vl,
         args.state or os.path.splitext(args.out)[0] + ".fit",
         settings,
-        Schedule(args.steps, args.batch, at_once, args.rate, seed=args.seed),
+        Schedule(args.steps, args.batch, at_once, args.rate, every, patience, args.seed),
         args.examples,
         args.size,
         device(args.device),
