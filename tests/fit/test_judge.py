@@ -18,7 +18,6 @@ from zvl_ext.fit.loop import Schedule
 from zvl_ext.fit.prepare import Prepared
 from zvl_ext.fit.recipes import Example
 from zvl_ext.fit.weights import HeadWeights
-from zvl_ext.hosts.standalone_learning import learning
 from zvl_ext.lab.miniature import family
 from zvl_ext.weighting import Weighting
 

@@ -9,7 +9,17 @@ import pytest
 
 from zvl_ext.lab.evaluation.bench import Bench
 from zvl_ext.lab.evaluation.claims.fitted import FITTED, HALF, KINDS, SMALL_TRAINING
-from zvl_ext.lab.evaluation.experiments import FRESH, LORA, PROFILE, PROJECTION, WEIGHTED, Plan, experiments, fitted
+from zvl_ext.lab.evaluation.experiments import (
+    FRESH,
+    LORA,
+    LORA_OF_BLEND,
+    PROFILE,
+    PROJECTION,
+    WEIGHTED,
+    Plan,
+    experiments,
+    fitted,
+)  # fmt: skip
 from zvl_ext.lab.evaluation.report_fitted import fitted_table, learned_for
 from zvl_ext.lab.evaluation.rows import Row, pairs
 from zvl_ext.lab.evaluation.table import Entry, Table, difference
@@ -53,6 +63,7 @@ OTHERS = [
     entry("blend, 0.1", 0.8, 0.6),
     entry("projection, blend, 0.2", 0.2, 0.6),
     entry("LoRA, 0.5", 0.3, 0.5),
+    entry("LoRA, blend, 0.5", 0.3, 0.4),
     entry("trained adapter, scale 1", 0.5, 0.6, "adapter"),
 ]
 
@@ -97,13 +108,15 @@ def test_a_profile_is_better_than_one_weight_in_both_or_not(kept: float, filled:
 )
 def test_a_lora_is_better_than_each_of_the_others_or_not(kept: float, filled: float, verdict: str) -> None:
     others = [each for each in OTHERS if "LoRA" not in each.row.name]
-    numbers, decided = LORA_BEATS.judge(Table([entry("LoRA, 1", kept, filled), *others]))
+    numbers, decided = LORA_BEATS.judge(
+        Table([entry("LoRA, 1", kept, filled), entry("LoRA, blend, 1", 0.5, 0.5), *others])
+    )
     assert decided == verdict
     assert "minus one weight, 0.1: kept" in numbers
     assert "trained adapter, scale 1: kept" in numbers
 
 
-@pytest.mark.parametrize("kind", ["projection, blend, 0.2", "LoRA, 0.5"])
+@pytest.mark.parametrize("kind", ["projection, blend, 0.2", "LoRA, 0.5", "LoRA, blend, 0.5"])
 def test_whatever_was_learned_may_bridge_the_gap(kind: str) -> None:
     others = [each for each in OTHERS if each.row.name != HALF + kind]
     table = Table([entry("profile, 0.2", 0.3, 0.3), entry(kind, 1.0, 0.95), *others])
@@ -175,29 +188,28 @@ def test_rows_of_other_pairs_have_other_keys_and_are_not_compared() -> None:
         difference(*(Entry(row, {"prompt": bits, "reference": bits}) for row in (own, other)), "adherence")
 
 
-SHIPPED = {"profile": PROFILE, "projection": PROJECTION, "lora": LORA}
+SHIPPED = (("profile", PROFILE), ("projection", PROJECTION), ("lora", LORA), ("lora", LORA_OF_BLEND))
 
 
-@pytest.mark.parametrize("kind", SHIPPED)
-def test_what_is_fitted_anew_is_another_row(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("kind", "name"), SHIPPED)
+def test_what_is_fitted_anew_is_another_row(kind: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from zvl_ext.lab.evaluation import rows as table
 
-    (row, *_) = [row for row in fitted(2) if kind in row.learned]
-    assert row.learned == {kind: SHIPPED[kind]}
+    (row, *_) = [row for row in fitted(2) if row.learned == {kind: name}]
     before = row.key
     monkeypatch.setattr(table, "learned", lambda kind, name: learned.Learned("another", 1, 1.0))
     assert row.key != before
 
 
-@pytest.mark.parametrize("kind", SHIPPED)
-def test_what_is_shipped_tells_how_it_was_made(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "name"), SHIPPED)
+def test_what_is_shipped_tells_how_it_was_made(kind: str, name: str) -> None:
     from zvl_ext.tensor_files import read
 
-    (row, *_) = [row for row in fitted(2) if kind in row.learned]
+    (row, *_) = [row for row in fitted(2) if row.learned == {kind: name}]
     told = learned_for(row, family.WEIGHTS)["learned"]
     assert told["parameters"] > 20
     assert told["seconds"] > 1
-    _, metadata = read(learned.files(kind)[SHIPPED[kind]])
+    _, metadata = read(learned.files(kind)[name])
     command = {"profile": "weights", "projection": "projection", "lora": "lora"}[kind]
     assert metadata["command"].startswith(f"zvl fit {command}")
 

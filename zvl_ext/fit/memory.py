@@ -114,8 +114,8 @@ def needed(
     between = at_once * tokens * shape.width * itemsize
     block = KEPT_BY_BLOCK * between + _ATTENTION * at_once * shape.heads * tokens**2 + at_once * tokens * learned.kept
     activations = shape.blocks * between + block if recompute else shape.blocks * block
-    # Two operations for a weight and a token: once forward with the whole caption, once with the reference, once for the
-    # gradients, once more to run again.
+    # Two operations for a weight and a token: once forward with the whole caption, once with the reference, once for
+    # the gradients, once more to run again.
     work = 2.0 * (shape.parameters + learned.numbers) * tokens * (4 if recompute else 3)
     held = 3 * examples * row_bytes + wanted
     return Need(shape.parameters * itemsize, activations, held, work, _LEARNED * learned.numbers)

@@ -124,7 +124,8 @@ WEIGHT_CURVES: dict[str, dict[str, Any]] = {
 }
 INSERTING = ("Balanced", "Fill in", "Close variation")  # the presets with a weight
 FRESH = 200  # the first pair that nothing was chosen on: what is fitted is compared from here on
-PROFILE, PROJECTION, LORA = "Keeps what is named", "As the text encoder", "Reads references"  # the miniature's own
+PROFILE, PROJECTION = "Keeps what is named", "As the text encoder"  # the miniature's own
+LORA, LORA_OF_BLEND = "Reads references", "Reads blended references"
 # What does best beside a caption, of some hundred settings tried on pairs 100 to 159 (by late blocks, MRoPE, steps,
 # alpha, layer and normalization): inserted rows of the blend that block 4 sees most.
 CHOSEN_BLOCKS = ("4", "4, 5:0.5", "all:0.1, 4")
@@ -209,16 +210,17 @@ def proposals(count: int) -> list[Row]:
 
 
 def fitted(count: int) -> list[Row]:
-    """What was learned with little training beside what was not, over pairs that none of it was chosen on: four times as many
-    where prompts are half-specified."""
+    """What was learned with little training beside what was not, over pairs that none of it was chosen on: four times as
+    many where prompts are half-specified."""
     blended = WEIGHTED | {"engine": "blend"}
     # A way's name, its settings, the LoRA that acts, and the weights that are tried.
     weighted: tuple[tuple[str, dict[str, Any], str, tuple[float, ...]], ...] = (
         ("one weight", WEIGHTED, "", WEIGHTS_ALONE),
-        ("profile", WEIGHTED | {"profile": PROFILE}, "", WEIGHTS_OF_FITTED),
+        ("profile", WEIGHTED | {"profile": PROFILE}, "", WEIGHTS_ALONE),
         ("blend", blended, "", WEIGHTS_OF_FITTED),
         ("projection, blend", blended | {"projection": PROJECTION}, "", WEIGHTS_OF_FITTED),
         ("LoRA", WEIGHTED, LORA, WEIGHTS_OF_LORA),
+        ("LoRA, blend", blended, LORA_OF_BLEND, WEIGHTS_OF_LORA),
     )
     ways: list[tuple[str, str, dict[str, Any], str]] = [
         ("prompt alone", "prompt", {}, ""),

@@ -103,12 +103,13 @@ _NOTES = {
     "looks back only.)",
     "fitted": "What needs no training (a caption; one weight for all heads; engine blend with a weight, and without a "
     "projection) beside what was learned: a profile (`zvl fit weights`), a projection (`zvl fit projection`), a LoRA "
-    "(`zvl fit lora`) and the trained adapter, on pairs that nothing was chosen on. Numbers behind a name are the "
-    "weight, or the adapter's scale. **Half** prompts (of four times as many pairs) speak of two of the four "
-    "attributes: *kept* is the share of these, *filled* the share of the other two that are the reference's, *lost* the share of the first two that are "
-    "the reference's instead. **Full** prompts speak of all four. *parameters* were learned in so many *seconds*, with "
-    "reading what they were learned from, on one or two cores that had other work as well. In bold: of each kind the "
-    "setting that keeps and fills most on every other pair.",
+    "(`zvl fit lora`, one for each engine) and the trained adapter, on pairs that nothing was chosen on. Numbers "
+    "behind a name are the weight, or the adapter's scale. **Half** prompts (of four times as many pairs) speak of "
+    "two of the four attributes: *kept* is the share of these, *filled* the share of the other two that are the "
+    "reference's, *lost* the share of the first two that are the reference's instead. **Full** prompts speak of all "
+    "four. *parameters* were learned in so many *seconds*, with reading what they were learned from, on one or two "
+    "cores that had other work as well. In bold: of each kind the setting that keeps and fills most on every other "
+    "pair.",
     "beside a caption": "Inserted rows of the blend at weight 2, seen most by one of the late blocks. These settings "
     "were chosen on pairs 100 to 159; measured are pairs from 200 on.",
     "blocks": "Weight 1 in some of the image model's {blocks} main blocks, 0 in the others.",
