@@ -210,8 +210,8 @@ def proposals(count: int) -> list[Row]:
 
 
 def fitted(count: int) -> list[Row]:
-    """What was learned with little training beside what was not, over pairs that none of it was chosen on: four times as
-    many where prompts are half-specified."""
+    """What was learned with little training beside what was not, over pairs that none of it was chosen on: four times
+    as many where prompts are half-specified."""
     blended = WEIGHTED | {"engine": "blend"}
     # A way's name, its settings, the LoRA that acts, and the weights that are tried.
     weighted: tuple[tuple[str, dict[str, Any], str, tuple[float, ...]], ...] = (
