@@ -33,12 +33,14 @@ def fit_weights(wish: Wish, out: str, anyway: bool, told: Told) -> Gain:
     told.say(f"The best weight for all heads alike is {weight:g}.")
     learner = HeadWeights(judge, material.learned, material.deciding, schedule, TOGETHER)
     progress, best = run(learner, schedule, material.folder, crew, told.steps)
+    tables = centred(best)
+    own = best_single(judge, some, tables)  # a profile is multiplied with a weight: each is compared at its best
     found = gain(
         material.saying.examples,
         judge.losses(material.saying, weight=0.0),
         judge.losses(material.saying, weight=weight),
         weight,
-        judge.losses(material.saying, best),
+        judge.losses(material.saying, tables, own),
     )
     for line in found.lines():
         told.say(line)
@@ -48,7 +50,7 @@ def fit_weights(wish: Wish, out: str, anyway: bool, told: Told) -> Gain:
             "say more, may help; --anyway writes the file all the same."
         )
     if crew.first:
-        tables, said = centred(best), about(wish, material, progress) | {"gained": found.told()}
+        said = about(wish, material, progress) | {"gained": found.told()}
         write_profile(out, tables["main"].cpu(), tables["refiner"].cpu(), said)
         told.say(f"{out} is written. It is meant for weight {wish.settings.weight:g}, curve {wish.settings.curve}.")
     return found

@@ -68,9 +68,13 @@ def spread(tables: Tables) -> torch.Tensor:
     return (every - every.mean()).square().mean()
 
 
-def best_single(judge: Judge, prepared: Prepared) -> float:
-    """The weight for all heads with the least loss on some examples."""
-    found = {weight: float(judge.losses(prepared, weight=weight).mean()) for weight in SINGLE}
+def best_single(judge: Judge, prepared: Prepared, tables: Tables | None = None) -> float:
+    """The weight for all heads with the least loss on some examples.
+
+    Args:
+        tables: Log-weights that it multiplies; None: all heads are alike.
+    """
+    found = {weight: float(judge.losses(prepared, tables, weight).mean()) for weight in SINGLE}
     return min(found, key=found.__getitem__)
 
 
