@@ -17,7 +17,7 @@ from zvl_ext.fit.judge import Judge, Lot
 from zvl_ext.fit.loop import Schedule
 from zvl_ext.fit.prepare import Prepared
 from zvl_ext.fit.recipes import Example
-from zvl_ext.fit.weights import HeadWeights
+from zvl_ext.fit.weights import SINGLE, HeadWeights, best_single
 from zvl_ext.lab.miniature import family
 from zvl_ext.weighting import Weighting
 
@@ -113,3 +113,12 @@ def test_a_profiles_gradients_lead_towards_what_is_wanted(model):
 
 def test_noise_levels_are_bounded_by_what_there_is_to_tell():
     assert noise_levels(torch.zeros(1), SHIFT) > 0
+
+
+def test_a_profile_is_judged_at_its_own_best_weight(model):
+    material, one = prepared(), judge(model)
+    doubled = one.losses(material, one.tables(0.6931472), 0.1)
+    assert doubled == pytest.approx(one.losses(material, weight=0.2), rel=1e-3)
+    assert best_single(one, material) == SINGLE[0], "the whole caption is in the prompt"
+    weakened = one.tables(-20.0)
+    assert one.losses(material, weakened, best_single(one, material, weakened)).max() < 1e-3
