@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from .prepare import Prepared
 
 _METHOD = "taught by the whole caption"  # what is learned is another thing where this changes
-_LOOKED_AT = 120  # examples at most that decide when to stop: they are looked at again and again
+_LOOKED_AT = 120  # examples at most that are looked at again and again: to compare weights, and to decide when to stop
 _LARGE = 10**9  # parameters of an image model whose activations are computed again instead of kept
 
 
@@ -107,6 +108,11 @@ class Material:
     pictures: int
     folder: Folder
     seconds: float
+
+    @functools.cached_property
+    def compared_on(self) -> Prepared:
+        """The examples that single weights are compared on: few of those that are learned from."""
+        return self.learned.first(_LOOKED_AT)
 
     @property
     def shift(self) -> float:

@@ -10,8 +10,6 @@ from .gathering import Told, Wish, begin
 from .loop import run
 from .report import Gain, Reading, gain, reading
 
-_LOOKED_AT = 120  # examples that weights without the LoRA are compared on
-
 
 def fit_lora(wish: Wish, form: Form, out: str, anyway: bool, told: Told) -> tuple[Gain, Reading]:
     """Learn a LoRA, and write it where it reads references better than the image model does without.
@@ -30,7 +28,7 @@ def fit_lora(wish: Wish, form: Form, out: str, anyway: bool, told: Told) -> tupl
 
     crew, told, material, judge = begin(wish, told, form)
     schedule, saying = wish.schedule, material.saying
-    weight = best_single(judge, material.learned.first(_LOOKED_AT))
+    weight = best_single(judge, material.compared_on)
     told.say(f"Without a LoRA, the best weight is {weight:g}.")
     without, single = (judge.losses(saying, weight=each) for each in (0.0, weight))
     learner = Adapters(judge, material.learned, material.deciding, schedule, form)

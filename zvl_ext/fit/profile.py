@@ -9,7 +9,6 @@ from .gathering import Told, Wish, begin
 from .loop import run
 from .report import Gain, gain
 
-_LOOKED_AT = 120  # examples that weights for all heads are compared on
 TOGETHER = 1e-3  # of the loss: a head may be three times another where that gains a thousandth of it
 
 
@@ -28,13 +27,13 @@ def fit_weights(wish: Wish, out: str, anyway: bool, told: Told) -> Gain:
 
     crew, told, material, judge = begin(wish, told)
     schedule = wish.schedule
-    some = material.learned.first(_LOOKED_AT)
-    weight = best_single(judge, some)
+    weight = best_single(judge, material.compared_on)
     told.say(f"The best weight for all heads alike is {weight:g}.")
     learner = HeadWeights(judge, material.learned, material.deciding, schedule, TOGETHER)
     progress, best = run(learner, schedule, material.folder, crew, told.steps)
     tables = centred(best)
-    own = best_single(judge, some, tables)  # a profile is multiplied with a weight: each is compared at its best
+    # A profile is multiplied with a weight, as the single one is one: each is compared at its best.
+    own = best_single(judge, material.compared_on, tables)
     found = gain(
         material.saying.examples,
         judge.losses(material.saying, weight=0.0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -18,6 +19,7 @@ LORAS = ("LoRA", "LoRA, blend")
 SMALL = ("profile", "projection", *LORAS)  # what little training makes
 ADAPTER = "trained adapter"
 CONSTANT, EASED = "constant", "ease out"
+_ALL = slice(None)
 _NEXT = "next to it, mixed so that they fill, or keep, as much"
 KINDS = (*TRAINING_FREE, *SMALL, ADAPTER)  # how a row's name goes on
 
@@ -78,20 +80,23 @@ def _beside(entry: Entry, others: list[Entry]) -> tuple[str, list[bool]]:
     return "; ".join(said), beaten
 
 
-def _told(entry: Entry) -> str:
-    kept, filled = (bootstrap(entry.metric(name)[MEASURED_ON]) for name in ("adherence", "similarity"))
+def _told(entry: Entry, on: slice = MEASURED_ON) -> str:
+    """What an entry keeps and fills, by its name.
+
+    Args:
+        on: The pairs.
+    """
+    kept, filled = (bootstrap(entry.metric(name)[on]) for name in ("adherence", "similarity"))
     return f"{entry.row.name.removeprefix(HALF)}: kept {with_interval(kept)}, filled {with_interval(filled)}"
 
 
 def reaches(table: Table) -> Judged:
     """On all pairs: nothing is chosen, every setting that does is named."""
-    every, reached = _half(table, "profile"), []
-    for entry in every:
-        kept, filled = (entry.interval(name) for name in ("adherence", "similarity"))
-        if kept[0] >= KEPT and filled[0] >= FILLED:
-            name = entry.row.name.removeprefix(HALF)
-            reached.append(f"{name}: kept {with_interval(kept)}, filled {with_interval(filled)}")
-    numbers = f"{len(reached)} of {len(every)} settings" + (f": {'; '.join(reached)}" if reached else "")
+    every = _half(table, "profile")
+    reached = [e for e in every if e.metric("adherence").mean() >= KEPT and e.metric("similarity").mean() >= FILLED]
+    numbers = f"{len(reached)} of {len(every)} settings"
+    if reached:
+        numbers += f": {'; '.join(_told(each, _ALL) for each in reached)}"
     return numbers, SHOWN if reached else NOT_SHOWN
 
 
@@ -113,9 +118,9 @@ def _gaps_where(entry: Entry, others: list[Entry], alike: str) -> tuple[Interval
     return _gaps(entry, lambda name: (1 - share) * less.metric(name) + share * more.metric(name))
 
 
-def _beside_weights(table: Table, curve: str) -> tuple[str, list[bool]]:
-    """The best profile of a curve beside one weight of that curve, in words; and whether, where one weight fills as
-    much, it keeps clearly more, and where one keeps as much, it fills clearly more."""
+def beats_weights(curve: str, table: Table) -> Judged:
+    """The best profile of a curve beside one weight of that curve: where one weight fills as much, it has to keep
+    clearly more, and where one keeps as much, to fill clearly more."""
     profiles, weights = (_of_curve(_half(table, kind), curve) for kind in ("profile", "one weight"))
     if not profiles or not weights:
         raise Missing(f"fitted: {curve}")
@@ -126,17 +131,8 @@ def _beside_weights(table: Table, curve: str) -> tuple[str, list[bool]]:
         f"{_told(best)}; minus one weight where it fills as much: kept {signed(kept)}, filled {signed(fills)}; where "
         f"it keeps as much: kept {signed(keeps)}, filled {signed(filled)}"
     )
-    return numbers, [sign(kept) > 0 and sign(fills) >= 0, sign(filled) > 0 and sign(keeps) >= 0]
-
-
-def beats_every_weight(table: Table) -> Judged:
-    numbers, better = _beside_weights(table, CONSTANT)
-    return numbers, SHOWN if all(better) else NOT_SHOWN
-
-
-def beats_eased_weights(table: Table) -> Judged:
-    numbers, better = _beside_weights(table, EASED)
-    return numbers, SHOWN if all(better) else NOT_SHOWN
+    better = sign(kept) > 0 and sign(fills) >= 0 and sign(filled) > 0 and sign(keeps) >= 0
+    return numbers, SHOWN if better else NOT_SHOWN
 
 
 def lora_beats_all(table: Table) -> Judged:
@@ -165,12 +161,12 @@ FITTED = [
         f"constant weights; the profile's that keeps and fills most on every other pair, against the two single ones "
         f"{_NEXT}; on the rest it keeps clearly more where they fill as much, and fills clearly more where they keep "
         "as much",
-        beats_every_weight,
+        functools.partial(beats_weights, CONSTANT),
     ),
     Claim(
         "… also than one that eases out along the steps",
         "the same with weights that ease out, the profile's as well",
-        beats_eased_weights,
+        functools.partial(beats_weights, EASED),
     ),
     Claim(
         "A LoRA reads references better than anything without training, and than the trained adapter",
